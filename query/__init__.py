@@ -1,0 +1,1 @@
+"""Questions to a finished index. Never imports the indexer; light to import."""

@@ -1,0 +1,33 @@
+"""Every error a user can cause. Inner code states the fact; the command line prints it with the remedy."""
+
+
+class VitdexError(Exception):
+    """Base of all errors that vitdex raises on purpose: one line of fact, one of remedy."""
+
+    def __init__(self, fact: str, remedy: str = "") -> None:
+        super().__init__(fact)
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        fact = super().__str__()
+        return f"{fact}. {self.remedy}" if self.remedy else fact
+
+
+class SourceError(VitdexError):
+    """The images cannot be listed: missing, empty or of a kind that is not supported."""
+
+
+class UnreadableImage(VitdexError):
+    """One image cannot be decoded; it is recorded as a failure and the run goes on."""
+
+
+class ModelError(VitdexError):
+    """The model, its weights or its head cannot be used."""
+
+
+class BadIndex(VitdexError):
+    """An index is missing, unfinished, damaged, of another format, or in the way."""
+
+
+class QueryError(VitdexError):
+    """A question names something that the index does not hold, or SQL that may not run."""

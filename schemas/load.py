@@ -1,0 +1,196 @@
+"""Load a timm ViT with weights from timm's hub, from a safetensors file, or from a folder in timm's hub format.
+
+    loaded = load_model("vit_base_patch16_224")                         # hub
+    loaded = load_model("vit_base_patch16_224", weights="mine.safetensors")
+    loaded = load_model("local-dir:my-model")                           # config.json + model.safetensors
+
+Imports torch and timm: only code that runs a model imports this module.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from dataclasses import dataclass
+from math import isqrt
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError, safe_open
+from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
+from torch import Tensor, nn
+
+from .errors import ModelError
+
+LOCAL = "local-dir:"
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """Names of the head's classes in row order; `wnids` where they are WordNet's. `origin` says where they come from."""
+
+    names: tuple[str, ...]
+    wnids: tuple[str, ...] | None
+    origin: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in eval mode on the CPU, and all that identifies it."""
+
+    model: nn.Module
+    name: str
+    model_args: dict[str, Any]
+    preprocessing: dict[str, Any]  # timm's data config: input_size, interpolation, mean, std, crop_pct, crop_mode
+    sha256: str
+    class_names: ClassNames | None
+
+
+def load_model(
+    name: str, weights: str | Path | None = None, img_size: tuple[int, int] | None = None, model_args: dict[str, Any] | None = None
+) -> Loaded:  # fmt: skip
+    """Load `name` as timm spells it. Raises ModelError in one line for every way in which that can fail."""
+    args = dict(model_args or {})
+    config: dict[str, Any] = {}
+    if name.startswith(LOCAL):
+        folder = Path(name.removeprefix(LOCAL))
+        config = _read_config(folder)
+        name, weights = config["architecture"], weights or folder / WEIGHTS_FILE
+        args = {**config.get("model_args", {}), **args}
+    _check_name(name)
+    if img_size:
+        args["img_size"] = list(img_size)
+    if weights is None:
+        model = _create(name, args, {})
+    else:
+        shapes = read_shapes(Path(weights))
+        args, classes = _fit(name, args, shapes)
+        overlay = {**config.get("pretrained_cfg", {}), "file": str(weights), "custom_load": False, "num_classes": classes}
+        model = _create(name, {**args, "num_classes": classes}, overlay)
+    model = model.eval().float().requires_grad_(False)
+    if _in_channels(model) != 3:
+        raise ModelError(f"{name} reads {_in_channels(model)} channels", "vitdex indexes models of RGB images.")
+    preprocessing = dict(resolve_model_data_config(model))
+    if img_size := args.get("img_size"):
+        pair = [img_size, img_size] if isinstance(img_size, int) else list(img_size)
+        preprocessing["input_size"] = (3, *pair)
+    preprocessing = json.loads(json.dumps(preprocessing))
+    tag = model.pretrained_cfg.get("tag") or ""
+    full_name = f"{name.split('.')[0]}.{tag}" if tag and not weights else name
+    return Loaded(model, full_name, args, preprocessing, state_hash(model), _class_names(model))
+
+
+def _in_channels(model: nn.Module) -> int:
+    projection = getattr(getattr(model, "patch_embed", None), "proj", None)
+    return int(getattr(projection, "in_channels", 3))
+
+
+def _check_name(name: str) -> None:
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), 3) or ["vit_base_patch16_224"]
+        raise ModelError(f"timm has no model '{architecture}'", f"Did you mean {' or '.join(near)}?")
+    tags = [m.partition(".")[2] for m in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        raise ModelError(f"'{architecture}' has no weights tagged '{tag}'", f"Its tags: {', '.join(tags) or 'none'}.")
+
+
+def _create(name: str, args: dict[str, Any], overlay: dict[str, Any]) -> nn.Module:
+    """timm.create_model with its many ways to fail brought down to one."""
+    known = {key: tuple(value) if isinstance(value, list) else value for key, value in args.items()}
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay or None, **known)
+        return model
+    except TypeError as error:
+        raise ModelError(f"'{name}' does not take these settings: {error}", "Leave out --img-size.") from error
+    except (RuntimeError, KeyError, ValueError, AssertionError) as error:
+        fact = " ".join(str(error).split())[:300]
+        if overlay:
+            remedy = "Give the weights of this very model, as saved by timm."
+            raise ModelError(f"the weights do not fit '{name}': {fact}", remedy) from error
+        raise ModelError(f"'{name}' cannot be made: {fact}", "Give --weights FILE.") from error
+    except Exception as error:  # the hub's client raises errors of many libraries
+        raise ModelError(f"no weights for '{name}' from timm's hub: {type(error).__name__}",
+                         "Check the network, or give --weights FILE (safetensors).") from error  # fmt: skip
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"no readable {CONFIG_FILE} in {folder}", "Give a folder in timm's hub format.") from error
+    if "architecture" not in config:
+        raise ModelError(f"{CONFIG_FILE} in {folder} names no architecture", "Give a folder in timm's hub format.")
+    return config
+
+
+def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors in a safetensors file; anything else is refused, pickles above all."""
+    try:
+        with safe_open(file, "pt") as tensors:
+            return {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise ModelError(f"no weights at {file}", "Give a safetensors file.") from error
+    except (SafetensorError, OSError) as error:
+        remedy = "Pickled checkpoints can run code: convert them with safetensors.torch.save_file."
+        raise ModelError(f"{file} is not a safetensors file", remedy) from error
+
+
+def _fit(name: str, args: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> tuple[dict[str, Any], int]:
+    """Image size (where not given) and number of classes as the weights' shapes show them."""
+    classes = shapes["head.weight"][0] if "head.weight" in shapes else 0
+    with torch.device("meta"):
+        try:
+            plain = timm.create_model(name, pretrained=False, num_classes=classes, **args)
+        except (RuntimeError, TypeError, AssertionError, ValueError) as error:
+            raise ModelError(f"'{name}' does not take these settings: {error}", "Leave out --img-size.") from error
+    position, embed = getattr(plain, "pos_embed", None), getattr(plain, "patch_embed", None)
+    stored = shapes.get("pos_embed")
+    if "img_size" in args or stored is None or not isinstance(position, Tensor) or position.ndim != 3 or len(stored) != 3:
+        return args, classes
+    patches = stored[1] - (position.shape[1] - embed.num_patches)  # type: ignore[union-attr,operator]
+    if patches == embed.num_patches:  # type: ignore[union-attr]
+        return args, classes
+    side = isqrt(patches)
+    if side * side != patches:
+        raise ModelError(f"the weights hold positions of {patches} patches, not a square", "Give --img-size H W.")
+    patch = embed.patch_size  # type: ignore[union-attr]
+    return {**args, "img_size": [side * patch[0], side * patch[1]]}, classes  # type: ignore[index]
+
+
+def state_hash(model: nn.Module) -> str:
+    """sha256 over the names, types, shapes and bytes of a model's tensors: the weights, whatever file they came in."""
+    return tensors_hash(model.state_dict())
+
+
+def tensors_hash(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        tensor = tensors[key].detach().cpu().contiguous()
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _class_names(model: nn.Module) -> ClassNames | None:
+    """The names that the model brings: its own config's, or timm's for ImageNet and its subsets."""
+    classes = int(getattr(model, "num_classes", 0))
+    own = model.pretrained_cfg.get("label_names")
+    if own and len(own) == classes:
+        return ClassNames(tuple(own), None, "the model's config")
+    subset = infer_imagenet_subset({"num_classes": classes})
+    if not subset:
+        return None
+    try:
+        info = ImageNetInfo(subset)
+    except AssertionError:  # a subset that timm knows by its size alone
+        return None
+    wnids = tuple(info.label_names())
+    first = [info.label_name_to_description(w).split(",")[0].strip() for w in wnids]
+    twice = {name for name in first if first.count(name) > 1} if classes <= 1000 else set()
+    names = tuple(f"{n} ({w})" if n in twice else n for n, w in zip(first, wnids, strict=True))
+    return ClassNames(names, wnids, f"timm's {subset}")
