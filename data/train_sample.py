@@ -13,7 +13,7 @@ import click
 import numpy as np
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from timm.layers.patch_dropout import PatchDropout
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -32,7 +32,7 @@ BATCH = 128
 PEAK, WARMUP, DECAY = 1e-3, 300, 0.05
 SMOOTHING, DROP_PATH, DROP_PATCHES, MIXUP = 0.1, 0.1, 0.25, 0.2
 CHECK_EVERY = 200
-STEPS, COOLDOWN = 6000, 1500
+STEPS, COOLDOWN = 10300, 900
 VALIDATED = 40  # pictures per class, of known and of held-out stamps each
 
 
@@ -184,7 +184,7 @@ def export(run: Path, out: Path) -> None:
     weights = torch.load(run / "checkpoint.pt")["model"]
     out.mkdir(parents=True, exist_ok=True)
     halves = {name: weight.half().contiguous() for name, weight in weights.items()}
-    save_file(halves, out / "model.safetensors")
+    (out / "model.safetensors").write_bytes(save(halves))
     pretrained = {
         "input_size": [3, INPUT, INPUT], "fixed_input_size": True, "pool_size": None,
         "crop_pct": 1.0, "crop_mode": "center", "interpolation": "bicubic",

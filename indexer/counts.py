@@ -1,0 +1,152 @@
+"""Statistics of every neuron over patches, gathered while indexing: counts for the thresholds, moments, the tail.
+
+    statistics = Statistics(layers, exact=tail_length(values), device="cpu")
+    statistics.add("blocks.0.mlp.fc1", values)      # [neuron, value], float32
+    state = statistics.state()                       # arrays; Statistics.load puts them back
+
+Values fall into bins on a float scale: 32 steps an octave from 2**-14 to 2**17, both signs. Between bin edges a
+quantile is interpolated. Sets of at most EXACT_VALUES values a neuron also keep their largest values themselves, so
+that the quantiles from 0.99 upwards are exact (Hazen's definition).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..schemas.records import LayerSpec
+
+STEPS = 32  # bins an octave
+LOWEST = -14  # values below 2**LOWEST in size share the innermost bins
+HALF = 1024  # bins of one sign
+BINS = 2 * HALF
+EXACT_VALUES = 2**16
+COUNTED_VALUES = 800_000  # enough for a standard error of 1.1e-4 of rank at 0.99
+
+_MAGNITUDES = np.ldexp(1 + np.arange(HALF) % STEPS / STEPS, np.arange(HALF) // STEPS + LOWEST)
+_MAGNITUDES[0] = 0.0
+EDGES: NDArray[np.float64] = np.concatenate([[-np.ldexp(1.0, 18)], -_MAGNITUDES[:0:-1], _MAGNITUDES, [np.ldexp(1.0, 18)]])
+
+
+def counted_patches(images: int, patches: int) -> int:
+    """How many patches of every image are counted: all in small sets, else enough for COUNTED_VALUES a neuron.
+
+    A few patches of every image, not all patches of a few: patches of one image resemble each other.
+    """
+    return min(patches, max(1, ceil(COUNTED_VALUES / images)))
+
+
+def tail_length(images: int, patches: int) -> int:
+    """Largest values kept for each neuron: enough for the 0.99 quantile of a small set, none in a large one."""
+    values = images * patches
+    return min(values, ceil(0.01 * values) + 2) if values <= EXACT_VALUES else 0
+
+
+def pick_patches(image_ids: Sequence[int], patches: int, count: int) -> Tensor:
+    """The counted patches of each image, chosen by a hash of image and patch: int64 [image, count]."""
+    x = np.asarray(image_ids, np.uint64)[:, None] * np.uint64(65536) + np.arange(patches, dtype=np.uint64)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)  # splitmix64's finaliser
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return torch.from_numpy(np.argsort(x, axis=1, kind="stable")[:, :count].copy())
+
+
+def bin_of(values: Tensor) -> Tensor:
+    """Bin of each float32 value, int32, ascending with the value."""
+    bits = values.view(torch.int32)
+    magnitude = ((bits & 0x7FFFFFFF) >> 18).sub_((127 + LOWEST) * STEPS).clamp_(0, HALF - 1)
+    return torch.where(bits < 0, HALF - 1 - magnitude, HALF + magnitude)
+
+
+class Statistics:
+    """Counts, moments and tails of the neurons of some layers. Parts may be added in any order."""
+
+    def __init__(self, layers: Sequence[LayerSpec], tail: int, device: str | torch.device) -> None:
+        self.tail = tail
+        self.counts = {a.name: torch.zeros(a.units, BINS, dtype=torch.int32, device=device) for a in layers}
+        self.square = {a.name: np.zeros(a.units) for a in layers}
+        self.total = {a.name: np.zeros(a.units) for a in layers}
+        self.prefix_max = {a.name: torch.full((a.units,), -torch.inf, device=device) for a in layers}
+        self.largest = {a.name: torch.full((a.units, tail), -torch.inf, device=device) for a in layers}
+
+    def add(self, layer: str, values: Tensor) -> None:
+        """Add values [neuron, value] of one layer."""
+        units = values.shape[0]
+        offsets = torch.arange(units, device=values.device, dtype=torch.int32)[:, None] * BINS
+        flat = torch.bincount((bin_of(values) + offsets).view(-1), minlength=units * BINS)
+        self.counts[layer] += flat.view(units, BINS).int()
+        self.total[layer] += values.sum(1, dtype=torch.float64 if values.device.type != "mps" else None).cpu().numpy()
+        self.square[layer] += values.square().sum(1, dtype=torch.float64 if values.device.type != "mps" else None).cpu().numpy()
+        if self.tail:
+            both = torch.cat([self.largest[layer], values], 1)
+            self.largest[layer] = both.topk(self.tail, 1).values
+
+    def add_prefix(self, layer: str, values: Tensor) -> None:
+        """Prefix tokens' values [image, token, neuron]: they decide with the patches whether a neuron is dead."""
+        if values.shape[1]:
+            self.prefix_max[layer] = torch.maximum(self.prefix_max[layer], values.amax((0, 1)))
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """Everything as arrays on the host."""
+        out: dict[str, NDArray[np.generic]] = {}
+        for layer in self.counts:
+            out[f"{layer}/counts"] = self.counts[layer].cpu().numpy().copy()
+            out[f"{layer}/total"] = self.total[layer].copy()
+            out[f"{layer}/square"] = self.square[layer].copy()
+            out[f"{layer}/prefix_max"] = self.prefix_max[layer].cpu().numpy().copy()
+            out[f"{layer}/largest"] = self.largest[layer].cpu().numpy().copy()
+        return out
+
+    def load(self, state: dict[str, NDArray[np.generic]]) -> None:
+        for layer, counts in self.counts.items():
+            device = counts.device
+            self.counts[layer] = torch.tensor(state[f"{layer}/counts"], device=device)
+            self.total[layer] = np.array(state[f"{layer}/total"], np.float64)
+            self.square[layer] = np.array(state[f"{layer}/square"], np.float64)
+            self.prefix_max[layer] = torch.tensor(state[f"{layer}/prefix_max"], device=device)
+            self.largest[layer] = torch.tensor(state[f"{layer}/largest"], device=device)
+
+    def quantiles(self, layer: str, shares: Sequence[float]) -> NDArray[np.float32]:
+        """Quantiles of every neuron: float32 [neuron, share]; NaN where nothing was counted."""
+        counts = self.counts[layer].cpu().numpy()
+        out = np.stack([_from_counts(row, shares) for row in counts])
+        if self.tail:
+            total = int(counts[0].sum())
+            largest = self.largest[layer].cpu().numpy().astype(np.float64)
+            for i, share in enumerate(shares):
+                place = total - 1 - (share * total - 0.5)  # Hazen's position, counted from the largest
+                if total and share >= 0.99:
+                    below, above = int(np.ceil(place)), int(np.floor(place))
+                    below, above = min(max(below, 0), total - 1), min(max(above, 0), total - 1)
+                    weight = min(max(place - above, 0.0), 1.0)
+                    out[:, i] = largest[:, above] * (1 - weight) + largest[:, below] * weight
+        return out.astype(np.float32)
+
+    def positive_share(self, layer: str) -> NDArray[np.float32]:
+        counts = self.counts[layer].cpu().numpy()
+        return (counts[:, HALF:].sum(1) / np.maximum(counts.sum(1), 1)).astype(np.float32)
+
+    def deviation(self, layer: str) -> NDArray[np.float32]:
+        """Standard deviation over the counted patches."""
+        n = np.maximum(self.counts[layer].cpu().numpy().sum(1, dtype=np.int64), 1)
+        variance = self.square[layer] / n - (self.total[layer] / n) ** 2
+        return np.sqrt(np.maximum(variance, 0)).astype(np.float32)
+
+
+def _from_counts(counts: NDArray[np.int32], shares: Sequence[float]) -> NDArray[np.float64]:
+    total = int(counts.sum())
+    if total == 0:
+        return np.full(len(shares), np.nan)
+    used = np.flatnonzero(counts)  # an empty bin holds no value: never interpolate through it
+    upper = np.cumsum(counts[used])
+    place = np.asarray(shares) * total
+    at = np.minimum(np.searchsorted(upper, place, side="left"), len(used) - 1)
+    within = (place - (upper[at] - counts[used[at]])) / counts[used[at]]
+    low, high = EDGES[used[at]], EDGES[used[at] + 1]
+    value: NDArray[np.float64] = low + within * (high - low)
+    return value

@@ -1,0 +1,90 @@
+"""Maps of each neuron's top images alone (`--maps exemplars`): a running top-k on the device, saved part by part.
+
+A part's file holds the maps that are in the top k when the part ends and belong to the part's own images; together the
+parts hold every map of the final top k, whatever stopped the run in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save
+from torch import Tensor
+
+_ID_BITS = 32
+_NO_KEY = -(2**63)
+
+
+def rank_keys(values: Tensor, ids: Tensor) -> Tensor:
+    """int64 keys that sort by value descending, then by id ascending, as plain descending integers."""
+    bits = values.contiguous().view(torch.int32)
+    ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
+    return (ordered << _ID_BITS) | (2**_ID_BITS - 1 - ids.long())
+
+
+def key_ids(keys: Tensor) -> Tensor:
+    return 2**_ID_BITS - 1 - (keys & (2**_ID_BITS - 1))
+
+
+class RunningMaps:
+    """The k best images of every neuron of one layer so far, with their codes: uint8 [neuron, k, patch]."""
+
+    def __init__(self, units: int, k: int, patches: int, device: torch.device) -> None:
+        self.keys = torch.full((units, k), _NO_KEY, dtype=torch.int64, device=device)
+        self.codes = torch.zeros(units, k, patches, dtype=torch.uint8, device=device)
+        self._rows = torch.arange(units, device=device)
+
+    def add(self, high: Tensor, ids: Iterable[int], codes: Tensor) -> None:
+        """A batch's maxima [image, neuron] and codes [image, neuron, patch]."""
+        for row, image in enumerate(ids):
+            keys = rank_keys(high[row], torch.full_like(high[row], image, dtype=torch.int64))
+            least, slot = self.keys.min(1)
+            better = self._rows[keys > least]
+            self.keys[better, slot[better]] = keys[better]
+            self.codes[better, slot[better]] = codes[row, better]
+
+    def of_images(self, start: int) -> bytes:
+        """The kept maps of images from `start` on, as a safetensors file: image, unit, codes."""
+        ids = key_ids(self.keys)
+        unit, slot = torch.nonzero((ids >= start) & (self.keys != _NO_KEY), as_tuple=True)
+        return save({
+            "image": ids[unit, slot].cpu().numpy().astype(np.int32),
+            "unit": unit.cpu().numpy().astype(np.int32),
+            "key": self.keys[unit, slot].cpu().numpy(),
+            "codes": self.codes[unit, slot].cpu().numpy(),
+        })  # fmt: skip
+
+    def load(self, files: Iterable[Path]) -> None:
+        """Take up where earlier parts ended."""
+        for file in files:
+            saved = load_file(file)
+            for unit, key, codes in zip(saved["unit"], saved["key"], saved["codes"], strict=True):
+                least, slot = self.keys[unit].min(0)
+                if key > least:
+                    self.keys[unit, slot], self.codes[unit, slot] = int(key), torch.from_numpy(codes).to(self.codes.device)
+
+
+def gather(files: Iterable[Path], top: NDArray[np.int64], images: int) -> NDArray[np.uint8]:
+    """Codes [neuron, rank, patch] of the images top [neuron, rank] (-1: none) from the parts' files."""
+    units, ranks = top.shape
+    flat = np.arange(units)[:, None] * images + top
+    order = np.argsort(flat, axis=None)
+    keys = flat.ravel()[order]
+    out: NDArray[np.uint8] | None = None
+    filled = 0
+    for file in files:
+        saved = load_file(file)
+        found = saved["unit"].astype(np.int64) * images + saved["image"]
+        at = np.searchsorted(keys, found)
+        hit = (at < len(keys)) & (keys[np.minimum(at, len(keys) - 1)] == found)
+        if out is None:
+            out = np.zeros((units * ranks, saved["codes"].shape[1]), np.uint8)
+        out[order[at[hit]]] = saved["codes"][hit]
+        filled += int(hit.sum())
+    assert out is not None
+    assert filled == int((top >= 0).sum()), "a map of the top exemplars was not kept"
+    return out.reshape(units, ranks, -1)
