@@ -1,0 +1,75 @@
+"""What resume trusts: an entry for every finished part, written only when all of the part's files are on disk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numcodecs import Zstd
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+
+from ..schemas.errors import BadIndex
+from ..schemas.layout import Layout
+from ..schemas.records import RunSpec
+from .writer import write_file
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A finished part: its files with [bytes, checksum], and what was learnt of its images."""
+
+    part: int
+    files: dict[str, list[Any]]
+    images: list[dict[str, Any]]  # one an image: path, label, width, height, crop, or reason
+
+
+class Ledger:
+    """The `parts/` folder of an index that is being made."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+
+    def begin(self, spec: RunSpec) -> int:
+        """Start a run or take up an unfinished one. Returns the first part to do.
+
+        Raises BadIndex, naming what differs, where another run stands in the folder.
+        """
+        if self.layout.run.exists():
+            try:
+                there = RunSpec.from_json(json.loads(self.layout.run.read_text()))
+            except (ValueError, KeyError, TypeError) as error:
+                raise BadIndex(f"{self.layout.run} is damaged", "Remove the folder and start again.") from error
+            if different := spec.differences(there):
+                raise BadIndex(f"{self.layout.root} holds an unfinished index of another run ({'; '.join(different)})",
+                               "Repeat that run's command, or give --overwrite.")  # fmt: skip
+        else:
+            self.layout.parts.mkdir(parents=True, exist_ok=True)
+            write_file(self.layout.root, "parts/run.json", json.dumps(spec.to_json(), indent=1).encode())
+        done = 0
+        while done < len(spec.parts) and self.layout.entry(done).exists():
+            done += 1
+        return done
+
+    def entries(self, parts: int) -> list[Entry]:
+        return [Entry(**json.loads(self.layout.entry(i).read_text())) for i in range(parts)]
+
+    def save_counts(self, part: int, state: dict[str, NDArray[np.generic]]) -> None:
+        """The statistics up to and including this part; earlier ones are removed once the entry stands."""
+        packed = Zstd(level=1).encode(save(state))
+        write_file(self.layout.root, str(self.layout.counts(part).relative_to(self.layout.root)), packed)
+
+    def load_counts(self, part: int) -> dict[str, NDArray[np.generic]]:
+        try:
+            state: dict[str, NDArray[np.generic]] = load(Zstd().decode(self.layout.counts(part).read_bytes()))
+        except (OSError, RuntimeError, ValueError) as error:
+            raise BadIndex(f"{self.layout.counts(part)} is missing or damaged", "Start again with --overwrite.") from error
+        return state
+
+    def finish_part(self, entry: Entry) -> None:
+        content = json.dumps({"part": entry.part, "files": entry.files, "images": entry.images}, indent=1)
+        write_file(self.layout.root, str(self.layout.entry(entry.part).relative_to(self.layout.root)), content.encode())
+        if entry.part:
+            self.layout.counts(entry.part - 1).unlink(missing_ok=True)

@@ -1,0 +1,73 @@
+"""From a layer's summaries to what its neurons do: exemplars, statistics of classes. NumPy and torch, no files."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..schemas.records import EXEMPLARS, OTHER_EXEMPLARS, QUANTILE_EXEMPLARS
+from .exemplar_maps import key_ids, rank_keys
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+def ranked(values: Floats, k: int, largest: bool = True) -> Ints:
+    """Positions [neuron, k] of the k best of values [neuron, image]; ties go to the lower position, NaN last."""
+    signed = torch.from_numpy(values if largest else -values)
+    signed = torch.where(torch.isnan(signed), -torch.inf, signed) + 0.0  # -0.0 ranks as 0.0
+    keys = rank_keys(signed, torch.arange(values.shape[1]).expand(values.shape))
+    return key_ids(keys.topk(k, 1).values).numpy()
+
+
+def exemplar_ranks(by_neuron: Floats, valid: NDArray[np.bool_]) -> dict[str, Ints]:
+    """Images [neuron, rank] of each side, by the largest patch. Unreadable images never stand in them."""
+    readable = int(valid.sum())
+    order = ranked(by_neuron, readable)
+    deciles = np.unique(np.round(np.linspace(0, readable - 1, QUANTILE_EXEMPLARS + 2)[1:-1]).astype(int))
+    bottom = ranked(by_neuron, min(OTHER_EXEMPLARS, readable), largest=False)
+    return {"top": order[:, :EXEMPLARS], "bottom": bottom, "quantile": order[:, deciles[::-1]]}
+
+
+def class_means(values: Floats, class_ids: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
+    """Mean of values [image, neuron] over the images of each class: float64 [class, neuron], NaN without images."""
+    out = np.full((classes, values.shape[1]), np.nan)
+    order = np.argsort(class_ids, kind="stable")
+    present, starts = np.unique(class_ids[order], return_index=True)
+    ends = np.append(starts[1:], len(order))
+    for c, start, end in zip(present, starts, ends, strict=True):
+        out[c] = values[order[start:end]].mean(0, dtype=np.float64)
+    return out
+
+
+def class_auroc(by_neuron: Floats, class_ids: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
+    """AUROC of each class against the rest for values [neuron, image]: [class, neuron]; ties count one half.
+
+    Mann-Whitney: (sum of the class's midranks - n (n + 1) / 2) / (n * others). NaN where a side is empty.
+    """
+    n = np.bincount(class_ids, minlength=classes).astype(np.float64)
+    total = len(class_ids)
+    out = np.full((classes, len(by_neuron)), np.nan)
+    order = np.argsort(class_ids, kind="stable")
+    present, starts = np.unique(class_ids[order], return_index=True)
+    for first in range(0, len(by_neuron), 256):
+        values = torch.from_numpy(np.ascontiguousarray(by_neuron[first : first + 256]))
+        ascending = values.sort(1).values
+        below = torch.searchsorted(ascending, values)
+        upto = torch.searchsorted(ascending, values, right=True)
+        midranks = (below + upto + 1).numpy() / 2
+        sums = np.add.reduceat(midranks[:, order], starts, axis=1)
+        size = n[present]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            auroc = (sums - size * (size + 1) / 2) / (size * (total - size))
+        out[present, first : first + 256] = auroc.T
+    return out
+
+
+def score_ranks(scores: Floats) -> Ints:
+    """Rank from 1 along the first axis of scores, highest first, ties to the lower position."""
+    order = np.argsort(-scores, axis=0, kind="stable")
+    ranks = np.empty_like(order)
+    np.put_along_axis(ranks, order, np.arange(1, len(scores) + 1).reshape(-1, *[1] * (scores.ndim - 1)), 0)
+    return ranks

@@ -1,0 +1,144 @@
+"""Files of a part: assembled in their final byte order while batches arrive, then written whole, once.
+
+A file is a Zarr v3 chunk (values + crc32c) or a shard (such chunks one behind another + the index of their places).
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from ..schemas.layout import ArraySpec
+from ..schemas.records import Part
+
+
+class PartBuffer:
+    """All by-part arrays of one part, in memory as they will lie on disk."""
+
+    def __init__(self, specs: list[ArraySpec]) -> None:
+        self.specs = {a.path: a for a in specs}
+        self._raw = {a.path: np.zeros(a.file_bytes, np.uint8) for a in specs}
+        self._views = {path: _chunks(self._raw[path], a) for path, a in self.specs.items()}
+
+    def reset(self) -> None:
+        """Every row as if its image could not be read: NaN, 0, false."""
+        for path, view in self._views.items():
+            view[...] = np.nan if self.specs[path].dtype.startswith("float") else 0
+
+    def put(self, path: str, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
+        """Values of some rows (positions within the part)."""
+        view, spec = self._views[path], self.specs[path]
+        if spec.chunks_per_file == 1:
+            view[0, rows] = values
+        elif spec.chunks[0] == 1:
+            view[rows, 0] = values
+        else:  # chunks split the neurons: [chunk, image, neuron, patch]
+            split = values.reshape(len(rows), view.shape[0], *view.shape[2:])
+            view[:, rows] = split.swapaxes(0, 1)
+
+    def files(self, part: int) -> dict[str, memoryview]:
+        """Path and content of each file, with checksums and shard indices filled in."""
+        return {
+            a.file(part, *[0] * (len(a.shape) - 1)): seal(self._raw[path], a) for path, a in self.specs.items()
+        }
+
+
+def _chunks(raw: NDArray[np.uint8], spec: ArraySpec) -> NDArray[Any]:
+    """The values of a file's chunks, checksums left out: [chunk, *chunk shape]."""
+    dtype = np.dtype(spec.dtype)
+    inner = np.cumprod([dtype.itemsize, *spec.chunks[:0:-1]])[::-1]
+    return np.ndarray((spec.chunks_per_file, *spec.chunks), dtype, raw.data, strides=(spec.chunk_bytes, *inner))
+
+
+def seal(raw: NDArray[np.uint8], spec: ArraySpec) -> memoryview:
+    """Fill in every chunk's crc32c and, for a shard, the index of offsets and lengths with its own crc32c."""
+    size, count = spec.chunk_bytes, spec.chunks_per_file
+    for start in range(0, count * size, size):
+        end = start + size - 4
+        raw[end : end + 4] = _crc(raw[start:end])
+    if spec.shards:
+        index = np.empty((count, 2), "<u8")
+        index[:, 0], index[:, 1] = np.arange(count) * size, size
+        raw[count * size : -4] = index.reshape(-1).view(np.uint8)
+        raw[-4:] = _crc(raw[count * size : -4])
+    return raw.data
+
+
+def _crc(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.frombuffer(google_crc32c.value(data.data).to_bytes(4, "little"), np.uint8)
+
+
+def encode_file(values: NDArray[Any], spec: ArraySpec) -> memoryview:
+    """One file's bytes from its values [file shape]: for arrays that are written whole."""
+    raw = np.zeros(spec.file_bytes, np.uint8)
+    per_axis = [s // c for s, c in zip(spec.file_shape, spec.chunks, strict=True)]
+    assert all(n == 1 for n in per_axis[1:]), "files are split along their first axis alone"
+    _chunks(raw, spec)[...] = values.reshape(spec.chunks_per_file, *spec.chunks)
+    return seal(raw, spec)
+
+
+def write_file(root: Path, path: str, content: bytes | memoryview) -> list[Any]:
+    """Write a file under a temporary name, flush it to the disk, rename it. Returns [bytes, xxh3 checksum]."""
+    target = root / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.partial")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(target)
+    return [len(content), xxhash.xxh3_128_hexdigest(content)]
+
+
+class PartWriter:
+    """Writes parts in a thread while the next one is computed. Two buffers: one is filled, one is written."""
+
+    def __init__(self, specs: list[ArraySpec], write: Callable[[Part, PartBuffer, Any], None]) -> None:
+        self._free: queue.Queue[PartBuffer] = queue.Queue()
+        for _ in range(2):
+            self._free.put(PartBuffer(specs))
+        self._todo: queue.Queue[tuple[Part, PartBuffer, Any] | None] = queue.Queue(1)
+        self._write = write
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._thread.start()
+
+    def buffer(self) -> PartBuffer:
+        """An empty buffer; waits until one is written."""
+        buffer = self._free.get()
+        self._raise()
+        buffer.reset()
+        return buffer
+
+    def submit(self, part: Part, buffer: PartBuffer, extra: Any) -> None:
+        self._raise()
+        self._todo.put((part, buffer, extra))
+
+    def close(self) -> None:
+        """Wait for the last part; raises what the writing raised."""
+        if self._thread.is_alive():
+            self._todo.put(None)
+            self._thread.join()
+        self._raise()
+
+    def _raise(self) -> None:
+        if self._error:
+            raise self._error
+
+    def _run(self) -> None:
+        while item := self._todo.get():
+            if self._error is None:
+                try:
+                    self._write(*item)
+                except BaseException as error:
+                    self._error = error
+            self._free.put(item[1])
