@@ -1,0 +1,328 @@
+"""From the arrays of a filled index to its tables. One layer in memory at a time; the database appears whole or not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import torch
+import zarr
+from numpy.typing import NDArray
+from torch import nn
+
+from ..schemas.layout import Layout, arrays
+from ..schemas.load import ClassNames
+from ..schemas.model import Anatomy
+from ..schemas.records import LayerSpec, RunSpec
+from .counts import Statistics
+from .exemplar_maps import gather
+from .head import Head
+from .statistics import class_auroc, class_means, exemplar_ranks, score_ranks
+from .writer import encode_file, write_file
+
+QUANTILES = {"q001": 0.001, "q50": 0.5, "q90": 0.9, "q99": 0.99, "q995": 0.995, "q999": 0.999}
+CLASSES_AT_ONCE = 50  # of class tables, in memory as rows
+
+Record = dict[str, Any]
+
+
+@dataclass
+class Finish:
+    """All that the tables are made of."""
+
+    layout: Layout
+    spec: RunSpec
+    anatomy: Anatomy
+    head: Head
+    names: ClassNames | None
+    statistics: Statistics
+    images: list[Record]
+
+    def __post_init__(self) -> None:
+        self.arrays = arrays(self.spec)
+        self.group = zarr.open_group(self.layout.arrays, mode="r")
+        self.valid: NDArray[np.bool_] = self.read("valid")
+        self.hidden = {layer.name: layer for layer in self.anatomy.layers}
+
+    def read(self, path: str) -> Any:
+        return self.group[path][:]  # type: ignore[index]
+
+    def act(self, layer: LayerSpec, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The layer's own nonlinearity (fc2 has none)."""
+        module = self.hidden[layer.name].act if layer.kind == "hidden" else nn.Identity()
+        with torch.inference_mode():
+            out: NDArray[np.float32] = module(torch.from_numpy(values)).numpy()
+        return out
+
+
+def build_tables(finish: Finish) -> dict[str, list[Any]]:
+    """Write index.duckdb and the arrays that need all images. Returns their files with [bytes, checksum]."""
+    written: dict[str, list[Any]] = {}
+    temporary = finish.layout.database.with_name(".index.duckdb.partial")
+    for leftover in (temporary, temporary.with_name(temporary.name + ".wal")):
+        leftover.unlink(missing_ok=True)
+    with duckdb.connect(str(temporary)) as db:
+        db.execute("SET preserve_insertion_order = true")
+        db.execute(files("vitdex.schemas").joinpath("tables.sql").read_text())
+        labels = _images_and_classes(finish, db)
+        classes = _count(db, "classes")
+        activations: dict[str, dict[str, NDArray[np.float64]]] = {}
+        for layer in finish.spec.layers:
+            by_neuron = np.ascontiguousarray(finish.read(f"{layer.name}/max").T)
+            path = f"{layer.name}/max_by_neuron"
+            written[finish.arrays[path].file(0, 0)] = write_file(
+                finish.layout.root, finish.arrays[path].file(0, 0), encode_file(by_neuron, finish.arrays[path])
+            )
+            _neurons(finish, db, layer, by_neuron)
+            written |= _exemplars(finish, db, layer, by_neuron)
+            activations[layer.name] = _class_statistics(finish, layer, by_neuron, labels, classes)
+        scores = _scores(finish)
+        _class_rows(finish, db, scores, activations, labels, classes)
+        db.execute("CHECKPOINT")
+    content = temporary.read_bytes()
+    written[finish.layout.database.name] = write_file(finish.layout.root, finish.layout.database.name, content)
+    temporary.unlink()
+    return written
+
+
+def _count(db: duckdb.DuckDBPyConnection, table: str) -> int:
+    row = db.execute(f"SELECT count(*) FROM {table}").fetchone()
+    return int(row[0]) if row else 0
+
+
+def _insert(db: duckdb.DuckDBPyConnection, table: str, columns: dict[str, Any]) -> None:
+    frame = pd.DataFrame(columns)
+    db.register("rows", frame)
+    db.execute(f"INSERT INTO {table} BY NAME SELECT * FROM rows")
+    db.unregister("rows")
+
+
+def _images_and_classes(finish: Finish, db: duckdb.DuckDBPyConnection) -> NDArray[np.int64]:
+    """Fill layers, classes, images, failures. Returns each image's class, -1 where there is none or it is unreadable."""
+    spec, records = finish.spec, finish.images
+    rows, columns = spec.grid
+    db.executemany(
+        "INSERT INTO layers VALUES (?, ?, ?, ?, ?, ?)",
+        [(a.name, a.block, a.kind, a.units, rows, columns) for a in spec.layers],
+    )
+    names = finish.names
+    if names:
+        offset = _logit_offset(finish)
+        db.executemany(
+            "INSERT INTO classes VALUES (?, ?, ?, ?)",
+            [(i, names.wnids[i] if names.wnids else None, n, None if offset is None else float(offset[i]))
+             for i, n in enumerate(names.names)],
+        )  # fmt: skip
+    class_of = match_labels({r["label"] for r in records}, names)
+    labels = np.array([class_of.get(r["label"], -1) for r in records], np.int64)
+    predicted, p_class = _predictions(finish, labels)
+    table = [
+        (i, r["path"], r["label"], None if labels[i] < 0 else int(labels[i]), predicted[i], p_class[i],
+         r.get("width"), r.get("height"), r.get("crop"))
+        for i, r in enumerate(records)
+    ]  # fmt: skip
+    packed = json.dumps([
+        {"image_id": i, "path": p, "label": lb, "class_id": c, "predicted": pr, "p_class": pc, "width": w, "height": h,
+         "crop": None if box is None else dict(zip(("left", "top", "right", "bottom"), box, strict=True))}
+        for i, p, lb, c, pr, pc, w, h, box in table
+    ])  # fmt: skip
+    shape = db.execute("SELECT json_structure('{}')")  # loads the json functions, built into duckdb
+    shape.fetchall()
+    columns_of = ("image_id", "path", "label", "class_id", "predicted", "p_class", "width", "height", "crop")
+    types = {row[0]: row[1] for row in db.execute("DESCRIBE images").fetchall()}
+    structure = json.dumps([{name: types[name] for name in columns_of}])
+    db.execute(
+        "INSERT INTO images BY NAME SELECT unnest(from_json(?::JSON, ?), max_depth := 2)", [packed, structure]
+    )
+    db.executemany("INSERT INTO failures VALUES (?, ?)",
+                   [(r["path"], r["reason"]) for r in records if "reason" in r] or [(None, None)])  # fmt: skip
+    db.execute("DELETE FROM failures WHERE path IS NULL")
+    return np.where(finish.valid, labels, -1)
+
+
+def match_labels(labels: set[str | None], names: ClassNames | None) -> dict[str | None, int]:
+    """class_id of each folder label: by WordNet id, else by name (case, '_' and ' ' alike)."""
+    if names is None:
+        return {}
+    known = {_plain(n): i for i, n in reversed(list(enumerate(names.names)))}
+    known |= {_plain(w): i for i, w in enumerate(names.wnids or ())}
+    return {label: known[_plain(label)] for label in labels if label is not None and _plain(label) in known}
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace("_", " ")
+
+
+def _predictions(finish: Finish, labels: NDArray[np.int64]) -> tuple[list[int | None], list[float | None]]:
+    if not finish.spec.classes:
+        return [None] * len(labels), [None] * len(labels)
+    logits = torch.from_numpy(finish.read("logits")).double()
+    share = logits.softmax(1).numpy()
+    best = logits.argmax(1).tolist()
+    readable = finish.valid.tolist()
+    p = [float(share[i, c]) if c >= 0 and readable[i] else None for i, c in enumerate(labels.tolist())]
+    return [b if ok else None for b, ok in zip(best, readable, strict=True)], p
+
+
+def _logit_offset(finish: Finish) -> NDArray[np.float32] | None:
+    """What a class's logit holds whatever the image: E . beta of the final norm, and the head's bias."""
+    head, norm = finish.head, finish.anatomy.readout.norm
+    if head.weight is None or norm is None:
+        return None
+    offset = head.weight @ norm.bias.expand(finish.anatomy.features)
+    return (offset + head.bias if head.bias is not None else offset).numpy()
+
+
+def _neurons(finish: Finish, db: duckdb.DuckDBPyConnection, layer: LayerSpec, by_neuron: NDArray[np.float32]) -> None:
+    statistics, valid = finish.statistics, finish.valid
+    quantiles = statistics.quantiles(layer.name, list(QUANTILES.values()))
+    prefix = statistics.prefix_max[layer.name].cpu().numpy()
+    norm = None
+    if layer.kind == "hidden":
+        norm = finish.hidden[layer.name].value_vectors.norm(dim=1).numpy()
+    means = {
+        column: finish.read(f"{layer.name}/{leaf}")[valid].mean(0, dtype=np.float64).astype(np.float32)
+        for column, leaf in (("pre_mean", "mean"), ("post_mean", "post_mean"))
+    }
+    _insert(db, "neurons", {
+        "layer": layer.name, "unit": np.arange(layer.units), **means,
+        "pre_std": statistics.deviation(layer.name), "positive_share": statistics.positive_share(layer.name),
+        **{name: quantiles[:, i] for i, name in enumerate(QUANTILES)},
+        "value_norm": norm, "dead": np.maximum(by_neuron[:, valid].max(1), prefix) <= 0,
+    })  # fmt: skip
+
+
+def _exemplars(finish: Finish, db: duckdb.DuckDBPyConnection, layer: LayerSpec, by_neuron: NDArray[np.float32]) -> dict[str, list[Any]]:
+    sides = {(side, "patch"): ids for side, ids in exemplar_ranks(by_neuron, finish.valid).items()}
+    if finish.spec.cls:
+        cls = np.ascontiguousarray(finish.read(f"{layer.name}/cls").T)
+        sides["top", "cls"] = exemplar_ranks(cls, finish.valid)["top"][:, :20]
+    patches = finish.read(f"{layer.name}/argmax")
+    units = np.arange(layer.units)[:, None]
+    for (side, token), ids in sides.items():
+        pre = (cls if token == "cls" else by_neuron)[units, ids]
+        patch = pd.array(patches[ids, units].ravel().astype("uint16")) if token == "patch" else None
+        _insert(db, "exemplars", {
+            "layer": layer.name, "unit": np.repeat(units, ids.shape[1]), "side": side, "token": token,
+            "rank": np.tile(np.arange(1, ids.shape[1] + 1), layer.units), "image_id": ids.ravel(),
+            "patch": patch, "pre": pre.ravel(), "post": finish.act(layer, np.ascontiguousarray(pre)).ravel(),
+        })  # fmt: skip
+    if finish.spec.maps != "exemplars":
+        return {}
+    spec = finish.arrays[f"{layer.name}/exemplar_map"]
+    found = [finish.layout.candidates(part.index, layer.name) for part in finish.spec.parts]
+    top = sides["top", "patch"]
+    codes = np.zeros(spec.shape, np.uint8)
+    codes[:, : top.shape[1]] = gather(found, top, finish.spec.images)
+    return {spec.file(0, 0, 0): write_file(finish.layout.root, spec.file(0, 0, 0), encode_file(codes, spec))}
+
+
+def _class_statistics(
+    finish: Finish, layer: LayerSpec, by_neuron: NDArray[np.float32], labels: NDArray[np.int64], classes: int
+) -> dict[str, NDArray[np.float64]]:
+    """Columns of class_activations for one layer: [class, neuron]."""
+    has = labels >= 0
+    if not has.any():
+        return {}
+    ids = labels[has]
+    mean_of = {"mean_max": by_neuron.T, "mean": finish.read(f"{layer.name}/mean"), "post_mean": finish.read(f"{layer.name}/post_mean")}
+    if finish.spec.cls:
+        mean_of["cls_post_mean"] = finish.act(layer, finish.read(f"{layer.name}/cls"))
+    if f"{layer.name}/read" in finish.arrays:
+        mean_of["contribution"] = finish.read(f"{layer.name}/read")
+    out = {column: class_means(values[has], ids, classes) for column, values in mean_of.items()}
+    if "contribution" in out:
+        out["contribution"] *= finish.head.weight.double().numpy() @ _folded(finish, layer.name).T  # type: ignore[union-attr]
+    out["auroc"] = class_auroc(by_neuron[:, has], ids, classes)
+    return out
+
+
+def _folded(finish: Finish, layer: str) -> NDArray[np.float64]:
+    mlp = finish.hidden[layer]
+    out: NDArray[np.float64] = finish.anatomy.fold(mlp, mlp.value_vectors).double().numpy()
+    return out
+
+
+def _scores(finish: Finish) -> dict[str, NDArray[np.float32]]:
+    """score, cosine, probability, folded of every hidden neuron: [neuron of all layers, class]."""
+    E = finish.head.weight
+    hidden = [a.name for a in finish.spec.layers if a.kind == "hidden"]
+    if E is None or not hidden or finish.hidden[hidden[0]].fc2.out_features != E.shape[1]:
+        return {}
+    vectors = torch.cat([finish.hidden[name].value_vectors for name in hidden])
+    score = vectors @ E.T
+    out = {
+        "score": score,
+        "cosine": nn.functional.normalize(vectors, dim=1) @ nn.functional.normalize(E, dim=1).T,
+        "probability": score.softmax(1),
+    }
+    if finish.anatomy.readout.defined:
+        folded = torch.cat([finish.anatomy.fold(finish.hidden[n], finish.hidden[n].value_vectors) for n in hidden])
+        out["folded"] = folded @ E.T
+    return {name: value.numpy() for name, value in out.items()}
+
+
+def _class_rows(
+    finish: Finish,
+    db: duckdb.DuckDBPyConnection,
+    scores: dict[str, NDArray[np.float32]],
+    activations: dict[str, dict[str, NDArray[np.float64]]],
+    labels: NDArray[np.int64],
+    classes: int,
+) -> None:
+    """class_scores and class_activations, sorted by class, then block and unit."""
+    every = list(finish.spec.layers)
+    hidden = [a for a in every if a.kind == "hidden"]
+    if scores:
+        rank_in_unit = np.concatenate([score_ranks(np.ascontiguousarray(block.T)).T for block in
+                                       np.array_split(scores["score"], max(1, len(hidden)))])  # fmt: skip
+        for first in range(0, classes, CLASSES_AT_ONCE):
+            here = slice(first, min(first + CLASSES_AT_ONCE, classes))
+            columns = {name: value[:, here] for name, value in scores.items()}
+            columns["rank_in_class"] = score_ranks(columns["score"])
+            columns["rank_in_layer"] = np.concatenate([score_ranks(s) for s in np.split(columns["score"], _splits(hidden))])
+            columns["rank_in_unit"] = rank_in_unit[:, here]
+            _insert(db, "class_scores", _rows(hidden, here, {k: v.T for k, v in columns.items()}))
+    n = np.bincount(labels[labels >= 0], minlength=classes)
+    if any(activations.values()):
+        wanted = [c for c in ("mean_max", "mean", "post_mean", "cls_post_mean", "contribution", "auroc")
+                  if any(c in a for a in activations.values())]  # fmt: skip
+        for first in range(0, classes, CLASSES_AT_ONCE):
+            here = slice(first, min(first + CLASSES_AT_ONCE, classes))
+            stacked = {
+                c: np.concatenate([
+                    activations[a.name].get(c, np.full((classes, a.units), np.nan))[here] for a in every
+                ], axis=1).astype(np.float32)
+                for c in wanted
+            }  # fmt: skip
+            width = sum(a.units for a in every)
+            stacked["n"] = np.repeat(n[here, None], width, axis=1)
+            _insert(db, "class_activations", _rows(every, here, stacked))
+
+
+def _splits(layers: list[LayerSpec]) -> list[int]:
+    return list(np.cumsum([a.units for a in layers])[:-1])
+
+
+def _rows(layers: list[LayerSpec], classes: slice, columns: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """Matrices [class, neuron of all layers] as rows with their keys."""
+    count = classes.stop - classes.start
+    units = np.concatenate([np.arange(a.units) for a in layers])
+    codes = np.repeat(np.arange(len(layers)), [a.units for a in layers])
+    return {
+        "layer": pd.Categorical.from_codes(np.tile(codes, count), [a.name for a in layers]),
+        "unit": np.tile(units, count),
+        "class_id": np.repeat(np.arange(classes.start, classes.stop), len(units)),
+        **{name: np.ascontiguousarray(value).ravel() for name, value in columns.items()},
+    }
+
+
+def remove_candidates(layout: Layout) -> None:
+    for file in Path(layout.parts).glob("*.candidates"):
+        file.unlink()
