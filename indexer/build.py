@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import platform
 import shutil
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+import xxhash
 import zarr
 from filelock import FileLock, Timeout
+from zarr.codecs import Crc32cCodec
 
 from ..schemas.errors import BadIndex
 from ..schemas.layout import ARRAYS, Layout, arrays, part_bytes
@@ -191,8 +191,6 @@ def _finish(plan: Plan, layout: Layout, ledger: Ledger, statistics: Statistics, 
 
 
 def _facts_of(path: Path) -> list[Any]:
-    import xxhash
-
     content = path.read_bytes()
     return [len(content), xxhash.xxh3_128_hexdigest(content)]
 
@@ -224,15 +222,16 @@ def _write_weights(plan: Plan, layout: Layout) -> dict[str, list[Any]]:
 
 def write_metadata(spec: RunSpec, layout: Layout) -> dict[str, list[Any]]:
     """Every zarr.json, by zarr-python itself, with consolidated metadata at the root."""
+    for leftover in layout.arrays.rglob("zarr.json"):
+        leftover.unlink()
     root = zarr.open_group(layout.arrays, mode="a", zarr_format=3, attributes={"vitdex_format": FORMAT_VERSION})
     for array in arrays(spec).values():
         root.create_array(
             array.path, shape=array.shape, dtype=array.dtype, chunks=array.chunks, shards=array.shards,
-            compressors=None, filters=None, serializer=_serializer(array.shards is not None),
+            compressors=[Crc32cCodec()], filters=None,
             fill_value=float("nan") if array.dtype.startswith("float") else 0,
-            dimension_names=array.axes, attributes={"about": array.about, "vitdex_format": FORMAT_VERSION}, overwrite=False,
-            write_data=False,
-        ) if array.path not in root else None  # fmt: skip
+            dimension_names=array.axes, attributes={"about": array.about, "vitdex_format": FORMAT_VERSION},
+        )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # consolidated metadata is widely read, though not yet in the specification
         zarr.consolidate_metadata(layout.arrays, zarr_format=3)
@@ -240,17 +239,9 @@ def write_metadata(spec: RunSpec, layout: Layout) -> dict[str, list[Any]]:
     return {f"{ARRAYS}/{path.relative_to(layout.arrays).as_posix()}": _facts_of(path) for path in found}
 
 
-def _serializer(sharded: bool) -> Any:
-    return "auto"
-
-
-@dataclass
 class Quiet:
     """No progress at all."""
 
     def planned(self, plan: Plan, done: int) -> None: ...
     def advance(self, images: int, written: int) -> None: ...
     def finishing(self) -> None: ...
-
-
-__all__ = ["Progress", "Quiet", "build", "json"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -106,6 +107,11 @@ def make_plan(request: Request) -> Plan:
     spec = replace(spec, part_images=min(request.part_images or fitting_part_images(spec), count))
     anatomy.model.to(device)
     return Plan(spec, source, anatomy, head, names, tuple(notes))
+
+
+def default_workers() -> int:
+    """Half the cores decode, at most eight; the rest run the model or wait for it."""
+    return max(1, min(8, (os.cpu_count() or 2) // 2))
 
 
 def choose_device(asked: str | None) -> str:

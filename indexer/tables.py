@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -19,7 +17,7 @@ from torch import nn
 from ..schemas.layout import Layout, arrays
 from ..schemas.load import ClassNames
 from ..schemas.model import Anatomy
-from ..schemas.records import LayerSpec, RunSpec
+from ..schemas.records import OTHER_EXEMPLARS, LayerSpec, RunSpec
 from .counts import Statistics
 from .exemplar_maps import gather
 from .head import Head
@@ -27,6 +25,11 @@ from .statistics import class_auroc, class_means, exemplar_ranks, score_ranks
 from .writer import encode_file, write_file
 
 QUANTILES = {"q001": 0.001, "q50": 0.5, "q90": 0.9, "q99": 0.99, "q995": 0.995, "q999": 0.999}
+SIDES = ("left", "top", "right", "bottom")
+CROP_COLUMNS = (
+    'image_id, path, label, class_id, predicted, p_class, width, height, '
+    'CASE WHEN "left" IS NOT NULL THEN {left: "left", top: "top", right: "right", bottom: "bottom"} END AS crop'
+)
 CLASSES_AT_ONCE = 50  # of class tables, in memory as rows
 
 Record = dict[str, Any]
@@ -96,10 +99,10 @@ def _count(db: duckdb.DuckDBPyConnection, table: str) -> int:
     return int(row[0]) if row else 0
 
 
-def _insert(db: duckdb.DuckDBPyConnection, table: str, columns: dict[str, Any]) -> None:
+def _insert(db: duckdb.DuckDBPyConnection, table: str, columns: dict[str, Any], what: str = "*") -> None:
     frame = pd.DataFrame(columns)
     db.register("rows", frame)
-    db.execute(f"INSERT INTO {table} BY NAME SELECT * FROM rows")
+    db.execute(f"INSERT INTO {table} BY NAME SELECT {what} FROM rows")
     db.unregister("rows")
 
 
@@ -122,27 +125,18 @@ def _images_and_classes(finish: Finish, db: duckdb.DuckDBPyConnection) -> NDArra
     class_of = match_labels({r["label"] for r in records}, names)
     labels = np.array([class_of.get(r["label"], -1) for r in records], np.int64)
     predicted, p_class = _predictions(finish, labels)
-    table = [
-        (i, r["path"], r["label"], None if labels[i] < 0 else int(labels[i]), predicted[i], p_class[i],
-         r.get("width"), r.get("height"), r.get("crop"))
-        for i, r in enumerate(records)
-    ]  # fmt: skip
-    packed = json.dumps([
-        {"image_id": i, "path": p, "label": lb, "class_id": c, "predicted": pr, "p_class": pc, "width": w, "height": h,
-         "crop": None if box is None else dict(zip(("left", "top", "right", "bottom"), box, strict=True))}
-        for i, p, lb, c, pr, pc, w, h, box in table
-    ])  # fmt: skip
-    shape = db.execute("SELECT json_structure('{}')")  # loads the json functions, built into duckdb
-    shape.fetchall()
-    columns_of = ("image_id", "path", "label", "class_id", "predicted", "p_class", "width", "height", "crop")
-    types = {row[0]: row[1] for row in db.execute("DESCRIBE images").fetchall()}
-    structure = json.dumps([{name: types[name] for name in columns_of}])
-    db.execute(
-        "INSERT INTO images BY NAME SELECT unnest(from_json(?::JSON, ?), max_depth := 2)", [packed, structure]
-    )
-    db.executemany("INSERT INTO failures VALUES (?, ?)",
-                   [(r["path"], r["reason"]) for r in records if "reason" in r] or [(None, None)])  # fmt: skip
-    db.execute("DELETE FROM failures WHERE path IS NULL")
+    _insert(db, "images", {
+        "image_id": range(len(records)), "path": [r["path"] for r in records],
+        "label": pd.array([r["label"] for r in records], "object"),
+        "class_id": pd.array([c if c >= 0 else None for c in labels.tolist()], "Int64"),
+        "predicted": pd.array(predicted, "Int64"), "p_class": pd.array(p_class, "Float64"),
+        "width": pd.array([r.get("width") for r in records], "Int64"),
+        "height": pd.array([r.get("height") for r in records], "Int64"),
+        **{side: pd.array([r["crop"][i] if "crop" in r else None for r in records], "Float64") for i, side in enumerate(SIDES)},
+    }, CROP_COLUMNS)  # fmt: skip
+    failed = [(r["path"], r["reason"]) for r in records if "reason" in r]
+    if failed:
+        db.executemany("INSERT INTO failures VALUES (?, ?)", failed)
     return np.where(finish.valid, labels, -1)
 
 
@@ -191,7 +185,7 @@ def _neurons(finish: Finish, db: duckdb.DuckDBPyConnection, layer: LayerSpec, by
         for column, leaf in (("pre_mean", "mean"), ("post_mean", "post_mean"))
     }
     _insert(db, "neurons", {
-        "layer": layer.name, "unit": np.arange(layer.units), **means,
+        "layer": [layer.name] * layer.units, "unit": np.arange(layer.units), **means,
         "pre_std": statistics.deviation(layer.name), "positive_share": statistics.positive_share(layer.name),
         **{name: quantiles[:, i] for i, name in enumerate(QUANTILES)},
         "value_norm": norm, "dead": np.maximum(by_neuron[:, valid].max(1), prefix) <= 0,
@@ -202,7 +196,7 @@ def _exemplars(finish: Finish, db: duckdb.DuckDBPyConnection, layer: LayerSpec, 
     sides = {(side, "patch"): ids for side, ids in exemplar_ranks(by_neuron, finish.valid).items()}
     if finish.spec.cls:
         cls = np.ascontiguousarray(finish.read(f"{layer.name}/cls").T)
-        sides["top", "cls"] = exemplar_ranks(cls, finish.valid)["top"][:, :20]
+        sides["top", "cls"] = exemplar_ranks(cls, finish.valid)["top"][:, :OTHER_EXEMPLARS]
     patches = finish.read(f"{layer.name}/argmax")
     units = np.arange(layer.units)[:, None]
     for (side, token), ids in sides.items():
@@ -324,5 +318,5 @@ def _rows(layers: list[LayerSpec], classes: slice, columns: dict[str, NDArray[An
 
 
 def remove_candidates(layout: Layout) -> None:
-    for file in Path(layout.parts).glob("*.candidates"):
+    for file in layout.parts.glob("*.candidates"):
         file.unlink()

@@ -1,0 +1,112 @@
+"""The command line. Errors that vitdex raises become one line and exit status 2; `--debug` shows where they come from."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import pandas as pd
+
+from ..schemas.errors import VitdexError
+from .index import Index
+
+OUT = click.argument("out", type=click.Path(path_type=Path))
+
+
+class LazyGroup(click.Group):
+    """Attaches `index` from the indexer's room only when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return ["index", *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name == "index":
+            from importlib import import_module
+
+            command: click.Command = import_module("vitdex.indexer.command").index_command
+            return command
+        return super().get_command(ctx, name)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("vitdex"), prog_name="vitdex")
+@click.option("--debug", is_flag=True, help="Show a traceback with an error.")
+def cli(debug: bool) -> None:
+    """What every MLP neuron of a Vision Transformer does: make an index, ask it."""
+
+
+@cli.command()
+@OUT
+@click.option("--tables", is_flag=True, help="The tables and their columns.")
+def info(out: Path, tables: bool) -> None:
+    """What an index holds, how it was made, what failed."""
+    with Index(out) as index:
+        if tables:
+            shown = index.sql("SELECT table_name AS 'table', string_agg(column_name, ', ' ORDER BY column_index) AS columns "
+                              "FROM duckdb_columns() WHERE database_name = 'vitdex_index' GROUP BY table_name ORDER BY table_name")  # fmt: skip
+            for name, columns in shown.itertuples(index=False):
+                click.echo(f"{name}: {columns}")
+            return
+        spec, made = index.spec, index.manifest
+        images, seconds = made["images"], made["seconds"]
+        size = sum(count for count, _ in made["files"].values())
+        rate = f", {images['indexed'] / seconds:.1f} images/s" if seconds else ""
+        lines = {
+            "model": f"{spec.model}, weights {spec.weights_sha256[:12]}",
+            "layers": f"{len(spec.layers)} ({spec.layers[0].name} ... {spec.layers[-1].name}), {spec.neurons:,} neurons",
+            "patches": f"{spec.grid[0]} x {spec.grid[1]}, {spec.prefix} tokens before them",
+            "images": f"{images['indexed']:,} indexed, {images['failed']} failed, {len(images['skipped'])} skipped, "
+                      f"{images['found']:,} found in {spec.source}",
+            "classes": f"{spec.classes} ({spec.class_names})",
+            "head": f"{spec.head}; reads {spec.readout}",
+            "maps": spec.maps,
+            "made": f"{made['created']} on {spec.device} in {spec.precision}, {seconds:.0f} s{rate}",
+            "size": f"{size / 1e6:,.1f} MB in {len(made['files'])} files",
+            "versions": ", ".join(f"{name} {number}" for name, number in spec.versions.items()),
+        }  # fmt: skip
+        for name, value in lines.items():
+            click.echo(f"{name:9} {value}")
+        for path, reason in index.sql("FROM failures LIMIT 20").itertuples(index=False):
+            click.echo(f"failed    {path!r}: {reason}")
+
+
+@cli.command()
+@OUT
+@click.argument("query")
+@click.option("--csv", "form", flag_value="csv", help="Comma-separated, with a header.")
+@click.option("--json", "form", flag_value="json", help="A list of records.")
+def sql(out: Path, query: str, form: str | None) -> None:
+    """Ask an index in SQL (read-only)."""
+    with Index(out) as index:
+        show(index.sql(query), form)
+
+
+def show(frame: pd.DataFrame, form: str | None) -> None:
+    """Print a result as a table, CSV or JSON."""
+    if form == "csv":
+        click.echo(frame.to_csv(index=False), nl=False)
+    elif form == "json":
+        click.echo(frame.to_json(orient="records", force_ascii=False))
+    else:
+        click.echo(frame.to_string(index=False) if len(frame) else "no rows")
+
+
+def main() -> None:
+    """Entry point."""
+    try:
+        cli(standalone_mode=False)
+    except VitdexError as error:
+        if "--debug" in sys.argv:
+            raise
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("\nStopped. The same command goes on where it was.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
