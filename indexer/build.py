@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-import xxhash
 import zarr
 from filelock import FileLock, Timeout
 from zarr.codecs import Crc32cCodec
@@ -30,7 +29,7 @@ from .feed import Batch, feed
 from .ledger import Entry, Ledger
 from .plan import Plan, Request, check_space, make_plan
 from .tables import Finish, build_tables, remove_candidates
-from .writer import PartBuffer, PartWriter, encode_file, write_file
+from .writer import PartBuffer, PartWriter, encode_file, file_facts, write_file
 
 
 class Progress(Protocol):
@@ -173,7 +172,7 @@ def _finish(plan: Plan, layout: Layout, ledger: Ledger, statistics: Statistics, 
     remove_candidates(layout)
     layout.counts(len(spec.parts) - 1).unlink(missing_ok=True)
     for path in (layout.run, *(layout.entry(part.index) for part in spec.parts)):
-        files[str(path.relative_to(layout.root))] = _facts_of(path)
+        files[str(path.relative_to(layout.root))] = file_facts(path)
     failed = sum("reason" in facts for facts in images)
     manifest = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -188,11 +187,6 @@ def _finish(plan: Plan, layout: Layout, ledger: Ledger, statistics: Statistics, 
         "files": dict(sorted(files.items())),
     }  # fmt: skip
     write_file(layout.root, layout.manifest.name, seal_manifest(manifest))
-
-
-def _facts_of(path: Path) -> list[Any]:
-    content = path.read_bytes()
-    return [len(content), xxhash.xxh3_128_hexdigest(content)]
 
 
 def _write_weights(plan: Plan, layout: Layout) -> dict[str, list[Any]]:
@@ -236,7 +230,7 @@ def write_metadata(spec: RunSpec, layout: Layout) -> dict[str, list[Any]]:
         warnings.simplefilter("ignore")  # consolidated metadata is widely read, though not yet in the specification
         zarr.consolidate_metadata(layout.arrays, zarr_format=3)
     found = sorted(path for path in layout.arrays.rglob("zarr.json"))
-    return {f"{ARRAYS}/{path.relative_to(layout.arrays).as_posix()}": _facts_of(path) for path in found}
+    return {f"{ARRAYS}/{path.relative_to(layout.arrays).as_posix()}": file_facts(path) for path in found}
 
 
 class Quiet:

@@ -22,13 +22,13 @@ from .counts import Statistics
 from .exemplar_maps import gather
 from .head import Head
 from .statistics import class_auroc, class_means, exemplar_ranks, score_ranks
-from .writer import encode_file, write_file
+from .writer import adopt_file, encode_file, write_file
 
 QUANTILES = {"q001": 0.001, "q50": 0.5, "q90": 0.9, "q99": 0.99, "q995": 0.995, "q999": 0.999}
 SIDES = ("left", "top", "right", "bottom")
 CROP_COLUMNS = (
     'image_id, path, label, class_id, predicted, p_class, width, height, '
-    'CASE WHEN "left" IS NOT NULL THEN {left: "left", top: "top", right: "right", bottom: "bottom"} END AS crop'
+    'CASE WHEN "left" IS NOT NULL THEN struct_pack("left" := "left", top := top, "right" := "right", bottom := bottom) END AS crop'
 )
 CLASSES_AT_ONCE = 50  # of class tables, in memory as rows
 
@@ -88,15 +88,12 @@ def build_tables(finish: Finish) -> dict[str, list[Any]]:
         scores = _scores(finish)
         _class_rows(finish, db, scores, activations, labels, classes)
         db.execute("CHECKPOINT")
-    content = temporary.read_bytes()
-    written[finish.layout.database.name] = write_file(finish.layout.root, finish.layout.database.name, content)
-    temporary.unlink()
+    written[finish.layout.database.name] = adopt_file(temporary, finish.layout.database)
     return written
 
 
 def _count(db: duckdb.DuckDBPyConnection, table: str) -> int:
-    row = db.execute(f"SELECT count(*) FROM {table}").fetchone()
-    return int(row[0]) if row else 0
+    return int(db.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0])
 
 
 def _insert(db: duckdb.DuckDBPyConnection, table: str, columns: dict[str, Any], what: str = "*") -> None:

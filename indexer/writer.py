@@ -74,7 +74,7 @@ def seal(raw: NDArray[np.uint8], spec: ArraySpec) -> memoryview:
 
 
 def _crc(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.frombuffer(google_crc32c.value(data.data).to_bytes(4, "little"), np.uint8)
+    return np.frombuffer(google_crc32c.value(data).to_bytes(4, "little"), np.uint8)
 
 
 def encode_file(values: NDArray[Any], spec: ArraySpec) -> memoryview:
@@ -97,6 +97,24 @@ def write_file(root: Path, path: str, content: bytes | memoryview) -> list[Any]:
         os.fsync(file.fileno())
     temporary.replace(target)
     return [len(content), xxhash.xxh3_128_hexdigest(content)]
+
+
+def file_facts(path: Path) -> list[Any]:
+    """[bytes, xxh3 checksum] of a file on disk."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return [path.stat().st_size, digest.hexdigest()]
+
+
+def adopt_file(temporary: Path, target: Path) -> list[Any]:
+    """Flush a file that a library has written and give it its name. Returns [bytes, xxh3 checksum]."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    facts = file_facts(temporary)
+    temporary.replace(target)
+    return facts
 
 
 class PartWriter:
