@@ -15,8 +15,24 @@ from ..schemas.errors import UnreadableImage
 MAX_PIXELS = 178_956_970  # beyond this a small file may unpack to gigabytes
 # Raster formats that Pillow decodes by itself; none that calls another program.
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF")
-_ERRORS = (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, AttributeError, EOFError, OverflowError,
-           AssertionError, MemoryError, NotImplementedError, ZeroDivisionError, RuntimeError, struct.error, zlib.error)  # fmt: skip
+_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    EOFError,
+    OverflowError,
+    AssertionError,
+    MemoryError,
+    NotImplementedError,
+    ZeroDivisionError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
 
 
 def decode(blob: bytes) -> Image.Image:
@@ -32,7 +48,7 @@ def decode(blob: bytes) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow, about odd files; what matters is raised
         try:
-            known = [f for f in FORMATS if f in Image.OPEN or Image.init() and f in Image.OPEN]
+            known = [f for f in FORMATS if f in Image.OPEN or (Image.init() and f in Image.OPEN)]
             image = Image.open(io.BytesIO(blob), formats=known)
         except Image.DecompressionBombError:
             raise UnreadableImage(f"more than {MAX_PIXELS:,} pixels") from None

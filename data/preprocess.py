@@ -18,10 +18,15 @@ class Preprocess:
 
     def __init__(self, config: dict[str, Any]) -> None:
         transform = create_transform(
-            input_size=tuple(config["input_size"]), is_training=False, use_prefetcher=True,
-            interpolation=config["interpolation"], crop_pct=config["crop_pct"], crop_mode=config["crop_mode"],
-            mean=tuple(config["mean"]), std=tuple(config["std"]),
-        )  # fmt: skip
+            input_size=tuple(config["input_size"]),
+            is_training=False,
+            use_prefetcher=True,
+            interpolation=config["interpolation"],
+            crop_pct=config["crop_pct"],
+            crop_mode=config["crop_mode"],
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+        )
         self.resize, self.cut = transform.transforms[:2]
         _, self.height, self.width = config["input_size"]
 

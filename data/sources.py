@@ -172,7 +172,9 @@ def _tar(file: Path) -> TarSource:
                 else:
                     skipped.append(Skipped(_entry(path, 0).path, "not a regular file"))
     except tarfile.TarError as error:
-        raise SourceError(f"{file} is compressed or damaged: {error}", "Decompress it first; vitdex reads plain tars.") from error
+        raise SourceError(
+            f"{file} is compressed or damaged: {error}", "Decompress it first; vitdex reads plain tars."
+        ) from error
     names = sorted(found)
     entries = tuple(_entry(n, place[1] if (place := found[n]) else 0) for n in names)
     return TarSource(file.name, file, entries, tuple(skipped), tuple(found[n] for n in names))
@@ -226,7 +228,9 @@ def _hugging_face(where: str) -> HuggingFaceSource:
         raise
     except Exception as error:  # the hub's client raises errors of many libraries
         fact = " ".join(str(error).split())[:200]
-        raise SourceError(f"'{where}' cannot be loaded: {fact}", "Check the name, the split and the network.") from error
+        raise SourceError(
+            f"'{where}' cannot be loaded: {fact}", "Check the name, the split and the network."
+        ) from error
     columns = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
     if not columns:
         raise SourceError(f"'{where}' has no image column among {', '.join(rows.features)}", "Choose a set of images.")

@@ -53,10 +53,9 @@ def build(request: Request, progress: Progress) -> Path:
         done = ledger.begin(plan.spec)
         check_space(plan, request.out, done * part_bytes(plan.spec))
         progress.planned(plan, sum(part.images for part in plan.spec.parts[:done]))
-        started = time.monotonic()
         statistics = _fill(plan, layout, ledger, done, request.workers, progress)
         progress.finishing()
-        _finish(plan, layout, ledger, statistics, time.monotonic() - started)
+        _finish(plan, layout, ledger, statistics)
     layout.lock.unlink(missing_ok=True)
     return request.out
 
@@ -109,7 +108,7 @@ def _fill(plan: Plan, layout: Layout, ledger: Ledger, done: int, workers: int, p
     try:
         with Capture(plan.anatomy, spec, plan.head, statistics) as capture:
             for part in todo:
-                facts, buffer = [], writer.buffer()
+                started, facts, buffer = time.monotonic(), [], writer.buffer()
                 while len(facts) < part.images:
                     batch = next(batches)
                     if batch.ids:
@@ -117,7 +116,7 @@ def _fill(plan: Plan, layout: Layout, ledger: Ledger, done: int, workers: int, p
                     facts += batch.facts
                     progress.advance(len(batch.facts), part_bytes(spec) * len(batch.facts) // part.images)
                 kept = {name: maps.of_images(part.start) for name, maps in running.items()}
-                writer.submit(part, buffer, (facts, statistics.state(), kept))
+                writer.submit(part, buffer, (facts, time.monotonic() - started, statistics.state(), kept))
     finally:
         writer.close()
     return statistics
@@ -149,16 +148,16 @@ def _one_batch(capture: Capture, batch: Batch, part: Part, buffer: PartBuffer, r
 
 def _write_part(ledger: Ledger, part: Part, buffer: PartBuffer, extra: Any) -> None:
     """Files first, then the statistics, last the entry that vouches for them."""
-    facts, state, kept = extra
+    facts, seconds, state, kept = extra
     layout = ledger.layout
     files = {path: write_file(layout.root, path, content) for path, content in buffer.files(part.index).items()}
     for layer, content in kept.items():
         write_file(layout.root, str(layout.candidates(part.index, layer).relative_to(layout.root)), content)
     ledger.save_counts(part.index, state)
-    ledger.finish_part(Entry(part.index, files, facts))
+    ledger.finish_part(Entry(part.index, files, facts, round(seconds, 3)))
 
 
-def _finish(plan: Plan, layout: Layout, ledger: Ledger, statistics: Statistics, seconds: float) -> None:
+def _finish(plan: Plan, layout: Layout, ledger: Ledger, statistics: Statistics) -> None:
     """Weights, metadata, tables; last the manifest, without which there is no index."""
     spec = plan.spec
     entries = ledger.entries(len(spec.parts))
@@ -177,15 +176,23 @@ def _finish(plan: Plan, layout: Layout, ledger: Ledger, statistics: Statistics, 
     manifest = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "run": spec.to_json(),
-        "images": {"found": len(plan.source.entries) + len(plan.source.skipped), "indexed": len(images) - failed,
-                   "failed": failed, "skipped": [[s.path, s.reason] for s in plan.source.skipped],
-                   "beyond_limit": len(plan.source.entries) - spec.images},
-        "machine": {"python": platform.python_version(), "system": platform.system(), "cpu_threads": torch.get_num_threads(),
-                    "gpu": torch.cuda.get_device_name() if spec.device.startswith("cuda") else None},
-        "seconds": round(seconds, 1),
+        "images": {
+            "found": len(plan.source.entries) + len(plan.source.skipped),
+            "indexed": len(images) - failed,
+            "failed": failed,
+            "skipped": [[s.path, s.reason] for s in plan.source.skipped],
+            "beyond_limit": len(plan.source.entries) - spec.images,
+        },
+        "machine": {
+            "python": platform.python_version(),
+            "system": platform.system(),
+            "cpu_threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if spec.device.startswith("cuda") else None,
+        },
+        "seconds": round(sum(entry.seconds for entry in entries), 1),
         "notes": list(plan.notes),
         "files": dict(sorted(files.items())),
-    }  # fmt: skip
+    }
     write_file(layout.root, layout.manifest.name, seal_manifest(manifest))
 
 
@@ -221,11 +228,17 @@ def write_metadata(spec: RunSpec, layout: Layout) -> dict[str, list[Any]]:
     root = zarr.open_group(layout.arrays, mode="a", zarr_format=3, attributes={"vitdex_format": FORMAT_VERSION})
     for array in arrays(spec).values():
         root.create_array(
-            array.path, shape=array.shape, dtype=array.dtype, chunks=array.chunks, shards=array.shards,
-            compressors=[Crc32cCodec()], filters=None,
+            array.path,
+            shape=array.shape,
+            dtype=array.dtype,
+            chunks=array.chunks,
+            shards=array.shards,
+            compressors=[Crc32cCodec()],
+            filters=None,
             fill_value=float("nan") if array.dtype.startswith("float") else 0,
-            dimension_names=array.axes, attributes={"about": array.about, "vitdex_format": FORMAT_VERSION},
-        )  # fmt: skip
+            dimension_names=array.axes,
+            attributes={"about": array.about, "vitdex_format": FORMAT_VERSION},
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # consolidated metadata is widely read, though not yet in the specification
         zarr.consolidate_metadata(layout.arrays, zarr_format=3)

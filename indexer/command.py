@@ -24,7 +24,9 @@ class Bar:
         from .plan import size
 
         spec = plan.spec
-        click.echo(f"{spec.model} on {spec.device}, {spec.precision}: {spec.neurons:,} neurons in {len(spec.layers)} layers")
+        click.echo(
+            f"{spec.model} on {spec.device}, {spec.precision}: {spec.neurons:,} neurons in {len(spec.layers)} layers"
+        )
         click.echo(f"{spec.images:,} images from {spec.source}; class names: {spec.class_names}")
         for note in plan.notes:
             click.echo(f"Note: {note}")
@@ -51,19 +53,29 @@ class Bar:
 @click.option("--model", help="timm's name, or local-dir:FOLDER in timm's hub format.")
 @click.option("--images", help="A folder, a folder of class folders, a tar of either, or hf:NAME:SPLIT.")
 @click.option("--weights", type=FILE, help="A safetensors file instead of timm's hub.")
-@click.option("--head", type=FILE, help="Class embeddings (safetensors: weight [class, d]) instead of the model's head.")
+@click.option(
+    "--head", type=FILE, help="Class embeddings (safetensors: weight [class, d]) instead of the model's head."
+)
 @click.option("--class-names", type=FILE, help="One name a line, in the head's order.")
-@click.option("--maps", type=click.Choice(["uint8", "float16", "exemplars", "none"]), default="uint8", show_default=True)
+@click.option(
+    "--maps", type=click.Choice(["uint8", "float16", "exemplars", "none"]), default="uint8", show_default=True
+)
 @click.option("--layer", "layers", type=click.Choice(["fc1", "fc2"]), multiple=True, default=["fc1"], show_default=True)
 @click.option("--device", help="cpu, cuda, cuda:1, mps. The best there is by default.")
-@click.option("--precision", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
-@click.option("--img-size", nargs=2, type=click.IntRange(1), metavar="H W", help="Input size other than the model's own.")
+@click.option(
+    "--precision", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True
+)
+@click.option(
+    "--img-size", nargs=2, type=click.IntRange(1), metavar="H W", help="Input size other than the model's own."
+)
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--workers", type=click.IntRange(0), help="Processes that decode images.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first N images.")
 @click.option("--no-inputs", is_flag=True, help="Leave the images' pixels out, to publish an index.")
 @click.option("--overwrite", is_flag=True, help="Replace what stands at OUT.")
-def index_command(out: Path, sample: bool, model: str | None, images: str | None, no_inputs: bool, **choices: Any) -> None:
+def index_command(
+    out: Path, sample: bool, model: str | None, images: str | None, no_inputs: bool, **choices: Any
+) -> None:
     """Read images once with a ViT and leave an index at OUT.
 
     Stopped at any point, the same command goes on behind the last finished part.

@@ -30,7 +30,9 @@ COUNTED_VALUES = 800_000  # enough for a standard error of 1.1e-4 of rank at 0.9
 
 _MAGNITUDES = np.ldexp(1 + np.arange(HALF) % STEPS / STEPS, np.arange(HALF) // STEPS + LOWEST)
 _MAGNITUDES[0] = 0.0
-EDGES: NDArray[np.float64] = np.concatenate([[-np.ldexp(1.0, 18)], -_MAGNITUDES[:0:-1], _MAGNITUDES, [np.ldexp(1.0, 18)]])
+EDGES: NDArray[np.float64] = np.concatenate(
+    [[-np.ldexp(1.0, 18)], -_MAGNITUDES[:0:-1], _MAGNITUDES, [np.ldexp(1.0, 18)]]
+)
 
 
 def counted_patches(images: int, patches: int) -> int:
@@ -81,7 +83,9 @@ class Statistics:
         flat = torch.bincount((bin_of(values) + offsets).view(-1), minlength=units * BINS)
         self.counts[layer] += flat.view(units, BINS).int()
         self.total[layer] += values.sum(1, dtype=torch.float64 if values.device.type != "mps" else None).cpu().numpy()
-        self.square[layer] += values.square().sum(1, dtype=torch.float64 if values.device.type != "mps" else None).cpu().numpy()
+        self.square[layer] += (
+            values.square().sum(1, dtype=torch.float64 if values.device.type != "mps" else None).cpu().numpy()
+        )
         if self.tail:
             both = torch.cat([self.largest[layer], values], 1)
             self.largest[layer] = both.topk(self.tail, 1).values

@@ -51,12 +51,14 @@ class RunningMaps:
         """The kept maps of images from `start` on, as a safetensors file: image, unit, codes."""
         ids = key_ids(self.keys)
         unit, slot = torch.nonzero((ids >= start) & (self.keys != _NO_KEY), as_tuple=True)
-        return save({
-            "image": ids[unit, slot].cpu().numpy().astype(np.int32),
-            "unit": unit.cpu().numpy().astype(np.int32),
-            "key": self.keys[unit, slot].cpu().numpy(),
-            "codes": self.codes[unit, slot].cpu().numpy(),
-        })  # fmt: skip
+        return save(
+            {
+                "image": ids[unit, slot].cpu().numpy().astype(np.int32),
+                "unit": unit.cpu().numpy().astype(np.int32),
+                "key": self.keys[unit, slot].cpu().numpy(),
+                "codes": self.codes[unit, slot].cpu().numpy(),
+            }
+        )
 
     def load(self, files: Iterable[Path]) -> None:
         """Take up where earlier parts ended."""
@@ -65,7 +67,10 @@ class RunningMaps:
             for unit, key, codes in zip(saved["unit"], saved["key"], saved["codes"], strict=True):
                 least, slot = self.keys[unit].min(0)
                 if key > least:
-                    self.keys[unit, slot], self.codes[unit, slot] = int(key), torch.from_numpy(codes).to(self.codes.device)
+                    self.keys[unit, slot], self.codes[unit, slot] = (
+                        int(key),
+                        torch.from_numpy(codes).to(self.codes.device),
+                    )
 
 
 def gather(files: Iterable[Path], top: NDArray[np.int64], images: int) -> NDArray[np.uint8]:

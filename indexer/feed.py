@@ -60,7 +60,9 @@ def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def feed(source: Source, config: dict[str, Any], parts: Sequence[Part], batch_size: int, workers: int) -> Iterator[Batch]:
+def feed(
+    source: Source, config: dict[str, Any], parts: Sequence[Part], batch_size: int, workers: int
+) -> Iterator[Batch]:
     """Batches of the given parts, in order."""
     batches = [
         list(range(start, min(start + batch_size, part.stop)))
@@ -68,7 +70,11 @@ def feed(source: Source, config: dict[str, Any], parts: Sequence[Part], batch_si
         for start in range(part.start, part.stop, batch_size)
     ]
     loader: DataLoader[Any] = DataLoader(
-        _Images(source, config), batch_sampler=batches, num_workers=workers, collate_fn=_collate,
-        worker_init_fn=_start_worker, pin_memory=torch.cuda.is_available(),
-    )  # fmt: skip
+        _Images(source, config),
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=_start_worker,
+        pin_memory=torch.cuda.is_available(),
+    )
     yield from loader

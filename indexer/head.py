@@ -52,8 +52,10 @@ def find_head(anatomy: Anatomy, file: Path | None) -> Head:
             shift = weight @ own.bias.float()
             bias = shift if bias is None else bias + shift
         return Head(weight @ own.weight.float(), bias, True, file.name, digest, names)
-    raise ModelError(f"the head in {file.name} reads {width} features, the model gives {anatomy.features}",
-                     "Give rows of the model's own feature width.")  # fmt: skip
+    raise ModelError(
+        f"the head in {file.name} reads {width} features, the model gives {anatomy.features}",
+        "Give rows of the model's own feature width.",
+    )
 
 
 def read_head(file: Path) -> tuple[Tensor, Tensor | None, ClassNames | None]:
@@ -62,21 +64,29 @@ def read_head(file: Path) -> tuple[Tensor, Tensor | None, ClassNames | None]:
         with safe_open(file, "pt") as tensors:
             keys, metadata = set(tensors.keys()), tensors.metadata() or {}
             if "weight" not in keys:
-                raise ModelError(f"{file.name} holds no tensor 'weight'", "A head is weight [class, d], maybe bias [class].")
+                raise ModelError(
+                    f"{file.name} holds no tensor 'weight'", "A head is weight [class, d], maybe bias [class]."
+                )
             weight = tensors.get_tensor("weight").float()
             bias = tensors.get_tensor("bias").float() if "bias" in keys else None
     except FileNotFoundError as error:
         raise ModelError(f"no head at {file}", "Give a safetensors file.") from error
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{file} is not a safetensors file", "Save the head with safetensors.torch.save_file.") from error
+        raise ModelError(
+            f"{file} is not a safetensors file", "Save the head with safetensors.torch.save_file."
+        ) from error
     if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]) or not torch.isfinite(weight).all():
-        raise ModelError(f"the head in {file.name} is not a finite matrix", "A head is weight [class, d], maybe bias [class].")
+        raise ModelError(
+            f"the head in {file.name} is not a finite matrix", "A head is weight [class, d], maybe bias [class]."
+        )
     names = None
     if "classes" in metadata:
         try:
             found = tuple(str(n) for n in json.loads(metadata["classes"]))
         except ValueError as error:
-            raise ModelError(f"the class names in {file.name} are not a JSON list", "Write a JSON list of names.") from error
+            raise ModelError(
+                f"the class names in {file.name} are not a JSON list", "Write a JSON list of names."
+            ) from error
         if len(found) != len(weight):
             raise ModelError(f"{file.name} names {len(found)} classes for {len(weight)} rows", "Name every row.")
         names = ClassNames(found, None, file.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ class Entry:
     part: int
     files: dict[str, list[Any]]
     images: list[dict[str, Any]]  # one an image: path, label, width, height, crop, or reason
+    seconds: float  # from the part's first image to its last
 
 
 class Ledger:
@@ -43,8 +44,10 @@ class Ledger:
             except (ValueError, KeyError, TypeError) as error:
                 raise BadIndex(f"{self.layout.run} is damaged", "Remove the folder and start again.") from error
             if different := spec.differences(there):
-                raise BadIndex(f"{self.layout.root} holds an unfinished index of another run ({'; '.join(different)})",
-                               "Repeat that run's command, or give --overwrite.")  # fmt: skip
+                raise BadIndex(
+                    f"{self.layout.root} holds an unfinished index of another run ({'; '.join(different)})",
+                    "Repeat that run's command, or give --overwrite.",
+                )
         else:
             self.layout.parts.mkdir(parents=True, exist_ok=True)
             write_file(self.layout.root, "parts/run.json", json.dumps(spec.to_json(), indent=1).encode())
@@ -65,11 +68,13 @@ class Ledger:
         try:
             state: dict[str, NDArray[np.generic]] = load(Zstd().decode(self.layout.counts(part).read_bytes()))
         except (OSError, RuntimeError, ValueError) as error:
-            raise BadIndex(f"{self.layout.counts(part)} is missing or damaged", "Start again with --overwrite.") from error
+            raise BadIndex(
+                f"{self.layout.counts(part)} is missing or damaged", "Start again with --overwrite."
+            ) from error
         return state
 
     def finish_part(self, entry: Entry) -> None:
-        content = json.dumps({"part": entry.part, "files": entry.files, "images": entry.images}, indent=1)
+        content = json.dumps(asdict(entry), indent=1)
         write_file(self.layout.root, str(self.layout.entry(entry.part).relative_to(self.layout.root)), content.encode())
         if entry.part:
             self.layout.counts(entry.part - 1).unlink(missing_ok=True)

@@ -92,18 +92,35 @@ def make_plan(request: Request) -> Plan:
     labels = sorted({e.label for e in source.entries if e.label is not None})
     names, notes = class_names(request, loaded, head, labels)
     spec = RunSpec(
-        model=loaded.name, model_args=loaded.model_args, weights_sha256=loaded.sha256,
-        head=head.origin, head_sha256=head.sha256, class_names=names.origin if names else "none",
-        preprocessing=loaded.preprocessing, activation=type(anatomy.layers[0].act).__name__,
-        layers=layer_specs(anatomy, request.layers), grid=anatomy.grid, prefix=anatomy.prefix, cls=anatomy.cls,
-        features=anatomy.features, classes=len(head.weight) if head.weight is not None else 0,
+        model=loaded.name,
+        model_args=loaded.model_args,
+        weights_sha256=loaded.sha256,
+        head=head.origin,
+        head_sha256=head.sha256,
+        class_names=names.origin if names else "none",
+        preprocessing=loaded.preprocessing,
+        activation=type(anatomy.layers[0].act).__name__,
+        layers=layer_specs(anatomy, request.layers),
+        grid=anatomy.grid,
+        prefix=anatomy.prefix,
+        cls=anatomy.cls,
+        features=anatomy.features,
+        classes=len(head.weight) if head.weight is not None else 0,
         readout=anatomy.readout.kind if head.weight is not None else "none: the model has no head",
-        precision=request.precision, tf32=torch.backends.cuda.matmul.allow_tf32, compiled=False, device=device,
-        maps=request.maps, inputs=request.inputs, source=source.name, images=count,
-        images_sha256=list_hash(source.entries[:count]), batch_size=min(request.batch_size, count), part_images=count,
+        precision=request.precision,
+        tf32=torch.backends.cuda.matmul.allow_tf32,
+        compiled=False,
+        device=device,
+        maps=request.maps,
+        inputs=request.inputs,
+        source=source.name,
+        images=count,
+        images_sha256=list_hash(source.entries[:count]),
+        batch_size=min(request.batch_size, count),
+        part_images=count,
         counted_patches=counted_patches(count, anatomy.grid[0] * anatomy.grid[1]),
         versions={name: version(name) for name in VERSIONS},
-    )  # fmt: skip
+    )
     spec = replace(spec, part_images=min(request.part_images or fitting_part_images(spec), count))
     anatomy.model.to(device)
     return Plan(spec, source, anatomy, head, names, tuple(notes))
@@ -144,8 +161,10 @@ def class_names(request: Request, loaded: Loaded, head: Head, labels: list[str])
         except (OSError, UnicodeDecodeError) as error:
             raise ModelError(f"no readable class names in {request.class_names}", "Give one name a line.") from error
         if rows and len(lines) != rows:
-            raise ModelError(f"{request.class_names.name} names {len(lines)} classes, the head has {rows}",
-                             "Give one name a line, in the head's order.")  # fmt: skip
+            raise ModelError(
+                f"{request.class_names.name} names {len(lines)} classes, the head has {rows}",
+                "Give one name a line, in the head's order.",
+            )
         return ClassNames(tuple(lines), None, request.class_names.name), []
     own = head.names or (loaded.class_names if head.origin == "model" else None)
     if own:
@@ -168,7 +187,9 @@ def check_space(plan: Plan, out: Path, already: int) -> None:
     free = shutil.disk_usage(place).free
     needed = plan.index_bytes - already
     if needed > free:
-        smaller = {m: replace(plan, spec=replace(plan.spec, maps=m)).index_bytes for m in ("uint8", "exemplars", "none")}
+        smaller = {
+            m: replace(plan, spec=replace(plan.spec, maps=m)).index_bytes for m in ("uint8", "exemplars", "none")
+        }
         fitting = [f"--maps {m} ({size(b)})" for m, b in smaller.items() if b < min(free, plan.index_bytes)]
         remedy = f"Choose {' or '.join(fitting)}." if fitting else "Choose another disk or fewer images (--limit)."
         raise BadIndex(f"the index needs {size(needed)} and {size(free)} are free", remedy)

@@ -27,7 +27,7 @@ from .writer import adopt_file, encode_file, write_file
 QUANTILES = {"q001": 0.001, "q50": 0.5, "q90": 0.9, "q99": 0.99, "q995": 0.995, "q999": 0.999}
 SIDES = ("left", "top", "right", "bottom")
 CROP_COLUMNS = (
-    'image_id, path, label, class_id, predicted, p_class, width, height, '
+    "image_id, path, label, class_id, predicted, p_class, width, height, "
     'CASE WHEN "left" IS NOT NULL THEN struct_pack("left" := "left", top := top, "right" := "right", bottom := bottom) END AS crop'
 )
 CLASSES_AT_ONCE = 50  # of class tables, in memory as rows
@@ -116,21 +116,33 @@ def _images_and_classes(finish: Finish, db: duckdb.DuckDBPyConnection) -> NDArra
         offset = _logit_offset(finish)
         db.executemany(
             "INSERT INTO classes VALUES (?, ?, ?, ?)",
-            [(i, names.wnids[i] if names.wnids else None, n, None if offset is None else float(offset[i]))
-             for i, n in enumerate(names.names)],
-        )  # fmt: skip
+            [
+                (i, names.wnids[i] if names.wnids else None, n, None if offset is None else float(offset[i]))
+                for i, n in enumerate(names.names)
+            ],
+        )
     class_of = match_labels({r["label"] for r in records}, names)
     labels = np.array([class_of.get(r["label"], -1) for r in records], np.int64)
     predicted, p_class = _predictions(finish, labels)
-    _insert(db, "images", {
-        "image_id": range(len(records)), "path": [r["path"] for r in records],
-        "label": pd.array([r["label"] for r in records], "object"),
-        "class_id": pd.array([c if c >= 0 else None for c in labels.tolist()], "Int64"),
-        "predicted": pd.array(predicted, "Int64"), "p_class": pd.array(p_class, "Float64"),
-        "width": pd.array([r.get("width") for r in records], "Int64"),
-        "height": pd.array([r.get("height") for r in records], "Int64"),
-        **{side: pd.array([r["crop"][i] if "crop" in r else None for r in records], "Float64") for i, side in enumerate(SIDES)},
-    }, CROP_COLUMNS)  # fmt: skip
+    _insert(
+        db,
+        "images",
+        {
+            "image_id": range(len(records)),
+            "path": [r["path"] for r in records],
+            "label": pd.array([r["label"] for r in records], "object"),
+            "class_id": pd.array([c if c >= 0 else None for c in labels.tolist()], "Int64"),
+            "predicted": pd.array(predicted, "Int64"),
+            "p_class": pd.array(p_class, "Float64"),
+            "width": pd.array([r.get("width") for r in records], "Int64"),
+            "height": pd.array([r.get("height") for r in records], "Int64"),
+            **{
+                side: pd.array([r["crop"][i] if "crop" in r else None for r in records], "Float64")
+                for i, side in enumerate(SIDES)
+            },
+        },
+        CROP_COLUMNS,
+    )
     failed = [(r["path"], r["reason"]) for r in records if "reason" in r]
     if failed:
         db.executemany("INSERT INTO failures VALUES (?, ?)", failed)
@@ -181,15 +193,25 @@ def _neurons(finish: Finish, db: duckdb.DuckDBPyConnection, layer: LayerSpec, by
         column: finish.read(f"{layer.name}/{leaf}")[valid].mean(0, dtype=np.float64).astype(np.float32)
         for column, leaf in (("pre_mean", "mean"), ("post_mean", "post_mean"))
     }
-    _insert(db, "neurons", {
-        "layer": [layer.name] * layer.units, "unit": np.arange(layer.units), **means,
-        "pre_std": statistics.deviation(layer.name), "positive_share": statistics.positive_share(layer.name),
-        **{name: quantiles[:, i] for i, name in enumerate(QUANTILES)},
-        "value_norm": norm, "dead": np.maximum(by_neuron[:, valid].max(1), prefix) <= 0,
-    })  # fmt: skip
+    _insert(
+        db,
+        "neurons",
+        {
+            "layer": [layer.name] * layer.units,
+            "unit": np.arange(layer.units),
+            **means,
+            "pre_std": statistics.deviation(layer.name),
+            "positive_share": statistics.positive_share(layer.name),
+            **{name: quantiles[:, i] for i, name in enumerate(QUANTILES)},
+            "value_norm": norm,
+            "dead": np.maximum(by_neuron[:, valid].max(1), prefix) <= 0,
+        },
+    )
 
 
-def _exemplars(finish: Finish, db: duckdb.DuckDBPyConnection, layer: LayerSpec, by_neuron: NDArray[np.float32]) -> dict[str, list[Any]]:
+def _exemplars(
+    finish: Finish, db: duckdb.DuckDBPyConnection, layer: LayerSpec, by_neuron: NDArray[np.float32]
+) -> dict[str, list[Any]]:
     sides = {(side, "patch"): ids for side, ids in exemplar_ranks(by_neuron, finish.valid).items()}
     if finish.spec.cls:
         cls = np.ascontiguousarray(finish.read(f"{layer.name}/cls").T)
@@ -199,11 +221,21 @@ def _exemplars(finish: Finish, db: duckdb.DuckDBPyConnection, layer: LayerSpec, 
     for (side, token), ids in sides.items():
         pre = (cls if token == "cls" else by_neuron)[units, ids]
         patch = pd.array(patches[ids, units].ravel().astype("uint16")) if token == "patch" else None
-        _insert(db, "exemplars", {
-            "layer": layer.name, "unit": np.repeat(units, ids.shape[1]), "side": side, "token": token,
-            "rank": np.tile(np.arange(1, ids.shape[1] + 1), layer.units), "image_id": ids.ravel(),
-            "patch": patch, "pre": pre.ravel(), "post": finish.act(layer, np.ascontiguousarray(pre)).ravel(),
-        })  # fmt: skip
+        _insert(
+            db,
+            "exemplars",
+            {
+                "layer": layer.name,
+                "unit": np.repeat(units, ids.shape[1]),
+                "side": side,
+                "token": token,
+                "rank": np.tile(np.arange(1, ids.shape[1] + 1), layer.units),
+                "image_id": ids.ravel(),
+                "patch": patch,
+                "pre": pre.ravel(),
+                "post": finish.act(layer, np.ascontiguousarray(pre)).ravel(),
+            },
+        )
     if finish.spec.maps != "exemplars":
         return {}
     spec = finish.arrays[f"{layer.name}/exemplar_map"]
@@ -222,7 +254,11 @@ def _class_statistics(
     if not has.any():
         return {}
     ids = labels[has]
-    mean_of = {"mean_max": by_neuron.T, "mean": finish.read(f"{layer.name}/mean"), "post_mean": finish.read(f"{layer.name}/post_mean")}
+    mean_of = {
+        "mean_max": by_neuron.T,
+        "mean": finish.read(f"{layer.name}/mean"),
+        "post_mean": finish.read(f"{layer.name}/post_mean"),
+    }
     if finish.spec.cls:
         mean_of["cls_post_mean"] = finish.act(layer, finish.read(f"{layer.name}/cls"))
     if f"{layer.name}/read" in finish.arrays:
@@ -271,27 +307,36 @@ def _class_rows(
     every = list(finish.spec.layers)
     hidden = [a for a in every if a.kind == "hidden"]
     if scores:
-        rank_in_unit = np.concatenate([score_ranks(np.ascontiguousarray(block.T)).T for block in
-                                       np.array_split(scores["score"], max(1, len(hidden)))])  # fmt: skip
+        rank_in_unit = np.concatenate(
+            [
+                score_ranks(np.ascontiguousarray(block.T)).T
+                for block in np.array_split(scores["score"], max(1, len(hidden)))
+            ]
+        )
         for first in range(0, classes, CLASSES_AT_ONCE):
             here = slice(first, min(first + CLASSES_AT_ONCE, classes))
             columns = {name: value[:, here] for name, value in scores.items()}
             columns["rank_in_class"] = score_ranks(columns["score"])
-            columns["rank_in_layer"] = np.concatenate([score_ranks(s) for s in np.split(columns["score"], _splits(hidden))])
+            columns["rank_in_layer"] = np.concatenate(
+                [score_ranks(s) for s in np.split(columns["score"], _splits(hidden))]
+            )
             columns["rank_in_unit"] = rank_in_unit[:, here]
             _insert(db, "class_scores", _rows(hidden, here, {k: v.T for k, v in columns.items()}))
     n = np.bincount(labels[labels >= 0], minlength=classes)
     if any(activations.values()):
-        wanted = [c for c in ("mean_max", "mean", "post_mean", "cls_post_mean", "contribution", "auroc")
-                  if any(c in a for a in activations.values())]  # fmt: skip
+        wanted = [
+            c
+            for c in ("mean_max", "mean", "post_mean", "cls_post_mean", "contribution", "auroc")
+            if any(c in a for a in activations.values())
+        ]
         for first in range(0, classes, CLASSES_AT_ONCE):
             here = slice(first, min(first + CLASSES_AT_ONCE, classes))
             stacked = {
-                c: np.concatenate([
-                    activations[a.name].get(c, np.full((classes, a.units), np.nan))[here] for a in every
-                ], axis=1).astype(np.float32)
+                c: np.concatenate(
+                    [activations[a.name].get(c, np.full((classes, a.units), np.nan))[here] for a in every], axis=1
+                ).astype(np.float32)
                 for c in wanted
-            }  # fmt: skip
+            }
             width = sum(a.units for a in every)
             stacked["n"] = np.repeat(n[here, None], width, axis=1)
             _insert(db, "class_activations", _rows(every, here, stacked))

@@ -47,9 +47,7 @@ class PartBuffer:
 
     def files(self, part: int) -> dict[str, memoryview]:
         """Path and content of each file, with checksums and shard indices filled in."""
-        return {
-            a.file(part, *[0] * (len(a.shape) - 1)): seal(self._raw[path], a) for path, a in self.specs.items()
-        }
+        return {a.file(part, *[0] * (len(a.shape) - 1)): seal(self._raw[path], a) for path, a in self.specs.items()}
 
 
 def _chunks(raw: NDArray[np.uint8], spec: ArraySpec) -> NDArray[Any]:

@@ -44,8 +44,10 @@ def info(out: Path, tables: bool) -> None:
     """What an index holds, how it was made, what failed."""
     with Index(out) as index:
         if tables:
-            shown = index.sql("SELECT table_name AS 'table', string_agg(column_name, ', ' ORDER BY column_index) AS columns "
-                              "FROM duckdb_columns() WHERE database_name = 'vitdex_index' GROUP BY table_name ORDER BY table_name")  # fmt: skip
+            shown = index.sql(
+                "SELECT table_name AS 'table', string_agg(column_name, ', ' ORDER BY column_index) AS columns "
+                "FROM duckdb_columns() WHERE database_name = 'vitdex_index' GROUP BY table_name ORDER BY table_name"
+            )
             for name, columns in shown.itertuples(index=False):
                 click.echo(f"{name}: {columns}")
             return
@@ -58,14 +60,14 @@ def info(out: Path, tables: bool) -> None:
             "layers": f"{len(spec.layers)} ({spec.layers[0].name} ... {spec.layers[-1].name}), {spec.neurons:,} neurons",
             "patches": f"{spec.grid[0]} x {spec.grid[1]}, {spec.prefix} tokens before them",
             "images": f"{images['indexed']:,} indexed, {images['failed']} failed, {len(images['skipped'])} skipped, "
-                      f"{images['found']:,} found in {spec.source}",
+            f"{images['found']:,} found in {spec.source}",
             "classes": f"{spec.classes} ({spec.class_names})",
             "head": f"{spec.head}; reads {spec.readout}",
             "maps": spec.maps,
             "made": f"{made['created']} on {spec.device} in {spec.precision}, {seconds:.0f} s{rate}",
             "size": f"{size / 1e6:,.1f} MB in {len(made['files'])} files",
             "versions": ", ".join(f"{name} {number}" for name, number in spec.versions.items()),
-        }  # fmt: skip
+        }
         for name, value in lines.items():
             click.echo(f"{name:9} {value}")
         for path, reason in index.sql("FROM failures LIMIT 20").itertuples(index=False):

@@ -1,9 +1,9 @@
 """A finished index, to be asked. Light: no torch, no timm.
 
-    with Index("imagenet.vitdex") as index:
-        index.sql("FROM key_neurons WHERE class = 'goldfish' LIMIT 10")   # pandas.DataFrame
-        index.map("blocks.11.mlp.fc1", 2014, image_id=17)                 # float32 [rows, columns]
-        index.exemplars("blocks.11.mlp.fc1", 2014, k=15)                  # pandas.DataFrame
+with Index("imagenet.vitdex") as index:
+    index.sql("FROM key_neurons WHERE class = 'goldfish' LIMIT 10")   # pandas.DataFrame
+    index.map("blocks.11.mlp.fc1", 2014, image_id=17)                 # float32 [rows, columns]
+    index.exemplars("blocks.11.mlp.fc1", 2014, k=15)                  # pandas.DataFrame
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ class Index:
     def __enter__(self) -> Index:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -106,8 +108,10 @@ class Index:
         kept = self.exemplars(layer, unit, k=self.spec.images)
         found = kept.loc[kept.image_id == image_id, "rank"]
         if found.empty:
-            raise QueryError(f"this index stores maps of a neuron's top {len(kept)} images, and {image_id} is not among them",
-                             "Index again with --maps uint8 for all.")  # fmt: skip
+            raise QueryError(
+                f"this index stores maps of a neuron's top {len(kept)} images, and {image_id} is not among them",
+                "Index again with --maps uint8 for all.",
+            )
         return self._cells(f"{layer}/exemplar_map", unit, int(found.iloc[0]) - 1)
 
     def _cells(self, path: str, *position: int) -> NDArray[Any]:

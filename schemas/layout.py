@@ -138,9 +138,14 @@ def _root_arrays(spec: RunSpec) -> Iterator[ArraySpec]:
     yield rows("valid", "", (), "bool", "false where the image could not be read; its rows hold NaN or 0")
     if spec.inputs:
         yield ArraySpec(
-            "inputs", ("image", "y", "x", "channel"), (n, height, width, 3), "uint8",
-            (1, height, width, 3), (part, height, width, 3), "the pixels the model saw, before normalisation",
-        )  # fmt: skip
+            "inputs",
+            ("image", "y", "x", "channel"),
+            (n, height, width, 3),
+            "uint8",
+            (1, height, width, 3),
+            (part, height, width, 3),
+            "the pixels the model saw, before normalisation",
+        )
     yield rows("features", "feature", (spec.features,), "float16", "what the head read")
     yield rows("sigma", "", (), "float32", "standard deviation of the final norm on what the head reads")
     if spec.classes:
@@ -150,8 +155,12 @@ def _root_arrays(spec: RunSpec) -> Iterator[ArraySpec]:
         layers, units, width_ = len(hidden), hidden[0], spec.features
         yield whole("value_vectors", "layer neuron feature", (layers, units, width_), "rows of W_out as stored")
         if spec.readout in READOUTS:
-            yield whole("folded_vectors", "layer neuron feature", (layers, units, width_),
-                        "value vectors with all gains folded in: folded score = head @ vector")  # fmt: skip
+            yield whole(
+                "folded_vectors",
+                "layer neuron feature",
+                (layers, units, width_),
+                "value vectors with all gains folded in: folded score = head @ vector",
+            )
             yield whole("folded_biases", "layer feature", (layers, width_), "fc2's bias, folded likewise")
 
 
@@ -169,16 +178,26 @@ def _one_layer(spec: RunSpec, name: str, units: int, hidden: bool) -> Iterator[A
     if spec.maps in ("uint8", "float16"):
         chunk = units_per_chunk(units, part * patches * np.dtype(spec.maps).itemsize)
         yield ArraySpec(
-            f"{name}/map", ("image", "neuron", "patch"), (n, units, patches), spec.maps,
-            (part, chunk, patches), (part, units, patches), MAP_ABOUT[spec.maps],
-        )  # fmt: skip
+            f"{name}/map",
+            ("image", "neuron", "patch"),
+            (n, units, patches),
+            spec.maps,
+            (part, chunk, patches),
+            (part, units, patches),
+            MAP_ABOUT[spec.maps],
+        )
     if spec.maps == "exemplars":
         kept = min(EXEMPLARS, n)
         chunk = units_per_chunk(units, kept * patches)
         yield ArraySpec(
-            f"{name}/exemplar_map", ("neuron", "rank", "patch"), (units, kept, patches), "uint8",
-            (chunk, kept, patches), (units, kept, patches), "maps of the top exemplars, coded like map",
-        )  # fmt: skip
+            f"{name}/exemplar_map",
+            ("neuron", "rank", "patch"),
+            (units, kept, patches),
+            "uint8",
+            (chunk, kept, patches),
+            (units, kept, patches),
+            "maps of the top exemplars, coded like map",
+        )
     yield rows("max", "float32", "largest patch")
     yield rows("min", "float32", "smallest patch")
     yield rows("mean", "float32", "mean over the patches")
@@ -188,17 +207,34 @@ def _one_layer(spec: RunSpec, name: str, units: int, hidden: bool) -> Iterator[A
         yield rows("cls", "float32", "value on the CLS token")
     if hidden and spec.readout in READOUTS:
         yield rows("read", "float32", "activation as the head reads it: contribution = folded score * read")
-        yield ArraySpec(f"{name}/scale", ("image",), (n,), "float32", (part,), None,
-                        "what a constant activation of 1 reads: share of fc2's bias = folded bias score * scale")  # fmt: skip
+        yield ArraySpec(
+            f"{name}/scale",
+            ("image",),
+            (n,),
+            "float32",
+            (part,),
+            None,
+            "what a constant activation of 1 reads: share of fc2's bias = folded bias score * scale",
+        )
     yield ArraySpec(
-        f"{name}/token_top", ("image", "token", "top"), (n, spec.tokens, TOKEN_TOP), "uint16",
-        (part, spec.tokens, TOKEN_TOP), None, "the largest neurons of every token, in descending order",
-    )  # fmt: skip
+        f"{name}/token_top",
+        ("image", "token", "top"),
+        (n, spec.tokens, TOKEN_TOP),
+        "uint16",
+        (part, spec.tokens, TOKEN_TOP),
+        None,
+        "the largest neurons of every token, in descending order",
+    )
     chunk = units_per_chunk(units, 4 * n)
     yield ArraySpec(
-        f"{name}/max_by_neuron", ("neuron", "image"), (units, n), "float32",
-        (chunk, n), (units, n), "max, the other way round",
-    )  # fmt: skip
+        f"{name}/max_by_neuron",
+        ("neuron", "image"),
+        (units, n),
+        "float32",
+        (chunk, n),
+        (units, n),
+        "max, the other way round",
+    )
 
 
 MAP_ABOUT = {

@@ -51,8 +51,11 @@ class Loaded:
 
 
 def load_model(
-    name: str, weights: str | Path | None = None, img_size: tuple[int, int] | None = None, model_args: dict[str, Any] | None = None
-) -> Loaded:  # fmt: skip
+    name: str,
+    weights: str | Path | None = None,
+    img_size: tuple[int, int] | None = None,
+    model_args: dict[str, Any] | None = None,
+) -> Loaded:
     """Load `name` as timm spells it. Raises ModelError in one line for every way in which that can fail."""
     args = dict(model_args or {})
     config: dict[str, Any] = {}
@@ -69,7 +72,12 @@ def load_model(
     else:
         shapes = read_shapes(Path(weights))
         args, classes = _fit(name, args, shapes)
-        overlay = {**config.get("pretrained_cfg", {}), "file": str(weights), "custom_load": False, "num_classes": classes}
+        overlay = {
+            **config.get("pretrained_cfg", {}),
+            "file": str(weights),
+            "custom_load": False,
+            "num_classes": classes,
+        }
         model = _create(name, {**args, "num_classes": classes}, overlay)
     model = model.eval().float().requires_grad_(False)
     if _in_channels(model) != 3:
@@ -114,8 +122,10 @@ def _create(name: str, args: dict[str, Any], overlay: dict[str, Any]) -> nn.Modu
             raise ModelError(f"the weights do not fit '{name}': {fact}", remedy) from error
         raise ModelError(f"'{name}' cannot be made: {fact}", "Give --weights FILE.") from error
     except Exception as error:  # the hub's client raises errors of many libraries
-        raise ModelError(f"no weights for '{name}' from timm's hub: {type(error).__name__}",
-                         "Check the network, or give --weights FILE (safetensors).") from error  # fmt: skip
+        raise ModelError(
+            f"no weights for '{name}' from timm's hub: {type(error).__name__}",
+            "Check the network, or give --weights FILE (safetensors).",
+        ) from error
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -150,7 +160,13 @@ def _fit(name: str, args: dict[str, Any], shapes: dict[str, tuple[int, ...]]) ->
             raise ModelError(f"'{name}' does not take these settings: {error}", "Leave out --img-size.") from error
     position, embed = getattr(plain, "pos_embed", None), getattr(plain, "patch_embed", None)
     stored = shapes.get("pos_embed")
-    if "img_size" in args or stored is None or not isinstance(position, Tensor) or position.ndim != 3 or len(stored) != 3:
+    if (
+        "img_size" in args
+        or stored is None
+        or not isinstance(position, Tensor)
+        or position.ndim != 3
+        or len(stored) != 3
+    ):
         return args, classes
     patches = stored[1] - (position.shape[1] - embed.num_patches)  # type: ignore[union-attr,operator]
     if patches == embed.num_patches:  # type: ignore[union-attr]

@@ -35,8 +35,10 @@ def read_manifest(layout: Layout) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise BadIndex(f"{root} is not a vitdex index", "Make one with 'vitdex index'.")
     if content.get("format_version") != FORMAT_VERSION:
-        raise BadIndex(f"{root} has format {content.get('format_version')}, this vitdex reads {FORMAT_VERSION}",
-                       "Install the vitdex that made it, or a newer one.")  # fmt: skip
+        raise BadIndex(
+            f"{root} has format {content.get('format_version')}, this vitdex reads {FORMAT_VERSION}",
+            "Install the vitdex that made it, or a newer one.",
+        )
     claimed = content.pop("sha256", None)
     if claimed != _digest(content):
         raise BadIndex(f"the manifest of {root} is damaged", "Make the index again.")

@@ -189,8 +189,10 @@ def _probe(model: nn.Module, candidates: list[tuple[str, int]], input_size: tupl
     try:
         probe.output = model(noise)
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-        raise ModelError(f"a probe image of {input_size[0]}x{input_size[1]} does not run through the model: {error}",
-                         "See --img-size.") from error  # fmt: skip
+        raise ModelError(
+            f"a probe image of {input_size[0]}x{input_size[1]} does not run through the model: {error}",
+            "See --img-size.",
+        ) from error
     finally:
         for hook in hooks:
             hook.remove()
@@ -211,8 +213,10 @@ def _tokens(model: nn.Module, probe: _Probe, candidates: list[tuple[str, int]]) 
     for name, _ in candidates:
         shape = tuple(probe.fc1[name].shape)
         if shape != expected:
-            raise ModelError(f"'{name}' gives {list(shape)}, not [image, {expected[1]} tokens, {expected[2]} units]",
-                             "vitdex reads ViTs whose blocks all have the same tokens and width.")  # fmt: skip
+            raise ModelError(
+                f"'{name}' gives {list(shape)}, not [image, {expected[1]} tokens, {expected[2]} units]",
+                "vitdex reads ViTs whose blocks all have the same tokens and width.",
+            )
     if expected[1] > 65535 or expected[2] > 65535:
         raise ModelError(f"'{candidates[0][0]}' has more than 65,535 tokens or units", "Choose a smaller --img-size.")
     return grid, prefix
@@ -223,11 +227,15 @@ def _layer(model: nn.Module, name: str, block: int, probe: _Probe) -> MlpLayer:
     parent = model.get_submodule(name.removesuffix(".mlp.fc1"))
     activated = mlp.act(probe.fc1[name].clone())
     if activated.shape != probe.fc2_in[name].shape:
-        raise ModelError(f"'{name}' has {activated.shape[-1]} units but its fc2 reads {probe.fc2_in[name].shape[-1]}",
-                         "Gated MLPs (SwiGLU and its like) have no key-value neurons.")  # fmt: skip
+        raise ModelError(
+            f"'{name}' has {activated.shape[-1]} units but its fc2 reads {probe.fc2_in[name].shape[-1]}",
+            "Gated MLPs (SwiGLU and its like) have no key-value neurons.",
+        )
     if not _close(activated, probe.fc2_in[name]):
-        raise ModelError(f"something stands between '{name}', its nonlinearity and fc2 (a norm, a gate)",
-                         "The key-value picture does not hold for such an MLP.")  # fmt: skip
+        raise ModelError(
+            f"something stands between '{name}', its nonlinearity and fc2 (a norm, a gate)",
+            "The key-value picture does not hold for such an MLP.",
+        )
     gain = _gain(parent, mlp.fc2.out_features)
     norm_module = getattr(parent, "norm2", None)
     norm = _norm(norm_module) if norm_module is not None else None
@@ -243,8 +251,10 @@ def _layer(model: nn.Module, name: str, block: int, probe: _Probe) -> MlpLayer:
         if _close(change, expected):
             kept = norm_module if post_norm else None
             return MlpLayer(name, block, mlp.fc1, mlp.act, mlp.fc2, gain, post_norm, kept)
-    raise ModelError(f"what '{name}' writes does not reach the stream by a known gain or norm",
-                     "Its value vectors cannot be read off the weights.")  # fmt: skip
+    raise ModelError(
+        f"what '{name}' writes does not reach the stream by a known gain or norm",
+        "Its value vectors cannot be read off the weights.",
+    )
 
 
 class _shifted:
