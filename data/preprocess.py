@@ -1,4 +1,4 @@
-"""An image as the model sees it, and where in the image that is. Imports timm: only code that runs a model imports it."""
+"""An image as the model sees it, and where in the image that is. Imports timm: only for code that runs a model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Preprocess:
         _, self.height, self.width = config["input_size"]
 
     def __call__(self, image: Image.Image) -> tuple[NDArray[np.uint8], list[float]]:
-        """Pixels uint8 [y, x, channel] and the crop: left, top, right, bottom of what they show, in the image's pixels."""
+        """Pixels uint8 [y, x, channel] and what they show: left, top, right, bottom in the image's own pixels."""
         resized = self.resize(image)
         pixels = np.asarray(self.cut(resized))
         left, top = round((resized.width - self.width) / 2), round((resized.height - self.height) / 2)

@@ -1,23 +1,34 @@
-"""Where images come from: a folder, a tar, a Hugging Face data set. Every source lists its files once, in fixed order."""
+"""Where images come from: folders, tars and Hugging Face data sets, all as one list of files to read.
+
+A source lists everything once. Whatever it finds is either an entry, which may still turn out to be no image
+when it is decoded, or skipped with a reason, so that indexed + failed + skipped = found.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-import re
-import stat
 import tarfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from stat import S_ISDIR, S_ISREG
+from typing import IO, Any, Protocol
 
 from ..schemas.errors import SourceError, UnreadableImage
+
+KINDS = "Give a folder of images, an uncompressed tar, or hf:NAME:SPLIT"
+COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file: its path below the root, its class folder (None in a flat folder), its bytes."""
+    """One file: its name below the root with '/' between folders, its class folder, its bytes when listed.
+
+    Bytes of a name that are not UTF-8 are written as backslash escapes. `label` is None outside class folders.
+    """
 
     path: str
     label: str | None
@@ -26,225 +37,218 @@ class Entry:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that is no entry, and why."""
+    """What was found but is not listed, and why."""
 
     path: str
     reason: str
 
 
 class Source(Protocol):
-    """Images in a fixed order: the position in `entries` is the image_id. `name` holds no folder above the root."""
+    """A fixed list of files. It pickles, holds no open file when pickled, and survives a fork."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The last component of what the user pointed at."""
+
     @property
-    def entries(self) -> tuple[Entry, ...]: ...
+    def entries(self) -> tuple[Entry, ...]:
+        """Sorted by path, by code point: the position is the image_id for ever."""
+
     @property
     def skipped(self) -> tuple[Skipped, ...]: ...
-    def read(self, i: int) -> bytes: ...
+
+    def read(self, i: int) -> bytes:
+        """The encoded bytes of entry `i`. Raises UnreadableImage where they cannot be had."""
 
 
 def open_source(where: str) -> Source:
-    """A folder of class folders, a flat folder, a tar of either, 'hf:NAME[@CONFIG]:SPLIT', or a data set saved to disk.
+    """List the images at `where`: a folder, a tar, 'hf:NAME[@CONFIG]:SPLIT' or a folder of `save_to_disk`.
 
-    Raises SourceError where nothing can be listed.
+    Raises SourceError where there is nothing that can be listed.
     """
     if where.startswith("hf:"):
-        return _hugging_face(where)
+        return _open_hub(where)
     path = Path(where)
-    if not path.exists():
-        raise SourceError(f"there are no images at {where}", "Check --images.")
-    if path.is_dir():
-        if (path / "state.json").is_file() and (path / "dataset_info.json").is_file():
-            return _hugging_face(where)
-        source: Source = _folder(path)
-    elif tarfile.is_tarfile(path):
-        source = _tar(path)
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise SourceError(f"{where!r} does not exist", "Check the path") from None
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{where!r} cannot be read: {_why(error)}", "Check the path and its permissions") from None
+    source: Source
+    if S_ISREG(mode):
+        source = _open_tar(path)
+    elif not S_ISDIR(mode):
+        raise SourceError(f"{where!r} is neither a folder nor a file", KINDS)
+    elif (path / "dataset_dict.json").is_file():
+        raise SourceError(f"{where!r} holds several splits of a data set", "Point at the folder of one of them")
+    elif (path / "dataset_info.json").is_file() and (path / "state.json").is_file():
+        source = _open_saved(path)
     else:
-        raise SourceError(f"{where} is neither a folder nor a tar", "Give a folder of images, or a tar of one.")
+        source = _open_folder(path)
     if not source.entries:
-        raise SourceError(f"no files in {where}", "Give a folder with images in it.")
+        first = f" except {source.skipped[0].path!r} ({source.skipped[0].reason})" if source.skipped else ""
+        raise SourceError(f"{where!r} holds no files{first}", KINDS)
     return source
 
 
 def list_hash(entries: Iterable[Entry]) -> str:
-    """sha256 over path, label and size of every entry, in order."""
+    """SHA-256, in hex, of the paths, labels and sizes in their order: one JSON array on a line for each."""
     digest = hashlib.sha256()
     for entry in entries:
-        digest.update(repr((entry.path, entry.label, entry.size)).encode())
+        digest.update(json.dumps([entry.path, entry.label, entry.size]).encode() + b"\n")
     return digest.hexdigest()
 
 
-def _entry(path: str, size: int) -> Entry:
-    shown = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    folder, slash, _ = shown.partition("/")
-    return Entry(shown, folder if slash else None, size)
+# Names
 
 
-def _hidden(path: str) -> bool:
-    return any(part.startswith(".") for part in path.split("/"))
+def _recorded(name: str) -> str:
+    """A name as Python decoded it from bytes, as text that any file can hold."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return name
+
+
+def _label(path: str) -> str | None:
+    folder, slash, _ = path.partition("/")
+    return folder if slash else None
+
+
+def _hidden(name: str) -> bool:
+    return "/." in f"/{name}"
+
+
+def _shown(path: Path) -> str:
+    own = path.name not in ("", "..")
+    return _recorded(path.name if own else path.resolve().name)
+
+
+def _why(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+
+
+# Folders
 
 
 @dataclass(frozen=True)
-class FolderSource:
-    """Files below a folder."""
-
+class _Folder:
     name: str
-    root: Path
     entries: tuple[Entry, ...]
     skipped: tuple[Skipped, ...]
-    names: tuple[str, ...]  # as the file system spells them
+    root: str
+    files: tuple[str, ...]  # names that open, where `entries` has names that can be recorded
 
     def read(self, i: int) -> bytes:
-        return (self.root / self.names[i]).read_bytes()
+        return _read_file(f"{self.root}/{self.files[i]}")
 
 
-def _folder(root: Path) -> FolderSource:
+def _read_file(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        raise UnreadableImage(f"the file cannot be read: {_why(error)}") from None
+
+
+def _open_folder(path: Path) -> _Folder:
+    root = str(path.resolve())
+    entries: list[Entry] = []
+    files: list[str] = []
     skipped: list[Skipped] = []
-    found = sorted(_walk(root, "", (os.path.realpath(root),), skipped))
-    entries = tuple(_entry(name, size) for name, size in found)
-    skipped.sort(key=lambda s: s.path)
-    return FolderSource(root.resolve().name, root, entries, tuple(skipped), tuple(name for name, _ in found))
+    for recorded, name, size in sorted((_recorded(name), name, size) for name, size in _walk(root)):
+        if isinstance(size, str):
+            skipped.append(Skipped(recorded, size))
+        elif _hidden(name):
+            skipped.append(Skipped(recorded, "hidden"))
+        elif entries and entries[-1].path == recorded:
+            skipped.append(Skipped(recorded, "its name, not UTF-8, is recorded like that of another file"))
+        else:
+            entries.append(Entry(recorded, _label(recorded), size))
+            files.append(name)
+    return _Folder(_shown(path), tuple(entries), tuple(skipped), root, tuple(files))
 
 
-def _walk(root: Path, below: str, above: tuple[str, ...], skipped: list[Skipped]) -> Iterator[tuple[str, int]]:
-    """Regular files below a folder, links followed; `above` are the folders we are in, to break cycles."""
+def _walk(root: str) -> Iterator[tuple[str, int | str]]:
+    """(name, bytes) of every file below `root`, links followed, or (name, reason) of what is no file."""
+    folders: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    while folders:
+        prefix, above = folders.pop()
+        try:
+            status = Path(root, prefix).stat()
+            here = (status.st_dev, status.st_ino)
+            if here in above:
+                yield prefix[:-1], "a link back to a folder that it lies in"
+                continue
+            with os.scandir(f"{root}/{prefix}") as found:
+                for item in found:
+                    kind = _look(item)
+                    if kind is None:
+                        folders.append((f"{prefix}{item.name}/", above | {here}))
+                    else:
+                        yield prefix + item.name, kind
+        except OSError as error:
+            yield prefix[:-1], f"the folder cannot be listed: {_why(error)}"
+
+
+def _look(item: os.DirEntry[str]) -> int | str | None:
+    """The bytes of a file, None for a folder, or why it is neither. Nothing is opened: a fifo would block."""
     try:
-        with os.scandir(root / below) as found:
-            items = sorted(found, key=lambda item: item.name)
+        status = item.stat()
     except OSError as error:
-        skipped.append(Skipped(_entry(below, 0).path, error.strerror or "unreadable folder"))
-        return
-    for item in items:
-        path = f"{below}/{item.name}" if below else item.name
-        shown = _entry(path, 0).path
-        try:
-            status = item.stat()
-        except OSError:
-            skipped.append(Skipped(shown, "a link to nothing"))
-            continue
-        if stat.S_ISDIR(status.st_mode):
-            real = os.path.realpath(item.path)
-            if real in above:
-                skipped.append(Skipped(shown, "a link to a folder above it"))
-            else:
-                yield from _walk(root, path, (*above, real), skipped)
-        elif _hidden(path):
-            skipped.append(Skipped(shown, "hidden"))
-        elif stat.S_ISREG(status.st_mode):
-            yield path, status.st_size
-        else:
-            skipped.append(Skipped(shown, "not a regular file"))
+        return f"a dangling link: {_why(error)}" if item.is_symlink() else f"cannot be read: {_why(error)}"
+    if S_ISREG(status.st_mode):
+        return status.st_size
+    return None if S_ISDIR(status.st_mode) else "neither a file nor a folder"
 
 
-@dataclass(frozen=True)
-class TarSource:
-    """Members of an uncompressed tar, read by their place in it."""
+# Tars
 
-    name: str
-    file: Path
-    entries: tuple[Entry, ...]
-    skipped: tuple[Skipped, ...]
-    places: tuple[tuple[int, int] | None, ...]
+
+class _Tar:
+    """Members are read by their offset, so that any process can read any of them at any time."""
+
+    def __init__(self, path: Path, entries: list[Entry], skipped: list[Skipped], spans: list[int | str]) -> None:
+        self.name = _shown(path)
+        self.entries = tuple(entries)
+        self.skipped = tuple(skipped)
+        self._path = path.resolve()
+        self._spans = spans  # where the bytes begin, or why there are none
+
+    @cached_property
+    def _file(self) -> IO[bytes]:
+        return self._path.open("rb", buffering=0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_file"}
 
     def read(self, i: int) -> bytes:
-        place = self.places[i]
-        if place is None:
-            raise UnreadableImage("a link to nothing")
-        with self.file.open("rb") as file:
-            file.seek(place[0])
-            return file.read(place[1])
-
-
-def _tar(file: Path) -> TarSource:
-    try:
-        with tarfile.open(file, "r:") as archive:
-            members = archive.getmembers()
-            found, skipped = {}, []
-            for member in members:
-                path = "/".join(part for part in member.name.split("/") if part not in ("", ".", ".."))
-                if member.isdir():
-                    continue
-                if _hidden(path):
-                    skipped.append(Skipped(_entry(path, 0).path, "hidden"))
-                elif member.isreg() or member.issym() or member.islnk():
-                    found[path] = _place(archive, member)
-                else:
-                    skipped.append(Skipped(_entry(path, 0).path, "not a regular file"))
-    except tarfile.TarError as error:
-        raise SourceError(
-            f"{file} is compressed or damaged: {error}", "Decompress it first; vitdex reads plain tars."
-        ) from error
-    names = sorted(found)
-    entries = tuple(_entry(n, place[1] if (place := found[n]) else 0) for n in names)
-    return TarSource(file.name, file, entries, tuple(skipped), tuple(found[n] for n in names))
-
-
-def _place(archive: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[int, int] | None:
-    for _ in range(8):  # links to links
-        if member.isreg():
-            return member.offset_data, member.size
-        target = member.linkname
-        if member.issym():
-            target = os.path.normpath(os.path.join(os.path.dirname(member.name), target))  # noqa: PTH118, PTH120
+        start, size = self._spans[i], self.entries[i].size
+        if isinstance(start, str):
+            raise UnreadableImage(start)
         try:
-            member = archive.getmember(target)
-        except KeyError:
-            return None
-    return None
+            # pread leaves the position alone, which forked processes share.
+            blob = os.pread(self._file.fileno(), size, start)
+        except OSError as error:
+            raise UnreadableImage(f"the tar cannot be read: {_why(error)}") from None
+        if len(blob) < size:
+            raise UnreadableImage("the tar is shorter than when it was listed")
+        return blob
 
 
-@dataclass(frozen=True)
-class HuggingFaceSource:
-    """Rows of a data set, in its own order: the path begins with the row's number."""
-
-    name: str
-    entries: tuple[Entry, ...]
-    rows: Any = field(repr=False)
-    column: str = "image"
-    skipped: tuple[Skipped, ...] = ()
-
-    def read(self, i: int) -> bytes:
-        image = self.rows[i][self.column]
-        if image is None:
-            raise UnreadableImage("no image in this row")
-        return image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
-
-
-def _hugging_face(where: str) -> HuggingFaceSource:
-    try:
-        import datasets
-    except ImportError as error:
-        raise SourceError("Hugging Face data sets need the package 'datasets'", 'pip install "vitdex[hf]"') from error
-    try:
-        if where.startswith("hf:"):
-            match = re.fullmatch(r"hf:([^@:]+)(?:@([^:]+))?:(.+)", where)
-            if not match:
-                raise SourceError(f"'{where}' names no split", "Write hf:NAME:SPLIT.")
-            rows = datasets.load_dataset(match[1], match[2], split=match[3])
+def _open_tar(path: Path) -> _Tar:
+    members: dict[str, tarfile.TarInfo] = {}
+    skipped: list[Skipped] = []
+    for member in _members(path):
+        name = _inside(member.name)
+        if not (member.isreg() or member.issym() or member.islnk()):
+            skipped.append(Skipped(_recorded(name), "neither a file nor a folder"))
+        elif _hidden(name):
+            skipped.append(Skipped(_recorded(name), "hidden"))
+            members[f"\0{name}"] = member
         else:
-            rows = datasets.load_from_disk(where)
-    except SourceError:
-        raise
-    except Exception as error:  # the hub's client raises errors of many libraries
-        fact = " ".join(str(error).split())[:200]
-        raise SourceError(
-            f"'{where}' cannot be loaded: {fact}", "Check the name, the split and the network."
-        ) from error
-    columns = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
-    if not columns:
-        raise SourceError(f"'{where}' has no image column among {', '.join(rows.features)}", "Choose a set of images.")
-    rows = rows.cast_column(columns[0], datasets.Image(decode=False))
-    return HuggingFaceSource(where.rsplit("/", 1)[-1], tuple(_hf_entries(datasets, rows, columns[0])), rows, columns[0])
-
-
-def _hf_entries(datasets: Any, rows: Any, column: str) -> Iterator[Entry]:
-    labels = next((n for n, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)), None)
-    names = rows.features[labels].int2str if labels else None
-    width = len(str(max(len(rows) - 1, 0)))
-    for i, row in enumerate(rows):
-        image = row[column] or {}
-        label = row[labels] if labels else None
-        blob = image.get("bytes")
-        stem = Path(image.get("path") or "image").name
-        yield Entry(f"{i:0{width}}-{stem}", None if label is None or label < 0 else names(label), len(blob or b""))
+            if name in members:
+                skipped.append(Skipped(_recorded(name), "a later member of the tar has the same name"))
+            members[name] = member
+    return _Tar(path, *_lay_out(members), skipped)

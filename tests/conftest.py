@@ -1,0 +1,61 @@
+"""One index of the packaged sample, and an independent reading of the same model by plain forward hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
+from vitdex.indexer.build import Quiet, build
+from vitdex.indexer.plan import sample_request
+from vitdex.query import Index
+
+SAMPLE = Path(str(files("vitdex.data").joinpath("sample")))
+
+
+@pytest.fixture(scope="session")
+def sample_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole sample, in parts small enough that there are several."""
+    out = tmp_path_factory.mktemp("sample") / "sample.vitdex"
+    return build(sample_request(out, part_images=100, device="cpu"), Quiet())
+
+
+@pytest.fixture
+def sample(sample_path: Path) -> Iterator[Index]:
+    with Index(sample_path) as index:
+        yield index
+
+
+@dataclass
+class Reference:
+    """fc1 outputs [image, token, neuron] of every layer, CLS first, and logits: float32, straight from timm."""
+
+    model: torch.nn.Module
+    paths: list[str]
+    fc1: dict[str, NDArray[np.float32]]
+    logits: NDArray[np.float32]
+
+
+@pytest.fixture(scope="session")
+def reference() -> Reference:
+    model = timm.create_model(f"local-dir:{SAMPLE / 'model'}", pretrained=True).eval()
+    transform = create_transform(**resolve_model_data_config(model), is_training=False)
+    paths = sorted(p.relative_to(SAMPLE / "images").as_posix() for p in (SAMPLE / "images").rglob("*.jpg"))
+    kept: dict[str, list[torch.Tensor]] = {f"blocks.{i}.mlp.fc1": [] for i in range(len(model.blocks))}
+    for name, outputs in kept.items():
+        model.get_submodule(name).register_forward_hook(lambda m, a, out, outputs=outputs: outputs.append(out))
+    logits = []
+    with torch.inference_mode():
+        for first in range(0, len(paths), 40):
+            opened = [Image.open(SAMPLE / "images" / p).convert("RGB") for p in paths[first : first + 40]]
+            logits.append(model(torch.stack([transform(image) for image in opened])))
+    fc1 = {name: torch.cat(outputs).numpy() for name, outputs in kept.items()}
+    return Reference(model, paths, fc1, torch.cat(logits).numpy())
