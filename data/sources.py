@@ -130,6 +130,26 @@ def _why(error: Exception) -> str:
     return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
 
 
+def _sorted(
+    found: Iterable[tuple[str, int | str]],
+) -> tuple[tuple[Entry, ...], tuple[Skipped, ...], tuple[str, ...]]:
+    """Entries, what is skipped and the entries' own names, from (name, bytes) or (name, reason to skip)."""
+    entries: list[Entry] = []
+    skipped: list[Skipped] = []
+    names: list[str] = []
+    for path, name, size in sorted(((_recorded(n), n, size) for n, size in found), key=lambda item: item[:2]):
+        if isinstance(size, str):
+            skipped.append(Skipped(path, size))
+        elif _hidden(name):
+            skipped.append(Skipped(path, "hidden"))
+        elif entries and entries[-1].path == path:
+            skipped.append(Skipped(path, "its name is not UTF-8 and would be recorded like another file's"))
+        else:
+            entries.append(Entry(path, _label(path), size))
+            names.append(name)
+    return tuple(entries), tuple(skipped), tuple(names)
+
+
 # Folders
 
 
@@ -138,8 +158,8 @@ class _Folder:
     name: str
     entries: tuple[Entry, ...]
     skipped: tuple[Skipped, ...]
-    root: str
     files: tuple[str, ...]  # names that open, where `entries` has names that can be recorded
+    root: str
 
     def read(self, i: int) -> bytes:
         return _read_file(f"{self.root}/{self.files[i]}")
@@ -154,20 +174,7 @@ def _read_file(path: str) -> bytes:
 
 def _open_folder(path: Path) -> _Folder:
     root = str(path.resolve())
-    entries: list[Entry] = []
-    files: list[str] = []
-    skipped: list[Skipped] = []
-    for recorded, name, size in sorted((_recorded(name), name, size) for name, size in _walk(root)):
-        if isinstance(size, str):
-            skipped.append(Skipped(recorded, size))
-        elif _hidden(name):
-            skipped.append(Skipped(recorded, "hidden"))
-        elif entries and entries[-1].path == recorded:
-            skipped.append(Skipped(recorded, "its name, not UTF-8, is recorded like that of another file"))
-        else:
-            entries.append(Entry(recorded, _label(recorded), size))
-            files.append(name)
-    return _Folder(_shown(path), tuple(entries), tuple(skipped), root, tuple(files))
+    return _Folder(_shown(path), *_sorted(_walk(root)), root)
 
 
 def _walk(root: str) -> Iterator[tuple[str, int | str]]:
@@ -206,29 +213,29 @@ def _look(item: os.DirEntry[str]) -> int | str | None:
 # Tars
 
 
+@dataclass(frozen=True)
 class _Tar:
     """Members are read by their offset, so that any process can read any of them at any time."""
 
-    def __init__(self, path: Path, entries: list[Entry], skipped: list[Skipped], spans: list[int | str]) -> None:
-        self.name = _shown(path)
-        self.entries = tuple(entries)
-        self.skipped = tuple(skipped)
-        self._path = path.resolve()
-        self._spans = spans  # where the bytes begin, or why there are none
+    name: str
+    entries: tuple[Entry, ...]
+    skipped: tuple[Skipped, ...]
+    starts: tuple[int | str, ...]  # where an entry's bytes begin, or why there are none
+    path: Path
 
     @cached_property
     def _file(self) -> IO[bytes]:
-        return self._path.open("rb", buffering=0)
+        return self.path.open("rb", buffering=0)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_file"}
+        return {name: value for name, value in vars(self).items() if name != "_file"}
 
     def read(self, i: int) -> bytes:
-        start, size = self._spans[i], self.entries[i].size
+        start, size = self.starts[i], self.entries[i].size
         if isinstance(start, str):
             raise UnreadableImage(start)
         try:
-            # pread leaves the position alone, which forked processes share.
+            # pread leaves the file's position alone, which a fork shares.
             blob = os.pread(self._file.fileno(), size, start)
         except OSError as error:
             raise UnreadableImage(f"the tar cannot be read: {_why(error)}") from None
@@ -239,16 +246,153 @@ class _Tar:
 
 def _open_tar(path: Path) -> _Tar:
     members: dict[str, tarfile.TarInfo] = {}
-    skipped: list[Skipped] = []
+    found: list[tuple[str, int | str]] = []
     for member in _members(path):
         name = _inside(member.name)
         if not (member.isreg() or member.issym() or member.islnk()):
-            skipped.append(Skipped(_recorded(name), "neither a file nor a folder"))
-        elif _hidden(name):
-            skipped.append(Skipped(_recorded(name), "hidden"))
-            members[f"\0{name}"] = member
-        else:
-            if name in members:
-                skipped.append(Skipped(_recorded(name), "a later member of the tar has the same name"))
-            members[name] = member
-    return _Tar(path, *_lay_out(members), skipped)
+            found.append((name, "neither a file nor a folder"))
+            continue
+        if name in members:
+            found.append((name, "a later member of the tar has the same name"))
+        members[name] = member
+    targets = {name: _follow(members, name) for name in members}
+    found += [(name, target.size if target else 0) for name, target in targets.items()]
+    entries, skipped, names = _sorted(found)
+    return _Tar(_shown(path), entries, skipped, tuple(_start(targets[name]) for name in names), path.resolve())
+
+
+def _members(path: Path) -> list[tarfile.TarInfo]:
+    """All members but folders. Raises SourceError where the file is not one whole uncompressed tar."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+            for magic, kind in COMPRESSED.items():
+                if head.startswith(magic):
+                    fact = f"{str(path)!r} is compressed ({kind}), so its files cannot be read one by one"
+                    raise SourceError(fact, "Decompress it first")
+            try:
+                archive = tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape")
+            except tarfile.TarError:
+                raise SourceError(f"{str(path)!r} is a file, but not a tar", KINDS) from None
+            with archive:
+                members = archive.getmembers()
+                # tarfile takes a broken header for the end, and the files behind it would be lost unseen.
+                file.seek(archive.offset)
+                if any(file.read(tarfile.BLOCKSIZE)):
+                    raise tarfile.ReadError(f"bad header at byte {archive.offset}")
+    except (OSError, tarfile.TarError) as error:
+        raise SourceError(f"the tar {str(path)!r} cannot be listed: {_why(error)}", "Copy or make it again") from None
+    return [member for member in members if not member.isdir()]
+
+
+def _inside(name: str) -> str:
+    """A member's name without what would lead out of the root."""
+    return "/".join(part for part in name.split("/") if part not in ("", ".", "..")) or "_"
+
+
+def _follow(members: dict[str, tarfile.TarInfo], name: str) -> tarfile.TarInfo | None:
+    """The member that holds the bytes, or None where links lead nowhere or in a circle."""
+    passed = set()
+    while (member := members.get(name)) and not member.isreg():
+        if name in passed:
+            return None
+        passed.add(name)
+        near = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname))
+        name = near if member.issym() else _inside(member.linkname)
+    return member
+
+
+def _start(target: tarfile.TarInfo | None) -> int | str:
+    if target is None:
+        return "a link to no file of the tar"
+    return "a sparse member of a tar, which is not supported" if target.issparse() else target.offset_data
+
+
+# Hugging Face
+
+
+@dataclass(frozen=True)
+class _HuggingFace:
+    name: str
+    entries: tuple[Entry, ...]
+    skipped: tuple[Skipped, ...]
+    images: Any  # a datasets.Dataset of one column, not decoded
+
+    def read(self, i: int) -> bytes:
+        (image,) = self.images[i].values()
+        if image is None:
+            raise UnreadableImage("the row holds no image")
+        blob: bytes | None = image["bytes"]
+        return _read_file(image["path"]) if blob is None else blob
+
+
+def _open_hub(where: str) -> _HuggingFace:
+    dataset, _, split = where.removeprefix("hf:").partition(":")
+    name, _, config = dataset.partition("@")
+    if not (name and split):
+        raise SourceError(f"{where!r} names no split", "Write hf:NAME:SPLIT or hf:NAME@CONFIG:SPLIT")
+    datasets = _datasets()
+    try:
+        rows = datasets.load_dataset(name, config or None, split=split)
+    except Exception as error:  # of many libraries: the hub's, the network's, the file formats'
+        raise SourceError(f"{where!r} cannot be loaded: {_line(error)}", "Check name, split and network") from None
+    shown = Path(name).name if Path(name).exists() else name
+    return _rows(where, f"hf:{shown}{dataset.removeprefix(name)}:{split}", rows)
+
+
+def _open_saved(path: Path) -> _HuggingFace:
+    datasets = _datasets()
+    try:
+        rows = datasets.load_from_disk(str(path))
+    except Exception as error:
+        raise SourceError(f"the data set {str(path)!r} cannot be loaded: {_line(error)}", "Save it again") from None
+    return _rows(str(path), _shown(path), rows)
+
+
+def _datasets() -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise SourceError("Hugging Face data sets need an extra", 'pip install "vitdex[hf]"') from None
+    return datasets
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _rows(where: str, name: str, rows: Any) -> _HuggingFace:
+    datasets = _datasets()
+    column = next((c for c, kind in rows.features.items() if isinstance(kind, datasets.Image)), None)
+    if column is None:
+        raise SourceError(f"{where!r} has no column of images, only {', '.join(rows.features)}", "Cast one to Image")
+    label = next((c for c, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)), None)
+    images = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    labels = rows.select_columns([label])[label] if label else [None] * len(rows)
+    classes = rows.features[label].names if label else []
+    digits = max(6, len(str(len(rows))))
+    entries = []
+    for i, ((stored, size), k) in enumerate(zip(_stored(images), labels, strict=True)):
+        path = f"{i:0{digits}d}" + (f"-{stored}" if stored else "")
+        # -1 stands for an unknown class in test splits.
+        entries.append(Entry(path, classes[k] if k is not None and k >= 0 else None, size))
+    return _HuggingFace(name, tuple(entries), (), images)
+
+
+def _stored(images: Any) -> Iterator[tuple[str, int]]:
+    """(file name or '', bytes) of every row, from Arrow's offsets: no image is copied."""
+    import pyarrow.compute as arrow
+
+    for batch in images.with_format("arrow").iter(1000):
+        sizes = arrow.binary_length(arrow.struct_field(batch.column(0), "bytes")).to_pylist()
+        paths = arrow.struct_field(batch.column(0), "path").to_pylist()
+        for size, path in zip(sizes, paths, strict=True):
+            yield posixpath.basename(path or ""), _size_there(path) if size is None else size
+
+
+def _size_there(path: str | None) -> int:
+    """The bytes of a file that a row only points to; 0 where there is none, which shows when it is read."""
+    try:
+        return Path(path).stat().st_size if path else 0
+    except OSError:
+        return 0

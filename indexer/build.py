@@ -1,4 +1,4 @@
-"""Make an index: plan, fill part by part, finish. Killed at any point, the same command goes on behind the last part."""
+"""Make an index: plan, fill part by part, finish. Killed at any point, the same command goes on where it was."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ def layer_specs(anatomy: Anatomy, kinds: tuple[str, ...]) -> tuple[LayerSpec, ..
 
 
 def class_names(request: Request, loaded: Loaded, head: Head, labels: list[str]) -> tuple[ClassNames | None, list[str]]:
-    """Names for the head's rows: a file's, the head's, the model's own; else the folders by sorted position, said aloud."""
+    """Names for the head's rows: a file's, the head's, the model's own; else the sorted folders, said aloud."""
     rows = len(head.weight) if head.weight is not None else 0
     if request.class_names:
         try:

@@ -28,7 +28,8 @@ QUANTILES = {"q001": 0.001, "q50": 0.5, "q90": 0.9, "q99": 0.99, "q995": 0.995, 
 SIDES = ("left", "top", "right", "bottom")
 CROP_COLUMNS = (
     "image_id, path, label, class_id, predicted, p_class, width, height, "
-    'CASE WHEN "left" IS NOT NULL THEN struct_pack("left" := "left", top := top, "right" := "right", bottom := bottom) END AS crop'
+    'CASE WHEN "left" IS NOT NULL '
+    'THEN struct_pack("left" := "left", top := top, "right" := "right", bottom := bottom) END AS crop'
 )
 CLASSES_AT_ONCE = 50  # of class tables, in memory as rows
 
@@ -104,7 +105,7 @@ def _insert(db: duckdb.DuckDBPyConnection, table: str, columns: dict[str, Any], 
 
 
 def _images_and_classes(finish: Finish, db: duckdb.DuckDBPyConnection) -> NDArray[np.int64]:
-    """Fill layers, classes, images, failures. Returns each image's class, -1 where there is none or it is unreadable."""
+    """Fill layers, classes, images, failures. Returns each image's class, -1 for none or an unreadable image."""
     spec, records = finish.spec, finish.images
     rows, columns = spec.grid
     db.executemany(

@@ -1,4 +1,4 @@
-"""The command line. Errors that vitdex raises become one line and exit status 2; `--debug` shows where they come from."""
+"""The command line. Errors become one line and exit status 2; `--debug` shows where they come from."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def info(out: Path, tables: bool) -> None:
         rate = f", {images['indexed'] / seconds:.1f} images/s" if seconds else ""
         lines = {
             "model": f"{spec.model}, weights {spec.weights_sha256[:12]}",
-            "layers": f"{len(spec.layers)} ({spec.layers[0].name} ... {spec.layers[-1].name}), {spec.neurons:,} neurons",
+            "layers": f"{len(spec.layers)}, {spec.layers[0].name} ... {spec.layers[-1].name}; {spec.neurons:,} neurons",
             "patches": f"{spec.grid[0]} x {spec.grid[1]}, {spec.prefix} tokens before them",
             "images": f"{images['indexed']:,} indexed, {images['failed']} failed, {len(images['skipped'])} skipped, "
             f"{images['found']:,} found in {spec.source}",
@@ -112,3 +112,10 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
+    except OSError as error:  # a full or failing disk, a folder without permission
+        if "--debug" in sys.argv:
+            raise
+        click.echo(
+            f"Error: {error.strerror or error}: {error.filename or 'writing failed'}. Mend it and repeat.", err=True
+        )
+        sys.exit(2)

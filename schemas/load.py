@@ -31,7 +31,7 @@ CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 @dataclass(frozen=True)
 class ClassNames:
-    """Names of the head's classes in row order; `wnids` where they are WordNet's. `origin` says where they come from."""
+    """Names of the head's classes in row order, WordNet ids where they are known, and where they come from."""
 
     names: tuple[str, ...]
     wnids: tuple[str, ...] | None

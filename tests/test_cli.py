@@ -1,0 +1,99 @@
+"""Wrong use: one line with the remedy, exit status 2, no traceback. And SQL that may only read."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import SAMPLE
+
+from vitdex.query import Index
+from vitdex.schemas.errors import QueryError
+
+MODEL = f"local-dir:{SAMPLE / 'model'}"
+
+
+def vitdex(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from vitdex.query.cli import main; main()", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["info", "nowhere"], "Error: there is no index at nowhere. Make one with 'vitdex index'."),
+        (["index", "x", "--model", "vit_bas_patch16_224", "--images", "."], "Did you mean vit_base_patch16_224"),
+        (["index", "x", "--model", MODEL, "--images", "nowhere"], "nowhere"),
+        (["index", "x", "--model", MODEL, "--images", "empty"], "empty"),
+        (["index", "x", "--model", MODEL, "--weights", "a.pt", "--images", "pics"], "a.pt is not a safetensors file"),
+        (["index", "x", "--sample", "--device", "nonsense"], "no device 'nonsense' on this machine"),
+    ],
+)
+def test_wrong_use_is_one_line(words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "pics").mkdir()
+    (tmp_path / "pics" / "a.jpg").write_bytes(b"x")
+    (tmp_path / "a.pt").write_bytes(b"\x80\x04pickled")
+    result = vitdex(*words)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_sql_as_table_csv_and_json(sample_path: Path) -> None:
+    query = "SELECT class_id, class FROM classes ORDER BY class_id LIMIT 2"
+    assert vitdex("sql", sample_path, query, "--csv").stdout == "class_id,class\n0,bird\n1,building\n"
+    assert json.loads(vitdex("sql", sample_path, query, "--json").stdout)[1] == {"class_id": 1, "class": "building"}
+    assert "building" in vitdex("sql", sample_path, query).stdout
+    wrong = vitdex("sql", sample_path, "SELEC 1")
+    assert wrong.returncode == 2
+    assert "syntax error" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE mine (x INT)",
+        "DELETE FROM images",
+        "UPDATE images SET path = 'x'",
+        "DROP TABLE images",
+        "INSERT INTO failures VALUES ('a', 'b')",
+        "COPY images TO 'out.csv'",
+        "EXPORT DATABASE 'out'",
+        "FROM read_csv('/etc/passwd')",
+        "FROM read_text('/etc/passwd')",
+        "FROM glob('/*')",
+        "ATTACH 'other.duckdb'",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "SET enable_external_access = true",
+        "SET memory_limit = '100GB'",
+        "FROM local_frame",
+    ],
+)
+def test_sql_can_only_read(sample_path: Path, statement: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pandas as pd
+
+    local_frame = pd.DataFrame({"x": [1]})
+    monkeypatch.chdir(tmp_path)
+    before = (sample_path / "index.duckdb").read_bytes()
+    with Index(sample_path) as index, pytest.raises(QueryError):
+        index.sql(statement)
+    assert (sample_path / "index.duckdb").read_bytes() == before
+    assert list(tmp_path.iterdir()) == []
+    assert len(local_frame) == 1
+
+
+def test_unknown_names_get_the_nearest(sample: Index) -> None:
+    with pytest.raises(QueryError, match=r"no layer 'block.3.mlp.fc1'. Did you mean blocks.3.mlp.fc1"):
+        sample.map("block.3.mlp.fc1", 0, 0)
+    with pytest.raises(QueryError, match=r"no unit 768 in blocks.3.mlp.fc1. Its units count from 0 to 767"):
+        sample.exemplars("blocks.3.mlp.fc1", 768)
+    with pytest.raises(QueryError, match=r"no image 480. Images count from 0 to 479"):
+        sample.map("blocks.3.mlp.fc1", 0, 480)
