@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import posixpath
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -263,25 +264,23 @@ def _open_tar(path: Path) -> _Tar:
 
 def _members(path: Path) -> list[tarfile.TarInfo]:
     """All members but folders. Raises SourceError where the file is not one whole uncompressed tar."""
+    shown = repr(str(path))
     try:
         with path.open("rb") as file:
             head = file.read(8)
-            for magic, kind in COMPRESSED.items():
-                if head.startswith(magic):
-                    fact = f"{str(path)!r} is compressed ({kind}), so its files cannot be read one by one"
-                    raise SourceError(fact, "Decompress it first")
-            try:
-                archive = tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape")
-            except tarfile.TarError:
-                raise SourceError(f"{str(path)!r} is a file, but not a tar", KINDS) from None
-            with archive:
+            kind = next((kind for magic, kind in COMPRESSED.items() if head.startswith(magic)), None)
+            if kind:
+                raise SourceError(f"{shown} is compressed ({kind}): no single file can be read", "Decompress it first")
+            if not tarfile.is_tarfile(path):
+                raise SourceError(f"{shown} is a file, but not a tar", KINDS)
+            with tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape") as archive:
                 members = archive.getmembers()
-                # tarfile takes a broken header for the end, and the files behind it would be lost unseen.
-                file.seek(archive.offset)
-                if any(file.read(tarfile.BLOCKSIZE)):
-                    raise tarfile.ReadError(f"bad header at byte {archive.offset}")
+            # tarfile takes a broken header for the end, and the files behind it would be lost unseen.
+            file.seek(archive.offset)
+            if any(file.read(tarfile.BLOCKSIZE)):
+                raise tarfile.ReadError(f"broken header at byte {archive.offset}")
     except (OSError, tarfile.TarError) as error:
-        raise SourceError(f"the tar {str(path)!r} cannot be listed: {_why(error)}", "Copy or make it again") from None
+        raise SourceError(f"the tar {shown} cannot be listed: {_why(error)}", "Copy or make it again") from None
     return [member for member in members if not member.isdir()]
 
 
@@ -381,7 +380,7 @@ def _rows(where: str, name: str, rows: Any) -> _HuggingFace:
 
 def _stored(images: Any) -> Iterator[tuple[str, int]]:
     """(file name or '', bytes) of every row, from Arrow's offsets: no image is copied."""
-    import pyarrow.compute as arrow
+    import pyarrow.compute as arrow  # type: ignore[import-untyped]  # comes with datasets
 
     for batch in images.with_format("arrow").iter(1000):
         sizes = arrow.binary_length(arrow.struct_field(batch.column(0), "bytes")).to_pylist()

@@ -108,9 +108,7 @@ def new_optimizer(model: nn.Module) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=PEAK, weight_decay=DECAY, fused=True)
 
 
-def learn(
-    model: nn.Module, optimizer: torch.optim.Optimizer, pictures: Tensor, labels: Tensor, cooling: bool
-) -> float:
+def learn(model: nn.Module, optimizer: torch.optim.Optimizer, pictures: Tensor, labels: Tensor, cooling: bool) -> float:
     """One step. The cool-down sees whole, unmixed pictures, as the model will be used."""
     model.train()
     for module in model.modules():

@@ -67,8 +67,9 @@ class Index:
 
     def sql(self, query: str, parameters: list[Any] | None = None) -> pd.DataFrame:
         """Rows of a query as a DataFrame. Raises QueryError with the first line of DuckDB's complaint."""
+        plain = [p.item() if isinstance(p, np.generic) else p for p in parameters or []]
         try:
-            result = self.db.execute(query, parameters)
+            result = self.db.execute(query, plain)
             return result.df() if result.description else pd.DataFrame()
         except duckdb.Error as error:
             raise QueryError(str(error).strip().splitlines()[0], "The tables: vitdex info OUT --tables.") from error

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from conftest import SAMPLE
-
 from vitdex.query import Index
 from vitdex.schemas.errors import QueryError
 

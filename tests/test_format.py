@@ -8,7 +8,6 @@ from pathlib import Path
 
 import xxhash
 from click.testing import CliRunner
-
 from vitdex.query import Index
 from vitdex.query.cli import cli
 

@@ -106,9 +106,9 @@ def test_what_stands_in_the_way_is_not_touched(tmp_path: Path, sample_path: Path
 
 
 def test_too_small_a_disk_is_refused_with_the_smaller_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = shutil.disk_usage(tmp_path)._replace(free=30_000_000)
+    usage = shutil.disk_usage(tmp_path)._replace(free=45_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(BadIndex, match=r"the index needs .* and 30 MB are free\. Choose --maps none"):
+    with pytest.raises(BadIndex, match=r"the index needs .* and 45 MB are free\. Choose --maps none"):
         build(request(tmp_path / "a"), Quiet())
 
 
