@@ -31,7 +31,8 @@ def decode(blob: bytes) -> Image.Image:
     1.0 is; values beyond white, negative or not finite have no agreed meaning and are an error. Colours of 16 bits
     keep their upper 8, as in Pillow. ICC profiles are left alone, as torchvision and timm do.
 
-    Raises UnreadableImage, with a reason of one line, for everything else; never prints, warns or raises more.
+    Raises UnreadableImage, with a reason of one line, for everything else, and neither warns nor raises more. (The C
+    library of compressed TIFFs writes to stderr about broken ones, which nobody can stop from here.)
     """
     if not blob:
         raise UnreadableImage("the file is empty")

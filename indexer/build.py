@@ -108,7 +108,8 @@ def _fill(plan: Plan, layout: Layout, ledger: Ledger, done: int, workers: int, p
     try:
         with Capture(plan.anatomy, spec, plan.head, statistics) as capture:
             for part in todo:
-                started, facts, buffer = time.monotonic(), [], writer.buffer()
+                started, buffer = time.monotonic(), writer.buffer()
+                facts: list[dict[str, Any]] = []
                 while len(facts) < part.images:
                     batch = next(batches)
                     if batch.ids:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ def tail_length(images: int, patches: int) -> int:
 
 def pick_patches(image_ids: Sequence[int], patches: int, count: int) -> Tensor:
     """The counted patches of each image, chosen by a hash of image and patch: int64 [image, count]."""
-    x = np.asarray(image_ids, np.uint64)[:, None] * np.uint64(65536) + np.arange(patches, dtype=np.uint64)
+    x: Any = np.asarray(image_ids, np.uint64)[:, None] * np.uint64(65536) + np.arange(patches, dtype=np.uint64)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)  # splitmix64's finaliser
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     x ^= x >> np.uint64(31)
@@ -133,13 +134,15 @@ class Statistics:
 
     def positive_share(self, layer: str) -> NDArray[np.float32]:
         counts = self.counts[layer].cpu().numpy()
-        return (counts[:, HALF:].sum(1) / np.maximum(counts.sum(1), 1)).astype(np.float32)
+        share: NDArray[np.float64] = counts[:, HALF:].sum(1) / np.maximum(counts.sum(1), 1)
+        return share.astype(np.float32)
 
     def deviation(self, layer: str) -> NDArray[np.float32]:
         """Standard deviation over the counted patches."""
         n = np.maximum(self.counts[layer].cpu().numpy().sum(1, dtype=np.int64), 1)
         variance = self.square[layer] / n - (self.total[layer] / n) ** 2
-        return np.sqrt(np.maximum(variance, 0)).astype(np.float32)
+        deviation: NDArray[np.float64] = np.sqrt(np.maximum(variance, 0))
+        return deviation.astype(np.float32)
 
 
 def _from_counts(counts: NDArray[np.int32], shares: Sequence[float]) -> NDArray[np.float64]:

@@ -23,11 +23,13 @@ def rank_keys(values: Tensor, ids: Tensor) -> Tensor:
     """int64 keys that sort by value descending, then by id ascending, as plain descending integers."""
     bits = values.contiguous().view(torch.int32)
     ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
-    return (ordered << _ID_BITS) | (2**_ID_BITS - 1 - ids.long())
+    keys: Tensor = (ordered << _ID_BITS) | (2**_ID_BITS - 1 - ids.long())
+    return keys
 
 
 def key_ids(keys: Tensor) -> Tensor:
-    return 2**_ID_BITS - 1 - (keys & (2**_ID_BITS - 1))
+    ids: Tensor = 2**_ID_BITS - 1 - (keys & (2**_ID_BITS - 1))
+    return ids
 
 
 class RunningMaps:

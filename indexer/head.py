@@ -40,8 +40,8 @@ def find_head(anatomy: Anatomy, file: Path | None) -> Head:
     if file is None:
         if own is None:
             return Head(None, None, False, "none", "", None)
-        bias = own.bias.detach().float() if own.bias is not None else None
-        return Head(own.weight.detach().float(), bias, False, "model", "", None)
+        shift = own.bias.detach().float() if own.bias is not None else None
+        return Head(own.weight.detach().float(), shift, False, "model", "", None)
     weight, bias, names = read_head(file)
     digest = tensors_hash({"weight": weight, **({"bias": bias} if bias is not None else {})})
     width = weight.shape[1]

@@ -7,27 +7,48 @@ import torch
 from numpy.typing import NDArray
 
 from ..schemas.records import EXEMPLARS, OTHER_EXEMPLARS, QUANTILE_EXEMPLARS
-from .exemplar_maps import key_ids, rank_keys
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 
+NEURONS_AT_ONCE = 256  # so that 50,000 images cost 100 MB of keys, not gigabytes
+
+
 def ranked(values: Floats, k: int, largest: bool = True) -> Ints:
-    """Positions [neuron, k] of the k best of values [neuron, image]; ties go to the lower position, NaN last."""
-    signed = torch.from_numpy(values if largest else -values)
-    signed = torch.where(torch.isnan(signed), -torch.inf, signed) + 0.0  # -0.0 ranks as 0.0
-    keys = rank_keys(signed, torch.arange(values.shape[1]).expand(values.shape))
-    return key_ids(keys.topk(k, 1).values).numpy()
+    """Positions [neuron, k] of the k best of values [neuron, image]; ties go to the lower position, NaN last.
+
+    One int64 holds value and position, so that a plain sort of integers, which NumPy does fast, decides ties too.
+    """
+    signed = (-values if largest else values) + np.float32(0)  # -0.0 ranks as 0.0
+    signed[np.isnan(signed)] = np.inf
+    bits = signed.view(np.int32)
+    ascending = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64)
+    keys = (ascending << 32) | np.arange(values.shape[1])
+    if k < values.shape[1]:
+        keys = np.partition(keys, k, axis=1)[:, :k]
+    found: Ints = np.sort(keys, axis=1) & 0xFFFFFFFF
+    return found
 
 
 def exemplar_ranks(by_neuron: Floats, valid: NDArray[np.bool_]) -> dict[str, Ints]:
     """Images [neuron, rank] of each side, by the largest patch. Unreadable images never stand in them."""
     readable = int(valid.sum())
-    order = ranked(by_neuron, readable)
-    deciles = np.unique(np.round(np.linspace(0, readable - 1, QUANTILE_EXEMPLARS + 2)[1:-1]).astype(int))
-    bottom = ranked(by_neuron, min(OTHER_EXEMPLARS, readable), largest=False)
-    return {"top": order[:, :EXEMPLARS], "bottom": bottom, "quantile": order[:, deciles[::-1]]}
+    places = np.round(np.linspace(0, readable - 1, QUANTILE_EXEMPLARS + 2)[1:-1]).astype(int)
+    deciles = np.unique(places)[::-1]
+    sides: dict[str, list[Ints]] = {"top": [], "bottom": [], "quantile": []}
+    for first in range(0, len(by_neuron), NEURONS_AT_ONCE):
+        some = by_neuron[first : first + NEURONS_AT_ONCE]
+        order = ranked(some, readable)
+        sides["top"].append(order[:, :EXEMPLARS].copy())
+        sides["quantile"].append(order[:, deciles].copy())
+        sides["bottom"].append(ranked(some, min(OTHER_EXEMPLARS, readable), largest=False))
+    return {side: np.concatenate(blocks) for side, blocks in sides.items()}
+
+
+def cls_ranks(by_neuron: Floats, valid: NDArray[np.bool_]) -> Ints:
+    """Images [neuron, rank] of the largest CLS values."""
+    return ranked(by_neuron, min(OTHER_EXEMPLARS, int(valid.sum())))
 
 
 def class_means(values: Floats, class_ids: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
@@ -51,8 +72,8 @@ def class_auroc(by_neuron: Floats, class_ids: NDArray[np.int64], classes: int) -
     out = np.full((classes, len(by_neuron)), np.nan)
     order = np.argsort(class_ids, kind="stable")
     present, starts = np.unique(class_ids[order], return_index=True)
-    for first in range(0, len(by_neuron), 256):
-        values = torch.from_numpy(np.ascontiguousarray(by_neuron[first : first + 256]))
+    for first in range(0, len(by_neuron), NEURONS_AT_ONCE):
+        values = torch.from_numpy(np.ascontiguousarray(by_neuron[first : first + NEURONS_AT_ONCE]))
         ascending = values.sort(1).values
         below = torch.searchsorted(ascending, values)
         upto = torch.searchsorted(ascending, values, right=True)
@@ -61,7 +82,7 @@ def class_auroc(by_neuron: Floats, class_ids: NDArray[np.int64], classes: int) -
         size = n[present]
         with np.errstate(invalid="ignore", divide="ignore"):
             auroc = (sums - size * (size + 1) / 2) / (size * (total - size))
-        out[present, first : first + 256] = auroc.T
+        out[present, first : first + NEURONS_AT_ONCE] = auroc.T
     return out
 
 

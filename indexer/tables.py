@@ -17,11 +17,11 @@ from torch import nn
 from ..schemas.layout import Layout, arrays
 from ..schemas.load import ClassNames
 from ..schemas.model import Anatomy
-from ..schemas.records import OTHER_EXEMPLARS, LayerSpec, RunSpec
+from ..schemas.records import LayerSpec, RunSpec
 from .counts import Statistics
 from .exemplar_maps import gather
 from .head import Head
-from .statistics import class_auroc, class_means, exemplar_ranks, score_ranks
+from .statistics import class_auroc, class_means, cls_ranks, exemplar_ranks, score_ranks
 from .writer import adopt_file, encode_file, write_file
 
 QUANTILES = {"q001": 0.001, "q50": 0.5, "q90": 0.9, "q99": 0.99, "q995": 0.995, "q999": 0.999}
@@ -55,7 +55,7 @@ class Finish:
         self.hidden = {layer.name: layer for layer in self.anatomy.layers}
 
     def read(self, path: str) -> Any:
-        return self.group[path][:]  # type: ignore[index]
+        return self.group[path][:]
 
     def act(self, layer: LayerSpec, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """The layer's own nonlinearity (fc2 has none)."""
@@ -216,7 +216,7 @@ def _exemplars(
     sides = {(side, "patch"): ids for side, ids in exemplar_ranks(by_neuron, finish.valid).items()}
     if finish.spec.cls:
         cls = np.ascontiguousarray(finish.read(f"{layer.name}/cls").T)
-        sides["top", "cls"] = exemplar_ranks(cls, finish.valid)["top"][:, :OTHER_EXEMPLARS]
+        sides["top", "cls"] = cls_ranks(cls, finish.valid)
     patches = finish.read(f"{layer.name}/argmax")
     units = np.arange(layer.units)[:, None]
     for (side, token), ids in sides.items():
@@ -316,7 +316,7 @@ def _class_rows(
         )
         for first in range(0, classes, CLASSES_AT_ONCE):
             here = slice(first, min(first + CLASSES_AT_ONCE, classes))
-            columns = {name: value[:, here] for name, value in scores.items()}
+            columns: dict[str, NDArray[Any]] = {name: value[:, here] for name, value in scores.items()}
             columns["rank_in_class"] = score_ranks(columns["score"])
             columns["rank_in_layer"] = np.concatenate(
                 [score_ranks(s) for s in np.split(columns["score"], _splits(hidden))]
@@ -353,7 +353,7 @@ def _rows(layers: list[LayerSpec], classes: slice, columns: dict[str, NDArray[An
     units = np.concatenate([np.arange(a.units) for a in layers])
     codes = np.repeat(np.arange(len(layers)), [a.units for a in layers])
     return {
-        "layer": pd.Categorical.from_codes(np.tile(codes, count), [a.name for a in layers]),
+        "layer": pd.Categorical.from_codes(np.tile(codes, count), pd.Index([a.name for a in layers])),  # type: ignore[call-overload]
         "unit": np.tile(units, count),
         "class_id": np.repeat(np.arange(classes.start, classes.stop), len(units)),
         **{name: np.ascontiguousarray(value).ravel() for name, value in columns.items()},

@@ -12,13 +12,17 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
+import socket
 from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from urllib.parse import urlsplit
 
 import timm
 import torch
+from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
 from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
 from torch import Tensor, nn
@@ -68,6 +72,7 @@ def load_model(
     if img_size:
         args["img_size"] = list(img_size)
     if weights is None:
+        _ask_the_hub_once()
         model = _create(name, args, {})
     else:
         shapes = read_shapes(Path(weights))
@@ -87,9 +92,14 @@ def load_model(
         pair = [img_size, img_size] if isinstance(img_size, int) else list(img_size)
         preprocessing["input_size"] = (3, *pair)
     preprocessing = json.loads(json.dumps(preprocessing))
-    tag = model.pretrained_cfg.get("tag") or ""
+    tag = _config(model).get("tag") or ""
     full_name = f"{name.split('.')[0]}.{tag}" if tag and not weights else name
     return Loaded(model, full_name, args, preprocessing, state_hash(model), _class_names(model))
+
+
+def _config(model: nn.Module) -> dict[str, Any]:
+    """timm's record of the weights."""
+    return cast(dict[str, Any], model.pretrained_cfg)
 
 
 def _in_channels(model: nn.Module) -> int:
@@ -105,6 +115,17 @@ def _check_name(name: str) -> None:
     tags = [m.partition(".")[2] for m in timm.list_pretrained(f"{architecture}.*")]
     if tag and tag not in tags:
         raise ModelError(f"'{architecture}' has no weights tagged '{tag}'", f"Its tags: {', '.join(tags) or 'none'}.")
+
+
+def _ask_the_hub_once() -> None:
+    """Where the hub cannot be reached, look in its cache alone: its client would retry for a minute."""
+    proxied = any(name.lower() in ("https_proxy", "all_proxy") for name in os.environ)
+    if proxied or constants.HF_HUB_OFFLINE:
+        return
+    try:
+        socket.create_connection((urlsplit(constants.ENDPOINT).hostname, 443), timeout=8).close()
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
 
 
 def _create(name: str, args: dict[str, Any], overlay: dict[str, Any]) -> nn.Module:
@@ -168,14 +189,14 @@ def _fit(name: str, args: dict[str, Any], shapes: dict[str, tuple[int, ...]]) ->
         or len(stored) != 3
     ):
         return args, classes
-    patches = stored[1] - (position.shape[1] - embed.num_patches)  # type: ignore[union-attr,operator]
+    patches = stored[1] - (position.shape[1] - embed.num_patches)  # type: ignore[union-attr]
     if patches == embed.num_patches:  # type: ignore[union-attr]
         return args, classes
     side = isqrt(patches)
     if side * side != patches:
         raise ModelError(f"the weights hold positions of {patches} patches, not a square", "Give --img-size H W.")
     patch = embed.patch_size  # type: ignore[union-attr]
-    return {**args, "img_size": [side * patch[0], side * patch[1]]}, classes  # type: ignore[index]
+    return {**args, "img_size": [side * patch[0], side * patch[1]]}, classes
 
 
 def state_hash(model: nn.Module) -> str:
@@ -188,14 +209,14 @@ def tensors_hash(tensors: dict[str, Tensor]) -> str:
     for key in sorted(tensors):
         tensor = tensors[key].detach().cpu().contiguous()
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def _class_names(model: nn.Module) -> ClassNames | None:
     """The names that the model brings: its own config's, or timm's for ImageNet and its subsets."""
     classes = int(getattr(model, "num_classes", 0))
-    own = model.pretrained_cfg.get("label_names")
+    own = _config(model).get("label_names")
     if own and len(own) == classes:
         return ClassNames(tuple(own), None, "the model's config")
     subset = infer_imagenet_subset({"num_classes": classes})

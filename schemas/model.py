@@ -11,7 +11,7 @@ and refuses, by name, a layer that behaves otherwise. Imports torch: only code t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -308,7 +308,7 @@ def _readout(model: nn.Module, probe: _Probe, prefix: int) -> Readout:
         norm = _norm(module)
         if norm is None:
             continue
-        trials = {
+        trials: dict[str, Callable[[Norm], Tensor]] = {
             "token": lambda n: n(stream[:, 0]),
             "mean": lambda n: n(stream[:, prefix:].mean(1)),
             "mean of normed": lambda n: n(stream)[:, prefix:].mean(1),
@@ -322,7 +322,8 @@ def _readout(model: nn.Module, probe: _Probe, prefix: int) -> Readout:
 
 def _first_head(model: nn.Module) -> nn.Module:
     """The classifier; the first of two in distilled models. Identity where the model has none."""
-    head: Any = model.get_classifier() if hasattr(model, "get_classifier") else nn.Identity()
+    getter: Any = getattr(model, "get_classifier", nn.Identity)
+    head: Any = getter()
     if isinstance(head, tuple | list | nn.ModuleList):
         head = head[0]
     return head if isinstance(head, nn.Module) else nn.Identity()
