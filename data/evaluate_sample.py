@@ -79,7 +79,7 @@ def report(title: str, labels: list[str], stamps: list[str], found: list[str]) -
 def main(source: Path, sample: Path) -> None:
     """Print the tables of accuracy."""
     model = timm.create_model(f"local-dir:{(sample / 'model').resolve()}", pretrained=True).float().eval()
-    config = resolve_model_data_config(model)  # timm has no types here
+    config = resolve_model_data_config(model)
     transform = create_transform(**config)
     click.echo("| pictures | right | accuracy | Wilson 95% | stamps mostly right |\n|---|---|---|---|---|")
     for title, items in (("fresh", list(fresh(source))), ("packaged", list(packaged(sample)))):

@@ -353,7 +353,7 @@ def _rows(layers: list[LayerSpec], classes: slice, columns: dict[str, NDArray[An
     units = np.concatenate([np.arange(a.units) for a in layers])
     codes = np.repeat(np.arange(len(layers)), [a.units for a in layers])
     return {
-        "layer": pd.Categorical.from_codes(np.tile(codes, count), pd.Index([a.name for a in layers])),  # type: ignore[call-overload]
+        "layer": pd.Categorical.from_codes(np.tile(codes, count), pd.Index([a.name for a in layers])),
         "unit": np.tile(units, count),
         "class_id": np.repeat(np.arange(classes.start, classes.stop), len(units)),
         **{name: np.ascontiguousarray(value).ravel() for name, value in columns.items()},

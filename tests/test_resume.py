@@ -126,8 +126,8 @@ def test_unreadable_images_are_recorded_and_the_run_goes_on(tmp_path: Path) -> N
     with Index(out) as index:
         failures = index.sql("FROM failures ORDER BY path")
         assert failures.path.tolist() == [f"bird/{names[3]}", f"bird/{names[5]}", "notes.txt"]
-        assert failures.reason[0] == "empty file"
-        assert failures.reason[2] == "not an image"
+        assert "empty" in failures.reason[0]
+        assert "not an image" in failures.reason[2]
         assert index.arrays["valid"][:].tolist() == [i not in (3, 5, 40) for i in range(41)]
         assert index.sql("SELECT count(*) n FROM exemplars WHERE image_id IN (3, 5, 40)").n[0] == 0
         assert index.sql("SELECT max(rank) n FROM exemplars WHERE side = 'top' AND token = 'patch'").n[0] == 38
