@@ -335,7 +335,7 @@ def _open_hub(where: str) -> _HuggingFace:
         rows = datasets.load_dataset(name, config or None, split=split)
     except Exception as error:  # of many libraries: the hub's, the network's, the file formats'
         raise SourceError(f"{where!r} cannot be loaded: {_line(error)}", "Check name, split and network") from None
-    shown = Path(name).name if Path(name).exists() else name
+    shown = Path(name).name if name.startswith(("/", ".", "~")) or Path(name).exists() else name
     return _rows(where, f"hf:{shown}{dataset.removeprefix(name)}:{split}", rows)
 
 

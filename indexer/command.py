@@ -17,6 +17,7 @@ class Bar:
     def __init__(self) -> None:
         self.bar: Any = None
         self.written = 0
+        self.spec: Any = None
 
     def planned(self, plan: Any, done: int) -> None:
         from tqdm import tqdm
@@ -95,13 +96,20 @@ def index_command(
         assert model is not None
         assert images is not None
         request = Request(out, model, images, inputs=not no_inputs, **choices)
-    build(request, Bar())
+    bar = Bar()
+    build(request, bar)
     click.echo(f"\n{out} is ready. Next:\n")
-    for line in next_commands(out):
+    for line in next_commands(out, bool(bar.spec.classes)):
         click.echo(f"  {line}")
 
 
-def next_commands(out: Path) -> list[str]:
+def next_commands(out: Path, head: bool) -> list[str]:
+    """What to try first; a model without a head has no key neurons, but selective ones."""
+    if not head:
+        return [
+            f"vitdex info {out}",
+            f'vitdex sql {out} "FROM class_activations JOIN classes USING (class_id) ORDER BY auroc DESC LIMIT 10"',
+        ]
     return [
         f"vitdex info {out}",
         f'vitdex sql {out} "FROM key_neurons ORDER BY contribution DESC LIMIT 10"',

@@ -62,7 +62,7 @@ class Plan:
     @property
     def _tables_bytes(self) -> int:
         exemplars = self.spec.neurons * min(150, 2 * self.spec.images) * 12
-        return exemplars + self.spec.neurons * max(self.spec.classes, 1) * 40 + 2_000_000
+        return exemplars + self.spec.neurons * len(self.names.names if self.names else ()) * 60 + 2_000_000
 
     @property
     def memory_bytes(self) -> int:
@@ -106,7 +106,7 @@ def make_plan(request: Request) -> Plan:
         cls=anatomy.cls,
         features=anatomy.features,
         classes=len(head.weight) if head.weight is not None else 0,
-        readout=anatomy.readout.kind if head.weight is not None else "none: the model has no head",
+        readout=anatomy.readout.kind,
         precision=request.precision,
         tf32=torch.backends.cuda.matmul.allow_tf32,
         compiled=False,

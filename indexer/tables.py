@@ -262,18 +262,13 @@ def _class_statistics(
     }
     if finish.spec.cls:
         mean_of["cls_post_mean"] = finish.act(layer, finish.read(f"{layer.name}/cls"))
-    if f"{layer.name}/read" in finish.arrays:
-        mean_of["contribution"] = finish.read(f"{layer.name}/read")
     out = {column: class_means(values[has], ids, classes) for column, values in mean_of.items()}
-    if "contribution" in out:
-        out["contribution"] *= finish.head.weight.double().numpy() @ _folded(finish, layer.name).T  # type: ignore[union-attr]
+    if f"{layer.name}/read" in finish.arrays and finish.head.weight is not None:
+        mlp = finish.hidden[layer.name]
+        folded = finish.anatomy.fold(mlp, mlp.value_vectors)
+        scores = (finish.head.weight.double() @ folded.double().T).numpy()
+        out["contribution"] = scores * class_means(finish.read(f"{layer.name}/read")[has], ids, classes)
     out["auroc"] = class_auroc(by_neuron[:, has], ids, classes)
-    return out
-
-
-def _folded(finish: Finish, layer: str) -> NDArray[np.float64]:
-    mlp = finish.hidden[layer]
-    out: NDArray[np.float64] = finish.anatomy.fold(mlp, mlp.value_vectors).double().numpy()
     return out
 
 

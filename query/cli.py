@@ -61,7 +61,7 @@ def info(out: Path, tables: bool) -> None:
             "patches": f"{spec.grid[0]} x {spec.grid[1]}, {spec.prefix} tokens before them",
             "images": f"{images['indexed']:,} indexed, {images['failed']} failed, {len(images['skipped'])} skipped, "
             f"{images['found']:,} found in {spec.source}",
-            "classes": f"{spec.classes} ({spec.class_names})",
+            "classes": f"{index.sql('SELECT count(*) AS n FROM classes').n[0]} ({spec.class_names})",
             "head": f"{spec.head}; reads {spec.readout}",
             "maps": spec.maps,
             "made": f"{made['created']} on {spec.device} in {spec.precision}, {seconds:.0f} s{rate}",
