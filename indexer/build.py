@@ -53,7 +53,7 @@ def build(request: Request, progress: Progress) -> Path:
         done = ledger.begin(plan.spec)
         check_space(plan, request.out, done * part_bytes(plan.spec))
         progress.planned(plan, sum(part.images for part in plan.spec.parts[:done]))
-        statistics = _fill(plan, layout, ledger, done, request.workers, progress)
+        statistics = _fill(plan, ledger, done, request.workers, progress)
         progress.finishing()
         _finish(plan, layout, ledger, statistics)
     layout.lock.unlink(missing_ok=True)
@@ -92,7 +92,7 @@ def _clear(layout: Layout) -> None:
             file.unlink()
 
 
-def _fill(plan: Plan, layout: Layout, ledger: Ledger, done: int, workers: int, progress: Progress) -> Statistics:
+def _fill(plan: Plan, ledger: Ledger, done: int, workers: int, progress: Progress) -> Statistics:
     """Run the images of all unfinished parts through the model."""
     spec = plan.spec
     statistics = Statistics(spec.layers, tail_length(spec.images, spec.patches), spec.device)
@@ -102,7 +102,7 @@ def _fill(plan: Plan, layout: Layout, ledger: Ledger, done: int, workers: int, p
     if not todo:
         return statistics
     by_part = [a for a in arrays(spec).values() if a.by_part]
-    running = _running_maps(spec, layout, done)
+    running = _running_maps(spec)
     batches = feed(plan.source, spec.preprocessing, todo, spec.batch_size, workers)
     writer = PartWriter(by_part, lambda part, buffer, extra: _write_part(ledger, part, buffer, extra))
     try:
@@ -123,15 +123,11 @@ def _fill(plan: Plan, layout: Layout, ledger: Ledger, done: int, workers: int, p
     return statistics
 
 
-def _running_maps(spec: RunSpec, layout: Layout, done: int) -> dict[str, RunningMaps]:
+def _running_maps(spec: RunSpec) -> dict[str, RunningMaps]:
     if spec.maps != "exemplars":
         return {}
-    running = {}
-    for layer in spec.layers:
-        maps = RunningMaps(layer.units, min(EXEMPLARS, spec.images), spec.patches, torch.device(spec.device))
-        maps.load(layout.candidates(part, layer.name) for part in range(done))
-        running[layer.name] = maps
-    return running
+    kept, device = min(EXEMPLARS, spec.images), torch.device(spec.device)
+    return {layer.name: RunningMaps(layer.units, kept, spec.patches, device) for layer in spec.layers}
 
 
 def _one_batch(capture: Capture, batch: Batch, part: Part, buffer: PartBuffer, running: dict[str, RunningMaps]) -> None:

@@ -24,7 +24,7 @@ class Bar:
 
         from .plan import size
 
-        spec = plan.spec
+        self.spec = spec = plan.spec
         click.echo(
             f"{spec.model} on {spec.device}, {spec.precision}: {spec.neurons:,} neurons in {len(spec.layers)} layers"
         )

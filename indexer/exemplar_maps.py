@@ -1,7 +1,8 @@
 """Maps of each neuron's top images alone (`--maps exemplars`): a running top-k on the device, saved part by part.
 
 A part's file holds the maps that are in the top k when the part ends and belong to the part's own images; together the
-parts hold every map of the final top k, whatever stopped the run in between.
+parts hold every map of the final top k. A resumed run begins with an empty top k: it keeps some maps too many, never
+one too few.
 """
 
 from __future__ import annotations
@@ -57,22 +58,9 @@ class RunningMaps:
             {
                 "image": ids[unit, slot].cpu().numpy().astype(np.int32),
                 "unit": unit.cpu().numpy().astype(np.int32),
-                "key": self.keys[unit, slot].cpu().numpy(),
                 "codes": self.codes[unit, slot].cpu().numpy(),
             }
         )
-
-    def load(self, files: Iterable[Path]) -> None:
-        """Take up where earlier parts ended."""
-        for file in files:
-            saved = load_file(file)
-            for unit, key, codes in zip(saved["unit"], saved["key"], saved["codes"], strict=True):
-                least, slot = self.keys[unit].min(0)
-                if key > least:
-                    self.keys[unit, slot], self.codes[unit, slot] = (
-                        int(key),
-                        torch.from_numpy(codes).to(self.codes.device),
-                    )
 
 
 def gather(files: Iterable[Path], top: NDArray[np.int64], images: int) -> NDArray[np.uint8]:

@@ -96,3 +96,17 @@ def test_unknown_names_get_the_nearest(sample: Index) -> None:
         sample.exemplars("blocks.3.mlp.fc1", 768)
     with pytest.raises(QueryError, match=r"no image 480. Images count from 0 to 479"):
         sample.map("blocks.3.mlp.fc1", 0, 480)
+
+
+def test_index_as_a_command_ends_with_what_to_do_next(tmp_path: Path) -> None:
+    result = vitdex(
+        "index", tmp_path / "a", "--sample", "--limit", "8", "--maps", "none", "--no-inputs", "--device", "cpu"
+    )
+    assert result.returncode == 0, result.stderr
+    assert "4,608 neurons in 6 layers" in result.stdout
+    assert "is ready. Next:" in result.stdout
+    assert "img" not in result.stderr  # no progress bar where there is no terminal
+    shown = vitdex("info", tmp_path / "a").stdout
+    assert "8 indexed, 0 failed, 0 skipped, 480 found" in shown
+    with Index(tmp_path / "a") as index:
+        assert "inputs" not in index.arrays

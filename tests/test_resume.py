@@ -78,10 +78,10 @@ def test_killed_and_repeated_is_the_same(tmp_path: Path, whole: dict[str, Any]) 
 
 
 def test_exemplar_maps_survive_an_interruption(tmp_path: Path) -> None:
-    choices = {"maps": "exemplars", "limit": 160, "part_images": 32}
+    choices = {"maps": "exemplars", "limit": 120, "part_images": 40}
     plain = content(build(request(tmp_path / "plain", **choices), Quiet()))
     with pytest.raises(KeyboardInterrupt):
-        build(request(tmp_path / "cut", **choices), StopAfter(130))
+        build(request(tmp_path / "cut", **choices), StopAfter(100))
     assert content(build(request(tmp_path / "cut", **choices), Quiet())) == plain
 
 
