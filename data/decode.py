@@ -13,9 +13,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..schemas.errors import UnreadableImage
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit, but whatever the program around us has set there
-# Kinds that Pillow decodes by itself, told by their first bytes. JPEG includes MPO. Not ICO, which decodes before
-# its size can be checked, nor TGA, which has no mark of its own.
-KINDS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+# Kinds that Pillow decodes by itself and tells by their first bytes; JPEG includes MPO, and not every build has AVIF.
+# Not ICO, which decodes before its size can be checked, nor TGA, which has no mark of its own.
+Image.init()
+KINDS = tuple(
+    kind for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF") if kind in Image.OPEN
+)
 TOO_LARGE = f"more than {MAX_PIXELS:,} pixels, as in a decompression bomb"
 WHITE_IS_ZERO, BITS, PHOTOMETRIC = 0, 258, 262  # of TIFF
 
@@ -57,7 +60,7 @@ def _decode(blob: bytes) -> Image.Image:
         raise UnreadableImage(TOO_LARGE)
     painted = image.tile[0][1] if image.format == "GIF" else None
     image.load()
-    # Broken EXIF data costs the rotation, not the image.
+    # Broken EXIF data costs the rotation, not the image; broken pixels have shown by now.
     with suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I") or image.mode == "F":
@@ -104,9 +107,9 @@ def _fit_key(image: Image.Image, depth: int) -> None:
 
 
 def _kind(blob: bytes) -> str | None:
-    Image.init()
+    """What the first bytes say."""
     for kind in KINDS:
-        accept = Image.OPEN[kind][1] if kind in Image.OPEN else None
+        accept = Image.OPEN[kind][1]
         if accept and accept(blob[:16]) is True:
             return kind
     return None

@@ -357,7 +357,7 @@ def _datasets() -> Any:
 
 
 def _line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
 
 
 def _rows(where: str, name: str, rows: Any) -> _HuggingFace:

@@ -4,9 +4,11 @@
     statistics.add("blocks.0.mlp.fc1", values)      # [neuron, value], float32
     state = statistics.state()                       # arrays; Statistics.load puts them back
 
-Values fall into bins on a float scale: 32 steps an octave from 2**-14 to 2**17, both signs. Between bin edges a
-quantile is interpolated. Sets of at most EXACT_VALUES values a neuron also keep their largest values themselves, so
-that the quantiles from 0.99 upwards are exact (Hazen's definition).
+Values fall into bins on a float scale around the neuron's own centre and in units of its own spread (mean and standard
+deviation of its first batch): 64 steps an octave from 2**-6 to 2**10, both ways. Between bin edges a quantile is
+interpolated. Bins around zero, alike for all, gave rank errors of 0.001 on real activations: a neuron of narrow values
+far from zero had few. Sets of at most EXACT_VALUES values a neuron also keep their largest values themselves, so that
+the quantiles from 0.99 upwards are exact (Hazen's definition).
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from torch import Tensor
 
 from ..schemas.records import LayerSpec
 
-STEPS = 32  # bins an octave
-LOWEST = -14  # values below 2**LOWEST in size share the innermost bins
+STEPS = 64  # bins an octave
+LOWEST = -6  # values below 2**LOWEST in size share the innermost bins
 HALF = 1024  # bins of one sign
 BINS = 2 * HALF
 EXACT_VALUES = 2**16
@@ -32,7 +34,7 @@ COUNTED_VALUES = 800_000  # enough for a standard error of 1.1e-4 of rank at 0.9
 _MAGNITUDES = np.ldexp(1 + np.arange(HALF) % STEPS / STEPS, np.arange(HALF) // STEPS + LOWEST)
 _MAGNITUDES[0] = 0.0
 EDGES: NDArray[np.float64] = np.concatenate(
-    [[-np.ldexp(1.0, 18)], -_MAGNITUDES[:0:-1], _MAGNITUDES, [np.ldexp(1.0, 18)]]
+    [[-np.ldexp(1.0, 10)], -_MAGNITUDES[:0:-1], _MAGNITUDES, [np.ldexp(1.0, 10)]]
 )
 
 
@@ -62,7 +64,7 @@ def pick_patches(image_ids: Sequence[int], patches: int, count: int) -> Tensor:
 def bin_of(values: Tensor) -> Tensor:
     """Bin of each float32 value, int32, ascending with the value."""
     bits = values.view(torch.int32)
-    magnitude = ((bits & 0x7FFFFFFF) >> 18).sub_((127 + LOWEST) * STEPS).clamp_(0, HALF - 1)
+    magnitude = ((bits & 0x7FFFFFFF) >> 17).sub_((127 + LOWEST) * STEPS).clamp_(0, HALF - 1)
     return torch.where(bits < 0, HALF - 1 - magnitude, HALF + magnitude)
 
 
@@ -72,6 +74,8 @@ class Statistics:
     def __init__(self, layers: Sequence[LayerSpec], tail: int, device: str | torch.device) -> None:
         self.tail = tail
         self.counts = {a.name: torch.zeros(a.units, BINS, dtype=torch.int32, device=device) for a in layers}
+        self.centre: dict[str, Tensor] = {}  # [2, neuron]: mean and deviation of the first batch
+        self.positive = {a.name: np.zeros(a.units, np.int64) for a in layers}
         self.square = {a.name: np.zeros(a.units) for a in layers}
         self.total = {a.name: np.zeros(a.units) for a in layers}
         self.prefix_max = {a.name: torch.full((a.units,), -torch.inf, device=device) for a in layers}
@@ -80,8 +84,13 @@ class Statistics:
     def add(self, layer: str, values: Tensor) -> None:
         """Add values [neuron, value] of one layer."""
         units = values.shape[0]
+        if layer not in self.centre:
+            spread = values.std(1, unbiased=False)
+            self.centre[layer] = torch.stack([values.mean(1), torch.where(spread > 0, spread, 1.0)])
+        centre, spread = self.centre[layer][..., None]
+        self.positive[layer] += (values > 0).sum(1).cpu().numpy()
         offsets = torch.arange(units, device=values.device, dtype=torch.int32)[:, None] * BINS
-        flat = torch.bincount((bin_of(values) + offsets).view(-1), minlength=units * BINS)
+        flat = torch.bincount((bin_of((values - centre) / spread) + offsets).view(-1), minlength=units * BINS)
         self.counts[layer] += flat.view(units, BINS).int()
         self.total[layer] += values.sum(1, dtype=torch.float64 if values.device.type != "mps" else None).cpu().numpy()
         self.square[layer] += (
@@ -101,16 +110,28 @@ class Statistics:
         out: dict[str, NDArray[np.generic]] = {}
         for layer in self.counts:
             out[f"{layer}/counts"] = self.counts[layer].cpu().numpy().copy()
+            out[f"{layer}/centre"] = self.centre_of(layer)
+            out[f"{layer}/positive"] = self.positive[layer].copy()
             out[f"{layer}/total"] = self.total[layer].copy()
             out[f"{layer}/square"] = self.square[layer].copy()
             out[f"{layer}/prefix_max"] = self.prefix_max[layer].cpu().numpy().copy()
             out[f"{layer}/largest"] = self.largest[layer].cpu().numpy().copy()
         return out
 
+    def centre_of(self, layer: str) -> NDArray[np.float32]:
+        """Centre and unit of a layer's bins: float32 [2, neuron]; NaN while nothing was counted."""
+        units = len(self.total[layer])
+        found: NDArray[np.float32] = self.centre.get(layer, torch.full((2, units), torch.nan)).cpu().numpy().copy()
+        return found
+
     def load(self, state: dict[str, NDArray[np.generic]]) -> None:
         for layer, counts in self.counts.items():
             device = counts.device
             self.counts[layer] = torch.tensor(state[f"{layer}/counts"], device=device)
+            centre = torch.tensor(state[f"{layer}/centre"], device=device)
+            if not bool(centre.isnan().any()):
+                self.centre[layer] = centre
+            self.positive[layer] = np.array(state[f"{layer}/positive"], np.int64)
             self.total[layer] = np.array(state[f"{layer}/total"], np.float64)
             self.square[layer] = np.array(state[f"{layer}/square"], np.float64)
             self.prefix_max[layer] = torch.tensor(state[f"{layer}/prefix_max"], device=device)
@@ -119,7 +140,8 @@ class Statistics:
     def quantiles(self, layer: str, shares: Sequence[float]) -> NDArray[np.float32]:
         """Quantiles of every neuron: float32 [neuron, share]; NaN where nothing was counted."""
         counts = self.counts[layer].cpu().numpy()
-        out = np.stack([_from_counts(row, shares) for row in counts])
+        centre, spread = self.centre_of(layer).astype(np.float64)[..., None]
+        out: NDArray[np.float64] = np.stack([_from_counts(row, shares) for row in counts]) * spread + centre
         if self.tail:
             total = int(counts[0].sum())
             largest = self.largest[layer].cpu().numpy().astype(np.float64)
@@ -133,8 +155,7 @@ class Statistics:
         return out.astype(np.float32)
 
     def positive_share(self, layer: str) -> NDArray[np.float32]:
-        counts = self.counts[layer].cpu().numpy()
-        share: NDArray[np.float64] = counts[:, HALF:].sum(1) / np.maximum(counts.sum(1), 1)
+        share: NDArray[np.float64] = self.positive[layer] / np.maximum(self.counts[layer].sum(1).cpu().numpy(), 1)
         return share.astype(np.float32)
 
     def deviation(self, layer: str) -> NDArray[np.float32]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ..schemas.records import EXEMPLARS, OTHER_EXEMPLARS, QUANTILE_EXEMPLARS
@@ -16,19 +15,22 @@ NEURONS_AT_ONCE = 256  # so that 50,000 images cost 100 MB of keys, not gigabyte
 
 
 def ranked(values: Floats, k: int, largest: bool = True) -> Ints:
-    """Positions [neuron, k] of the k best of values [neuron, image]; ties go to the lower position, NaN last.
-
-    One int64 holds value and position, so that a plain sort of integers, which NumPy does fast, decides ties too.
-    """
-    signed = (-values if largest else values) + np.float32(0)  # -0.0 ranks as 0.0
-    signed[np.isnan(signed)] = np.inf
-    bits = signed.view(np.int32)
-    ascending = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64)
-    keys = (ascending << 32) | np.arange(values.shape[1])
+    """Positions [neuron, k] of the k best of values [neuron, image]; ties go to the lower position, NaN last."""
+    keys = _keys(-values if largest else values)
     if k < values.shape[1]:
         keys = np.partition(keys, k, axis=1)[:, :k]
     found: Ints = np.sort(keys, axis=1) & 0xFFFFFFFF
     return found
+
+
+def _keys(values: Floats) -> Ints:
+    """Value and position in one int64, ascending by both: a plain sort of integers, which NumPy does fast."""
+    values = values + np.float32(0)  # -0.0 ranks as 0.0
+    values[np.isnan(values)] = np.inf
+    bits = values.view(np.int32)
+    ascending = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64)
+    keys: Ints = (ascending << 32) | np.arange(values.shape[1])
+    return keys
 
 
 def exemplar_ranks(by_neuron: Floats, valid: NDArray[np.bool_]) -> dict[str, Ints]:
@@ -68,22 +70,27 @@ def class_auroc(by_neuron: Floats, class_ids: NDArray[np.int64], classes: int) -
     Mann-Whitney: (sum of the class's midranks - n (n + 1) / 2) / (n * others). NaN where a side is empty.
     """
     n = np.bincount(class_ids, minlength=classes).astype(np.float64)
-    total = len(class_ids)
-    out = np.full((classes, len(by_neuron)), np.nan)
-    order = np.argsort(class_ids, kind="stable")
-    present, starts = np.unique(class_ids[order], return_index=True)
+    sums = np.empty((len(by_neuron), classes))
     for first in range(0, len(by_neuron), NEURONS_AT_ONCE):
-        values = torch.from_numpy(np.ascontiguousarray(by_neuron[first : first + NEURONS_AT_ONCE]))
-        ascending = values.sort(1).values
-        below = torch.searchsorted(ascending, values)
-        upto = torch.searchsorted(ascending, values, right=True)
-        midranks = (below + upto + 1).numpy() / 2
-        sums = np.add.reduceat(midranks[:, order], starts, axis=1)
-        size = n[present]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            auroc = (sums - size * (size + 1) / 2) / (size * (total - size))
-        out[present, first : first + NEURONS_AT_ONCE] = auroc.T
-    return out
+        keys = np.sort(_keys(by_neuron[first : first + NEURONS_AT_ONCE]), axis=1)
+        rows = np.arange(len(keys))[:, None] * classes + class_ids[keys & 0xFFFFFFFF]
+        some = np.bincount(rows.ravel(), _midranks(keys >> 32).ravel(), len(keys) * classes)
+        sums[first : first + NEURONS_AT_ONCE] = some.reshape(-1, classes)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        auroc: NDArray[np.float64] = (sums - n * (n + 1) / 2) / (n * (len(class_ids) - n))
+    return auroc.T
+
+
+def _midranks(ordered: Ints) -> NDArray[np.float64]:
+    """Ranks from 1 of ascending rows; equal values share the mean of their ranks."""
+    place = np.arange(ordered.shape[1])
+    new = np.ones(ordered.shape, bool)
+    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    first = np.maximum.accumulate(np.where(new, place, 0), axis=1)
+    ends = np.roll(new, -1, axis=1)
+    ends[:, -1] = True
+    last = np.minimum.accumulate(np.where(ends, place, ordered.shape[1])[:, ::-1], axis=1)[:, ::-1]
+    return (first + last) / 2 + 1
 
 
 def score_ranks(scores: Floats) -> Ints:

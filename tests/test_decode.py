@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import random
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -343,8 +345,9 @@ def test_orientation_of_deep_greys_and_palettes() -> None:
     assert (values(encoded(palette, "PNG", exif=exif, transparency=0))[:, 0, 0][1:] != 255).all()
 
 
-def test_broken_exif_costs_the_rotation_only() -> None:
-    blob = encoded(COLOURS, "PNG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+@pytest.mark.parametrize("exif", [b"Exif\0\0MM\0*\xff\xff\xff\xff", b"Exif\0\0garbage!", b"Exif\0\0MM"])
+def test_broken_exif_costs_the_rotation_only(exif: bytes) -> None:
+    blob = encoded(COLOURS, "PNG", exif=exif)
     assert (values(blob) == COLOURS).all()
 
 
@@ -455,6 +458,27 @@ def test_damage_never_escapes(capsys: pytest.CaptureFixture[str]) -> None:
 @given(st.sampled_from(SAMPLES), st.integers(0, 400), st.binary(min_size=1, max_size=8), st.integers(0, 5000))
 def test_damage_never_escapes_by_property(blob: bytes, at: int, there: bytes, end: int) -> None:
     assert readable(outcome((blob[:at] + there + blob[at + len(there) :])[:end]))
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(ValueError("two\n  lines"), "two lines"), (KeyError(), "KeyError"), (MemoryError("x" * 999), "x" * 200)],
+)
+def test_errors_become_one_line(error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(UnreadableImage, match=f"^broken PNG: {reason}$"):
+        decode(encoded(COLOURS, "PNG"))
+
+
+def test_pillow_does_not_log_to_stderr() -> None:
+    """In a process of its own: pytest catches what is logged."""
+    blob = tiff(np.zeros((2, 2, 8), np.uint8), 2)  # Pillow logs an error about the eight channels
+    code = f"from vitdex.data.decode import decode\ntry: decode({blob!r})\nexcept Exception as error: print(error)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", check=True)
+    assert (done.stdout, done.stderr) == (f"broken TIFF: {HEAD}\n", "")
 
 
 def test_nothing_of_pillow_is_changed() -> None:
