@@ -91,6 +91,7 @@ def make_plan(request: Request) -> Plan:
     head = find_head(anatomy, request.head)
     labels = sorted({e.label for e in source.entries if e.label is not None})
     names, notes = class_names(request, loaded, head, labels)
+    notes = [*loaded.notes, *notes]
     spec = RunSpec(
         model=loaded.name,
         model_args=loaded.model_args,

@@ -52,6 +52,7 @@ class Loaded:
     preprocessing: dict[str, Any]  # timm's data config: input_size, interpolation, mean, std, crop_pct, crop_mode
     sha256: str
     class_names: ClassNames | None
+    notes: tuple[str, ...] = ()  # what was assumed and a user should know
 
 
 def load_model(
@@ -71,11 +72,14 @@ def load_model(
     _check_name(name)
     if img_size:
         args["img_size"] = list(img_size)
+    notes: tuple[str, ...] = ()
     if weights is None:
         _ask_the_hub_once()
         model = _create(name, args, {})
     else:
         shapes = read_shapes(Path(weights))
+        if "img_size" not in args and "pos_embed" not in shapes:
+            notes = ("the weights do not tell their image size: the model's own is taken (see --img-size)",)
         args, classes = _fit(name, args, shapes)
         overlay = {
             **config.get("pretrained_cfg", {}),
@@ -94,7 +98,7 @@ def load_model(
     preprocessing = json.loads(json.dumps(preprocessing))
     tag = _config(model).get("tag") or ""
     full_name = f"{name.split('.')[0]}.{tag}" if tag and not weights else name
-    return Loaded(model, full_name, args, preprocessing, state_hash(model), _class_names(model))
+    return Loaded(model, full_name, args, preprocessing, state_hash(model), _class_names(model), notes)
 
 
 def _config(model: nn.Module) -> dict[str, Any]:
