@@ -22,6 +22,7 @@ import psutil
 import zarr
 from numpy.typing import NDArray
 from vitdex.indexer import tables
+from vitdex.indexer.build import declare
 from vitdex.indexer.statistics import class_auroc, class_means, exemplar_ranks, score_ranks
 from vitdex.indexer.writer import encode_file, write_file
 from vitdex.schemas.layout import ARRAYS, ArraySpec, units_per_chunk
@@ -78,18 +79,6 @@ def by_neuron_spec(images: int, units: int) -> ArraySpec:
     return ArraySpec(path, ("neuron", "image"), (units, images), "float32", chunk, (units, images), "")
 
 
-def declare(group: zarr.Group, spec: ArraySpec) -> None:
-    group.create_array(
-        spec.path,
-        shape=spec.shape,
-        dtype=spec.dtype,
-        chunks=spec.chunks,
-        shards=spec.shards,
-        compressors=Crc32cCodec(),
-        filters=None,
-    )
-
-
 def insert_exemplars(db: duckdb.DuckDBPyConnection, by_neuron: Floats, sides: dict[str, NDArray[np.int64]]) -> None:
     units = np.arange(len(by_neuron))
     for side, ids in sides.items():
@@ -142,7 +131,7 @@ def build(clock: Clock, root: Path, images: int, units: int, classes: int) -> No
     with clock.step("read summaries, transpose"):
         by_neuron = np.ascontiguousarray(stored[:].T)
     with clock.step("encode and write max_by_neuron"):
-        write_file(root, spec.file(0, 0), encode_file(by_neuron, spec))
+        write_file(root / spec.file(0, 0), encode_file(by_neuron, spec))
     with clock.step("exemplar_ranks"):
         sides = exemplar_ranks(by_neuron, np.ones(images, bool))
     with clock.step(f"class_means, {len(MEANS)} columns"):

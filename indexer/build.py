@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from zarr.codecs import Crc32cCodec
 
 from ..schemas.errors import BadIndex
-from ..schemas.layout import ARRAYS, Layout, arrays, part_bytes
+from ..schemas.layout import ARRAYS, ArraySpec, Layout, arrays, part_bytes
 from ..schemas.manifest import seal_manifest
 from ..schemas.records import EXEMPLARS, FORMAT_VERSION, Part, RunSpec
 from .capture import Capture
@@ -147,9 +147,9 @@ def _write_part(ledger: Ledger, part: Part, buffer: PartBuffer, extra: Any) -> N
     """Files first, then the statistics, last the entry that vouches for them."""
     facts, seconds, state, kept = extra
     layout = ledger.layout
-    files = {path: write_file(layout.root, path, content) for path, content in buffer.files(part.index).items()}
+    files = {path: write_file(layout.root / path, content) for path, content in buffer.files(part.index).items()}
     for layer, content in kept.items():
-        write_file(layout.root, str(layout.candidates(part.index, layer).relative_to(layout.root)), content)
+        write_file(layout.candidates(part.index, layer), content)
     ledger.save_counts(part.index, state)
     ledger.finish_part(Entry(part.index, files, facts, round(seconds, 3)))
 
@@ -190,7 +190,7 @@ def _finish(plan: Plan, layout: Layout, ledger: Ledger, statistics: Statistics) 
         "notes": list(plan.notes),
         "files": dict(sorted(files.items())),
     }
-    write_file(layout.root, layout.manifest.name, seal_manifest(manifest))
+    write_file(layout.manifest, seal_manifest(manifest))
 
 
 def _write_weights(plan: Plan, layout: Layout) -> dict[str, list[Any]]:
@@ -211,10 +211,9 @@ def _write_weights(plan: Plan, layout: Layout) -> dict[str, list[Any]]:
     for path, tensor in values.items():
         spec, array = specs[path], tensor.numpy()
         for i in range(spec.files):
+            file = spec.file(i, *[0] * (array.ndim - 1))
             content = encode_file(array[i : i + 1] if spec.files > 1 else array, spec)
-            written[spec.file(i, *[0] * (array.ndim - 1))] = write_file(
-                layout.root, spec.file(i, *[0] * (array.ndim - 1)), content
-            )
+            written[file] = write_file(layout.root / file, content)
     return written
 
 
@@ -224,23 +223,28 @@ def write_metadata(spec: RunSpec, layout: Layout) -> dict[str, list[Any]]:
         leftover.unlink()
     root = zarr.open_group(layout.arrays, mode="a", zarr_format=3, attributes={"vitdex_format": FORMAT_VERSION})
     for array in arrays(spec).values():
-        root.create_array(
-            array.path,
-            shape=array.shape,
-            dtype=array.dtype,
-            chunks=array.chunks,
-            shards=array.shards,
-            compressors=[Crc32cCodec()],
-            filters=None,
-            fill_value=float("nan") if array.dtype.startswith("float") else 0,
-            dimension_names=array.axes,
-            attributes={"about": array.about, "vitdex_format": FORMAT_VERSION},
-        )
+        declare(root, array)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # consolidated metadata is widely read, though not yet in the specification
         zarr.consolidate_metadata(layout.arrays, zarr_format=3)
     found = sorted(path for path in layout.arrays.rglob("zarr.json"))
     return {f"{ARRAYS}/{path.relative_to(layout.arrays).as_posix()}": file_facts(path) for path in found}
+
+
+def declare(root: zarr.Group, array: ArraySpec) -> None:
+    """Write an array's metadata; its files are ours to write."""
+    root.create_array(
+        array.path,
+        shape=array.shape,
+        dtype=array.dtype,
+        chunks=array.chunks,
+        shards=array.shards,
+        compressors=[Crc32cCodec()],
+        filters=None,
+        fill_value=float("nan") if array.dtype.startswith("float") else 0,
+        dimension_names=array.axes,
+        attributes={"about": array.about, "vitdex_format": FORMAT_VERSION},
+    )
 
 
 class Quiet:

@@ -116,16 +116,16 @@ class Capture:
     def _on_final_norm(self, x: Tensor) -> None:
         readout = self.anatomy.readout
         assert readout.norm is not None
-        tokens = x
-        if x.ndim == 3:
-            tokens = x[:, 0] if readout.kind == "token" else x[:, self.spec.prefix :]
-        self.kept.sigma = readout.norm.sigma(tokens)
+        self.kept.sigma = readout.norm.sigma(self._head_tokens(x) if x.ndim == 3 else x)
+
+    def _head_tokens(self, x: Tensor) -> Tensor:
+        """Of tokens [image, token, d], those that the head reads: token 0, or all patches."""
+        return x[:, 0] if self.spec.readout == "token" else x[:, self.spec.prefix :]
 
     def _on_post_norm(self, layer: MlpLayer) -> Callable[[Tensor], None]:
         def keep(x: Tensor) -> None:
             assert layer.post_norm is not None
-            tokens = x[:, 0] if self.spec.readout == "token" else x[:, self.spec.prefix :]
-            self.kept.post_sigma[layer.name] = layer.post_norm.sigma(tokens)
+            self.kept.post_sigma[layer.name] = layer.post_norm.sigma(self._head_tokens(x))
 
         return keep
 
@@ -139,7 +139,10 @@ class Capture:
         return reduce
 
     def _on_residual(self, name: str) -> Callable[[Tensor], None]:
-        return lambda raw: void(self._summaries(name, raw.float(), nn.Identity()))
+        def reduce(raw: Tensor) -> None:
+            self._summaries(name, raw.float(), nn.Identity())
+
+        return reduce
 
     def _summaries(self, name: str, x: Tensor, act: nn.Module) -> Tensor:
         """Reduce values [image, token, neuron] of one layer; returns its maps [image, neuron, patch]."""
@@ -191,10 +194,6 @@ class Capture:
                 weight = weight / post
             read, scale = activated * weight[:, None], weight
         kept.out[f"{name}/read"], kept.out[f"{name}/scale"] = read, scale
-
-
-def void(_: object) -> None:
-    """Drop a value."""
 
 
 def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -92,10 +92,9 @@ class Statistics:
         offsets = torch.arange(units, device=values.device, dtype=torch.int32)[:, None] * BINS
         flat = torch.bincount((bin_of((values - centre) / spread) + offsets).view(-1), minlength=units * BINS)
         self.counts[layer] += flat.view(units, BINS).int()
-        self.total[layer] += values.sum(1, dtype=torch.float64 if values.device.type != "mps" else None).cpu().numpy()
-        self.square[layer] += (
-            values.square().sum(1, dtype=torch.float64 if values.device.type != "mps" else None).cpu().numpy()
-        )
+        exact = torch.float32 if values.device.type == "mps" else torch.float64  # MPS has no float64
+        self.total[layer] += values.sum(1, dtype=exact).cpu().numpy()
+        self.square[layer] += values.square().sum(1, dtype=exact).cpu().numpy()
         if self.tail:
             both = torch.cat([self.largest[layer], values], 1)
             self.largest[layer] = both.topk(self.tail, 1).values

@@ -44,8 +44,6 @@ class _Images(Dataset[tuple[int, NDArray[np.uint8] | None, dict[str, Any]]]):
             pixels, crop = self.preprocess(image)
         except UnreadableImage as error:
             return i, None, {**facts, "reason": str(error)}
-        except OSError as error:
-            return i, None, {**facts, "reason": error.strerror or str(error)}
         return i, pixels, {**facts, "width": image.width, "height": image.height, "crop": crop}
 
 

@@ -49,8 +49,7 @@ class Ledger:
                     "Repeat that run's command, or give --overwrite.",
                 )
         else:
-            self.layout.parts.mkdir(parents=True, exist_ok=True)
-            write_file(self.layout.root, "parts/run.json", json.dumps(spec.to_json(), indent=1).encode())
+            write_file(self.layout.run, json.dumps(spec.to_json(), indent=1).encode())
         done = 0
         while done < len(spec.parts) and self.layout.entry(done).exists():
             done += 1
@@ -62,7 +61,7 @@ class Ledger:
     def save_counts(self, part: int, state: dict[str, NDArray[np.generic]]) -> None:
         """The statistics up to and including this part; earlier ones are removed once the entry stands."""
         packed = Zstd(level=1).encode(save(state))
-        write_file(self.layout.root, str(self.layout.counts(part).relative_to(self.layout.root)), packed)
+        write_file(self.layout.counts(part), packed)
 
     def load_counts(self, part: int) -> dict[str, NDArray[np.generic]]:
         try:
@@ -75,6 +74,6 @@ class Ledger:
 
     def finish_part(self, entry: Entry) -> None:
         content = json.dumps(asdict(entry), indent=1)
-        write_file(self.layout.root, str(self.layout.entry(entry.part).relative_to(self.layout.root)), content.encode())
+        write_file(self.layout.entry(entry.part), content.encode())
         if entry.part:
             self.layout.counts(entry.part - 1).unlink(missing_ok=True)

@@ -80,9 +80,7 @@ def build_tables(finish: Finish) -> dict[str, list[Any]]:
         for layer in finish.spec.layers:
             by_neuron = np.ascontiguousarray(finish.read(f"{layer.name}/max").T)
             path = f"{layer.name}/max_by_neuron"
-            written[finish.arrays[path].file(0, 0)] = write_file(
-                finish.layout.root, finish.arrays[path].file(0, 0), encode_file(by_neuron, finish.arrays[path])
-            )
+            written |= _write_whole(finish, path, by_neuron)
             _neurons(finish, db, layer, by_neuron)
             written |= _exemplars(finish, db, layer, by_neuron)
             activations[layer.name] = _class_statistics(finish, layer, by_neuron, labels, classes)
@@ -91,6 +89,13 @@ def build_tables(finish: Finish) -> dict[str, list[Any]]:
         db.execute("CHECKPOINT")
     written[finish.layout.database.name] = adopt_file(temporary, finish.layout.database)
     return written
+
+
+def _write_whole(finish: Finish, path: str, values: NDArray[Any]) -> dict[str, list[Any]]:
+    """Write an array that is one file."""
+    spec = finish.arrays[path]
+    file = spec.file(*[0] * len(spec.shape))
+    return {file: write_file(finish.layout.root / file, encode_file(values, spec))}
 
 
 def _count(db: duckdb.DuckDBPyConnection, table: str) -> int:
@@ -244,7 +249,7 @@ def _exemplars(
     top = sides["top", "patch"]
     codes = np.zeros(spec.shape, np.uint8)
     codes[:, : top.shape[1]] = gather(found, top, finish.spec.images)
-    return {spec.file(0, 0, 0): write_file(finish.layout.root, spec.file(0, 0, 0), encode_file(codes, spec))}
+    return _write_whole(finish, spec.path, codes)
 
 
 def _class_statistics(
@@ -304,10 +309,7 @@ def _class_rows(
     hidden = [a for a in every if a.kind == "hidden"]
     if scores:
         rank_in_unit = np.concatenate(
-            [
-                score_ranks(np.ascontiguousarray(block.T)).T
-                for block in np.array_split(scores["score"], max(1, len(hidden)))
-            ]
+            [score_ranks(np.ascontiguousarray(block.T)).T for block in np.split(scores["score"], _splits(hidden))]
         )
         for first in range(0, classes, CLASSES_AT_ONCE):
             here = slice(first, min(first + CLASSES_AT_ONCE, classes))

@@ -84,9 +84,8 @@ def encode_file(values: NDArray[Any], spec: ArraySpec) -> memoryview:
     return seal(raw, spec)
 
 
-def write_file(root: Path, path: str, content: bytes | memoryview) -> list[Any]:
+def write_file(target: Path, content: bytes | memoryview) -> list[Any]:
     """Write a file under a temporary name, flush it to the disk, rename it. Returns [bytes, xxh3 checksum]."""
-    target = root / path
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.partial")
     with temporary.open("wb") as file:

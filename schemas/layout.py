@@ -170,34 +170,12 @@ def _layer_arrays(spec: RunSpec) -> Iterator[ArraySpec]:
 
 
 def _one_layer(spec: RunSpec, name: str, units: int, hidden: bool) -> Iterator[ArraySpec]:
-    n, part, patches = spec.images, spec.part_images, spec.patches
+    n, part = spec.images, spec.part_images
 
     def rows(leaf: str, dtype: str, about: str) -> ArraySpec:
         return ArraySpec(f"{name}/{leaf}", ("image", "neuron"), (n, units), dtype, (part, units), None, about)
 
-    if spec.maps in ("uint8", "float16"):
-        chunk = units_per_chunk(units, part * patches * np.dtype(spec.maps).itemsize)
-        yield ArraySpec(
-            f"{name}/map",
-            ("image", "neuron", "patch"),
-            (n, units, patches),
-            spec.maps,
-            (part, chunk, patches),
-            (part, units, patches),
-            MAP_ABOUT[spec.maps],
-        )
-    if spec.maps == "exemplars":
-        kept = min(EXEMPLARS, n)
-        chunk = units_per_chunk(units, kept * patches)
-        yield ArraySpec(
-            f"{name}/exemplar_map",
-            ("neuron", "rank", "patch"),
-            (units, kept, patches),
-            "uint8",
-            (chunk, kept, patches),
-            (units, kept, patches),
-            "maps of the top exemplars, coded like map",
-        )
+    yield from _map_arrays(spec, name, units)
     yield rows("max", "float32", "largest patch")
     yield rows("min", "float32", "smallest patch")
     yield rows("mean", "float32", "mean over the patches")
@@ -235,6 +213,34 @@ def _one_layer(spec: RunSpec, name: str, units: int, hidden: bool) -> Iterator[A
         (units, n),
         "max, the other way round",
     )
+
+
+def _map_arrays(spec: RunSpec, name: str, units: int) -> Iterator[ArraySpec]:
+    """The maps as `--maps` keeps them, if at all."""
+    n, part, patches = spec.images, spec.part_images, spec.patches
+    if spec.maps in ("uint8", "float16"):
+        chunk = units_per_chunk(units, part * patches * np.dtype(spec.maps).itemsize)
+        yield ArraySpec(
+            f"{name}/map",
+            ("image", "neuron", "patch"),
+            (n, units, patches),
+            spec.maps,
+            (part, chunk, patches),
+            (part, units, patches),
+            MAP_ABOUT[spec.maps],
+        )
+    if spec.maps == "exemplars":
+        kept = min(EXEMPLARS, n)
+        chunk = units_per_chunk(units, kept * patches)
+        yield ArraySpec(
+            f"{name}/exemplar_map",
+            ("neuron", "rank", "patch"),
+            (units, kept, patches),
+            "uint8",
+            (chunk, kept, patches),
+            (units, kept, patches),
+            "maps of the top exemplars, coded like map",
+        )
 
 
 MAP_ABOUT = {
