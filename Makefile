@@ -17,7 +17,7 @@ lint: $(VENV)/.developing
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed
+bench: $(VENV)/.developing
 	$(BIN)/python benchmarks/scale.py
 
 clean:
