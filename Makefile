@@ -4,13 +4,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= sample.vitdex
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test soak lint bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vitdex index $(DEMO) --sample --overwrite
 
 test: $(VENV)/.developing
 	$(BIN)/python -m pytest
+
+soak: $(VENV)/.developing
+	$(BIN)/python -m pytest -m soak
 
 lint: $(VENV)/.developing
 	$(BIN)/ruff check .

@@ -22,7 +22,7 @@ import psutil
 import zarr
 from numpy.typing import NDArray
 from vitdex.indexer import tables
-from vitdex.indexer.build import declare
+from vitdex.indexer.arrays import declare
 from vitdex.indexer.statistics import class_auroc, class_means, exemplar_ranks, score_ranks
 from vitdex.indexer.writer import encode_file, write_file
 from vitdex.schemas.layout import ARRAYS, ArraySpec, units_per_chunk

@@ -19,29 +19,11 @@ from stat import S_ISDIR, S_ISREG
 from typing import IO, Any, Protocol
 
 from ..schemas.errors import SourceError, UnreadableImage
+from .hugging_face import open_hub, open_saved
+from .names import Entry, Skipped, is_hidden, read_file, shown_name, sort_names, why
 
 KINDS = "Give a folder of images, an uncompressed tar, or hf:NAME:SPLIT"
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One file: its name below the root with '/' between folders, its class folder, its bytes when listed.
-
-    Bytes of a name that are not UTF-8 are written as backslash escapes. `label` is None outside class folders.
-    """
-
-    path: str
-    label: str | None
-    size: int
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """What was found but is not listed, and why."""
-
-    path: str
-    reason: str
 
 
 class Source(Protocol):
@@ -68,14 +50,14 @@ def open_source(where: str) -> Source:
     Raises SourceError where there is nothing that can be listed.
     """
     if where.startswith("hf:"):
-        return _open_hub(where)
+        return open_hub(where)
     path = Path(where)
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
         raise SourceError(f"{where!r} does not exist", "Check the path") from None
     except (OSError, ValueError) as error:
-        raise SourceError(f"{where!r} cannot be read: {_why(error)}", "Check the path and its permissions") from None
+        raise SourceError(f"{where!r} cannot be read: {why(error)}", "Check the path and its permissions") from None
     source: Source
     if S_ISREG(mode):
         source = _open_tar(path)
@@ -84,7 +66,7 @@ def open_source(where: str) -> Source:
     elif (path / "dataset_dict.json").is_file():
         raise SourceError(f"{where!r} holds several splits of a data set", "Point at the folder of one of them")
     elif (path / "dataset_info.json").is_file() and (path / "state.json").is_file():
-        source = _open_saved(path)
+        source = open_saved(path)
     else:
         source = _open_folder(path)
     if not source.entries:
@@ -101,56 +83,6 @@ def list_hash(entries: Iterable[Entry]) -> str:
     return digest.hexdigest()
 
 
-# Names
-
-
-def _recorded(name: str) -> str:
-    """A name as Python decoded it from bytes, as text that any file can hold."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return name
-
-
-def _label(path: str) -> str | None:
-    folder, slash, _ = path.partition("/")
-    return folder if slash else None
-
-
-def _hidden(name: str) -> bool:
-    return "/." in f"/{name}"
-
-
-def _shown(path: Path) -> str:
-    own = path.name not in ("", "..")
-    return _recorded(path.name if own else path.resolve().name)
-
-
-def _why(error: Exception) -> str:
-    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
-
-
-def _sorted(
-    found: Iterable[tuple[str, int | str]],
-) -> tuple[tuple[Entry, ...], tuple[Skipped, ...], tuple[str, ...]]:
-    """Entries, what is skipped and the entries' own names, from (name, bytes) or (name, reason to skip)."""
-    entries: list[Entry] = []
-    skipped: list[Skipped] = []
-    names: list[str] = []
-    for path, name, size in sorted(((_recorded(n), n, size) for n, size in found), key=lambda item: item[:2]):
-        if isinstance(size, str):
-            skipped.append(Skipped(path, size))
-        elif _hidden(name):
-            skipped.append(Skipped(path, "hidden"))
-        elif entries and entries[-1].path == path:
-            skipped.append(Skipped(path, "its name is not UTF-8 and would be recorded like another file's"))
-        else:
-            entries.append(Entry(path, _label(path), size))
-            names.append(name)
-    return tuple(entries), tuple(skipped), tuple(names)
-
-
 # Folders
 
 
@@ -163,19 +95,12 @@ class _Folder:
     root: str
 
     def read(self, i: int) -> bytes:
-        return _read_file(f"{self.root}/{self.files[i]}")
-
-
-def _read_file(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except (OSError, ValueError) as error:
-        raise UnreadableImage(f"the file cannot be read: {_why(error)}") from None
+        return read_file(f"{self.root}/{self.files[i]}")
 
 
 def _open_folder(path: Path) -> _Folder:
     root = str(path.resolve())
-    return _Folder(_shown(path), *_sorted(_walk(root)), root)
+    return _Folder(shown_name(path), *sort_names(_walk(root)), root)
 
 
 def _walk(root: str) -> Iterator[tuple[str, int | str]]:
@@ -197,7 +122,7 @@ def _walk(root: str) -> Iterator[tuple[str, int | str]]:
                     else:
                         yield prefix + item.name, kind
         except OSError as error:
-            yield prefix[:-1], f"the folder cannot be listed: {_why(error)}"
+            yield prefix[:-1], f"the folder cannot be listed: {why(error)}"
 
 
 def _look(item: os.DirEntry[str]) -> int | str | None:
@@ -205,7 +130,7 @@ def _look(item: os.DirEntry[str]) -> int | str | None:
     try:
         status = item.stat()
     except OSError as error:
-        return f"a dangling link: {_why(error)}" if item.is_symlink() else f"cannot be read: {_why(error)}"
+        return f"a dangling link: {why(error)}" if item.is_symlink() else f"cannot be read: {why(error)}"
     if S_ISREG(status.st_mode):
         return status.st_size
     return None if S_ISDIR(status.st_mode) else "neither a file nor a folder"
@@ -239,7 +164,7 @@ class _Tar:
             # pread leaves the file's position alone, which a fork shares.
             blob = os.pread(self._file.fileno(), size, start)
         except OSError as error:
-            raise UnreadableImage(f"the tar cannot be read: {_why(error)}") from None
+            raise UnreadableImage(f"the tar cannot be read: {why(error)}") from None
         if len(blob) < size:
             raise UnreadableImage("the tar is shorter than when it was listed")
         return blob
@@ -258,8 +183,17 @@ def _open_tar(path: Path) -> _Tar:
         members[name] = member
     targets = {name: _follow(members, name) for name in members}
     found += [(name, target.size if target else 0) for name, target in targets.items()]
-    entries, skipped, names = _sorted(found)
-    return _Tar(_shown(path), entries, skipped, tuple(_start(targets[name]) for name in names), path.resolve())
+    around = _folder_around([name for name, size in found if isinstance(size, int)])
+    entries, skipped, names = sort_names(found, around)
+    return _Tar(shown_name(path), entries, skipped, tuple(_start(targets[name]) for name in names), path.resolve())
+
+
+def _folder_around(names: list[str]) -> str:
+    """The folder that packing put around class folders, as 'NAME/', or ''. One folder of images is a class folder."""
+    seen = [name for name in names if not is_hidden(name)]
+    top = seen[0].partition("/")[0] + "/" if seen else ""
+    around = all(name.startswith(top) for name in seen) and any(name.count("/") > 1 for name in seen)
+    return top if around else ""
 
 
 def _members(path: Path) -> list[tarfile.TarInfo]:
@@ -280,7 +214,7 @@ def _members(path: Path) -> list[tarfile.TarInfo]:
             if any(file.read(tarfile.BLOCKSIZE)):
                 raise tarfile.ReadError(f"broken header at byte {archive.offset}")
     except (OSError, tarfile.TarError) as error:
-        raise SourceError(f"the tar {shown} cannot be listed: {_why(error)}", "Copy or make it again") from None
+        raise SourceError(f"the tar {shown} cannot be listed: {why(error)}", "Copy or make it again") from None
     return [member for member in members if not member.isdir()]
 
 
@@ -305,93 +239,3 @@ def _start(target: tarfile.TarInfo | None) -> int | str:
     if target is None:
         return "a link to no file of the tar"
     return "a sparse member of a tar, which is not supported" if target.issparse() else target.offset_data
-
-
-# Hugging Face
-
-
-@dataclass(frozen=True)
-class _HuggingFace:
-    name: str
-    entries: tuple[Entry, ...]
-    skipped: tuple[Skipped, ...]
-    images: Any  # a datasets.Dataset of one column, not decoded
-
-    def read(self, i: int) -> bytes:
-        (image,) = self.images[i].values()
-        if image is None:
-            raise UnreadableImage("the row holds no image")
-        blob: bytes | None = image["bytes"]
-        return _read_file(image["path"]) if blob is None else blob
-
-
-def _open_hub(where: str) -> _HuggingFace:
-    dataset, _, split = where.removeprefix("hf:").partition(":")
-    name, _, config = dataset.partition("@")
-    if not (name and split):
-        raise SourceError(f"{where!r} names no split", "Write hf:NAME:SPLIT or hf:NAME@CONFIG:SPLIT")
-    datasets = _datasets()
-    try:
-        rows = datasets.load_dataset(name, config or None, split=split)
-    except Exception as error:  # of many libraries: the hub's, the network's, the file formats'
-        raise SourceError(f"{where!r} cannot be loaded: {_line(error)}", "Check name, split and network") from None
-    shown = Path(name).name if name.startswith(("/", ".", "~")) or Path(name).exists() else name
-    return _rows(where, f"hf:{shown}{dataset.removeprefix(name)}:{split}", rows)
-
-
-def _open_saved(path: Path) -> _HuggingFace:
-    datasets = _datasets()
-    try:
-        rows = datasets.load_from_disk(str(path))
-    except Exception as error:
-        raise SourceError(f"the data set {str(path)!r} cannot be loaded: {_line(error)}", "Save it again") from None
-    return _rows(str(path), _shown(path), rows)
-
-
-def _datasets() -> Any:
-    try:
-        import datasets
-    except ImportError:
-        raise SourceError("Hugging Face data sets need an extra", 'pip install "vitdex[hf]"') from None
-    return datasets
-
-
-def _line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
-
-
-def _rows(where: str, name: str, rows: Any) -> _HuggingFace:
-    datasets = _datasets()
-    column = next((c for c, kind in rows.features.items() if isinstance(kind, datasets.Image)), None)
-    if column is None:
-        raise SourceError(f"{where!r} has no column of images, only {', '.join(rows.features)}", "Cast one to Image")
-    label = next((c for c, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)), None)
-    images = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
-    labels = rows.select_columns([label])[label] if label else [None] * len(rows)
-    classes = rows.features[label].names if label else []
-    digits = max(6, len(str(len(rows))))
-    entries = []
-    for i, ((stored, size), k) in enumerate(zip(_stored(images), labels, strict=True)):
-        path = f"{i:0{digits}d}" + (f"-{stored}" if stored else "")
-        # -1 stands for an unknown class in test splits.
-        entries.append(Entry(path, classes[k] if k is not None and k >= 0 else None, size))
-    return _HuggingFace(name, tuple(entries), (), images)
-
-
-def _stored(images: Any) -> Iterator[tuple[str, int]]:
-    """(file name or '', bytes) of every row, from Arrow's offsets: no image is copied."""
-    import pyarrow.compute as arrow  # type: ignore[import-untyped]  # comes with datasets
-
-    for batch in images.with_format("arrow").iter(1000):
-        sizes = arrow.binary_length(arrow.struct_field(batch.column(0), "bytes")).to_pylist()
-        paths = arrow.struct_field(batch.column(0), "path").to_pylist()
-        for size, path in zip(sizes, paths, strict=True):
-            yield posixpath.basename(path or ""), _size_there(path) if size is None else size
-
-
-def _size_there(path: str | None) -> int:
-    """The bytes of a file that a row only points to; 0 where there is none, which shows when it is read."""
-    try:
-        return Path(path).stat().st_size if path else 0
-    except OSError:
-        return 0

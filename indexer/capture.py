@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..schemas.codes import CODES
 from ..schemas.errors import ModelError
 from ..schemas.model import Anatomy, MlpLayer
-from ..schemas.records import TOKEN_TOP, RunSpec
+from ..schemas.records import RunSpec
 from .counts import Statistics, pick_patches
 from .head import Head
+from .reduce import reduce_compiled, reduce_plain
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -32,6 +32,7 @@ class _Pass:
 
     ids: Sequence[int] = ()
     picked: Tensor | None = None
+    raw: dict[str, Tensor] = field(default_factory=dict)  # fc1's output until fc2 is reached
     out: dict[str, Tensor] = field(default_factory=dict)
     activated: dict[str, Tensor] = field(default_factory=dict)  # after the nonlinearity, as far as the head reads it
     post_sigma: dict[str, Tensor] = field(default_factory=dict)
@@ -56,7 +57,10 @@ class Capture:
         for layer in self.anatomy.layers:
             residual = layer.name.removesuffix("fc1") + "fc2"
             if layer.name in wanted:
-                self._hook(layer.fc1, self._on_hidden(layer))
+                if getattr(layer.act, "inplace", False):  # it would overwrite the values before they are read
+                    layer.act.inplace = False  # type: ignore[assignment]
+                self._hook(layer.fc1, self._keep_raw(layer.name))
+                self._hook_input(layer.fc2, self._on_active(layer))
                 if layer.post_norm_module is not None:
                     self._hook_input(layer.post_norm_module, self._on_post_norm(layer))
             if residual in wanted:
@@ -129,54 +133,40 @@ class Capture:
 
         return keep
 
-    def _on_hidden(self, layer: MlpLayer) -> Callable[[Tensor], None]:
-        def reduce(raw: Tensor) -> None:
-            x = raw.float()
-            maps = self._summaries(layer.name, x, layer.act)
+    def _keep_raw(self, name: str) -> Callable[[Tensor], None]:
+        return lambda x: self.kept.raw.__setitem__(name, x)
+
+    def _on_active(self, layer: MlpLayer) -> Callable[[Tensor], None]:
+        """At fc2's door both are there: the values before the nonlinearity and behind it."""
+
+        def reduce(y: Tensor) -> None:
+            self._summaries(layer.name, self.kept.raw.pop(layer.name), y)
             if self.anatomy.readout.defined:
-                self._keep_activated(layer, x, maps)
+                self._keep_activated(layer, y)
 
         return reduce
 
     def _on_residual(self, name: str) -> Callable[[Tensor], None]:
-        def reduce(raw: Tensor) -> None:
-            self._summaries(name, raw.float(), nn.Identity())
+        return lambda x: self._summaries(name, x, x)
 
-        return reduce
-
-    def _summaries(self, name: str, x: Tensor, act: nn.Module) -> Tensor:
-        """Reduce values [image, token, neuron] of one layer; returns its maps [image, neuron, patch]."""
+    def _summaries(self, name: str, x: Tensor, y: Tensor) -> None:
+        """Reduce values [image, token, neuron] of one layer, x before and y behind the nonlinearity."""
         out, prefix = self.kept.out, self.spec.prefix
-        maps = x[:, prefix:].transpose(1, 2).contiguous()
-        high, where = maps.max(2)
-        low = maps.amin(2)
-        out[f"{name}/max"], out[f"{name}/min"], out[f"{name}/mean"] = high, low, maps.mean(2)
-        out[f"{name}/argmax"] = where.to(torch.int32)
-        out[f"{name}/post_mean"] = act(maps).mean(2)
-        out[f"{name}/token_top"] = x.topk(TOKEN_TOP, 2).indices.to(torch.int32)
+        reduce = reduce_compiled if self.spec.compiled else reduce_plain
+        out |= {f"{name}/{leaf}": found for leaf, found in reduce(x, y, prefix, self.spec.maps).items()}
         if self.spec.cls:
-            out[f"{name}/cls"] = x[:, 0]
-        if self.spec.maps == "float16":
-            out[f"{name}/map"] = maps.half()
-        elif self.spec.maps != "none":
-            out[f"{name}/map"] = encode_maps(maps, low, high)
-        counted = maps
-        if self.kept.picked is not None:
-            index = self.kept.picked[:, None].expand(-1, maps.shape[1], -1)
-            counted = maps.gather(2, index)
-        self.statistics.add(name, counted.transpose(0, 1).reshape(maps.shape[1], -1))
-        self.statistics.add_prefix(name, x[:, :prefix])
-        return maps
+            out[f"{name}/cls"] = x[:, 0].float()
+        self.statistics.count(name, x, prefix, self.kept.picked, self.spec.compiled)
 
-    def _keep_activated(self, layer: MlpLayer, x: Tensor, maps: Tensor) -> None:
+    def _keep_activated(self, layer: MlpLayer, y: Tensor) -> None:
         """Keep what the head will read of a layer: one token, a pooled vector, or, where sigma differs, all patches."""
         kind = self.anatomy.readout.kind
         if kind == "token":
-            self.kept.activated[layer.name] = layer.act(x[:, 0])
+            self.kept.activated[layer.name] = y[:, 0].float()
         elif kind == "mean" and layer.post_norm is None:
             self.kept.activated[layer.name] = self.kept.out[f"{layer.name}/post_mean"]
         else:
-            self.kept.activated[layer.name] = layer.act(maps)
+            self.kept.activated[layer.name] = y[:, self.spec.prefix :].transpose(1, 2).float()
 
     def _read(self, name: str) -> None:
         """activation / sigma, averaged over what the head pools (CLASS SPACE in FORMAT.md): `read` and `scale`."""
@@ -199,10 +189,3 @@ class Capture:
 def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Pixels uint8 [image, y, x, channel] as the model reads them: float32 [image, channel, y, x]."""
     return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
-
-
-def encode_maps(maps: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Codes of maps [..., patch] between their own minimum and maximum: uint8; a range of 0 is code 0."""
-    span = high - low
-    scale = torch.where(span > 0, CODES / span, 0.0)
-    return ((maps - low[..., None]) * scale[..., None]).round_().clamp_(0, CODES).to(torch.uint8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ class Bar:
     def planned(self, plan: Any, done: int) -> None:
         from tqdm import tqdm
 
-        from .plan import size
+        from ..schemas.layout import size
 
         self.spec = spec = plan.spec
         click.echo(
@@ -37,7 +38,7 @@ class Bar:
         self.bar = tqdm(total=spec.images, initial=done, unit="img", disable=not sys.stderr.isatty())
 
     def advance(self, images: int, written: int) -> None:
-        from .plan import size
+        from ..schemas.layout import size
 
         self.written += written
         self.bar.set_postfix_str(size(self.written), refresh=False)
@@ -46,6 +47,19 @@ class Bar:
     def finishing(self) -> None:
         self.bar.close()
         click.echo("all images read; making the tables")
+
+    def checking(self, total: int) -> Callable[[int], object]:
+        from tqdm import tqdm
+
+        bar = tqdm(total=total, unit="B", unit_scale=True, desc="checking", disable=not sys.stderr.isatty())
+        update: Callable[[int], object] = bar.update
+        return update
+
+    def repairing(self, plan: Any, damaged: list[str], images: int) -> None:
+        from tqdm import tqdm
+
+        click.echo(f"{len(damaged):,} files to make again; {images:,} images to read")
+        self.bar = tqdm(total=images, unit="img", disable=not sys.stderr.isatty())
 
 
 @click.command("index")
@@ -73,9 +87,10 @@ class Bar:
 @click.option("--workers", type=click.IntRange(0), help="Processes that decode images.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first N images.")
 @click.option("--no-inputs", is_flag=True, help="Leave the images' pixels out, to publish an index.")
+@click.option("--repair", is_flag=True, help="Make the damaged files of a finished index again, and no others.")
 @click.option("--overwrite", is_flag=True, help="Replace what stands at OUT.")
 def index_command(
-    out: Path, sample: bool, model: str | None, images: str | None, no_inputs: bool, **choices: Any
+    out: Path, sample: bool, model: str | None, images: str | None, no_inputs: bool, repair: bool, **choices: Any
 ) -> None:
     """Read images once with a ViT and leave an index at OUT.
 
@@ -97,6 +112,13 @@ def index_command(
         assert images is not None
         request = Request(out, model, images, inputs=not no_inputs, **choices)
     bar = Bar()
+    if repair:
+        from .repair import repair as mend
+
+        for path in mend(request, bar):
+            click.echo(f"made again: {path}")
+        click.echo(f"{out} is whole.")
+        return
     build(request, bar)
     click.echo(f"\n{out} is ready. Next:\n")
     for line in next_commands(out, bool(bar.spec.classes)):

@@ -4,11 +4,11 @@
     statistics.add("blocks.0.mlp.fc1", values)      # [neuron, value], float32
     state = statistics.state()                       # arrays; Statistics.load puts them back
 
-Values fall into bins on a float scale around the neuron's own centre and in units of its own spread (mean and standard
-deviation of its first batch): 128 steps an octave from 2**-6 to 2**10, both ways. Between bin edges a quantile is
-interpolated. Bins around zero, alike for all, gave rank errors of 0.001 on real activations: a neuron of narrow values
-far from zero had few. Sets of at most EXACT_VALUES values a neuron also keep their largest values themselves, so that
-the quantiles from 0.99 upwards are exact (Hazen's definition).
+Values fall into bins on a float scale around the neuron's own 0.99 quantile and in units of its own spread (both of
+its first batch): 128 steps an octave from 2**-8 to 2**10, both ways, so that bins are finest where the thresholds are.
+Between bin edges a quantile is interpolated. Largest rank errors at 0.99 on real activations (benchmarks/NOTES.md):
+bins around zero, alike for all, 0.0015; around the mean 0.0007; these 0.0001. Sets of at most EXACT_VALUES values a
+neuron also keep their largest values themselves: their quantiles from 0.99 upwards are exact (Hazen's definition).
 """
 
 from __future__ import annotations
@@ -23,19 +23,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..schemas.records import LayerSpec
+from . import kernels
+from .bins import BINS, EDGES, bin_of
+from .reduce import as_stored
 
-STEPS = 128  # bins an octave
-LOWEST = -6  # values below 2**LOWEST in size share the innermost bins
-HALF = 2048  # bins of one sign
-BINS = 2 * HALF
 EXACT_VALUES = 2**16
 COUNTED_VALUES = 800_000  # enough for a standard error of 1.1e-4 of rank at 0.99
-
-_MAGNITUDES = np.ldexp(1 + np.arange(HALF) % STEPS / STEPS, np.arange(HALF) // STEPS + LOWEST)
-_MAGNITUDES[0] = 0.0
-EDGES: NDArray[np.float64] = np.concatenate(
-    [[-np.ldexp(1.0, 10)], -_MAGNITUDES[:0:-1], _MAGNITUDES, [np.ldexp(1.0, 10)]]
-)
 
 
 def counted_patches(images: int, patches: int) -> int:
@@ -61,32 +54,40 @@ def pick_patches(image_ids: Sequence[int], patches: int, count: int) -> Tensor:
     return torch.from_numpy(np.argsort(x, axis=1, kind="stable")[:, :count].copy())
 
 
-def bin_of(values: Tensor) -> Tensor:
-    """Bin of each float32 value, int32, ascending with the value."""
-    bits = values.view(torch.int32)
-    magnitude = ((bits & 0x7FFFFFFF) >> 16).sub_((127 + LOWEST) * STEPS).clamp_(0, HALF - 1)
-    return torch.where(bits < 0, HALF - 1 - magnitude, HALF + magnitude)
-
-
 class Statistics:
     """Counts, moments and tails of the neurons of some layers. Parts may be added in any order."""
 
     def __init__(self, layers: Sequence[LayerSpec], tail: int, device: str | torch.device) -> None:
         self.tail = tail
         self.counts = {a.name: torch.zeros(a.units, BINS, dtype=torch.int32, device=device) for a in layers}
-        self.centre: dict[str, Tensor] = {}  # [2, neuron]: mean and deviation of the first batch
+        self.centre: dict[str, Tensor] = {}  # [2, neuron]: 0.99 quantile and deviation of the first batch
         self.positive = {a.name: np.zeros(a.units, np.int64) for a in layers}
         self.square = {a.name: np.zeros(a.units) for a in layers}
         self.total = {a.name: np.zeros(a.units) for a in layers}
         self.prefix_max = {a.name: torch.full((a.units,), -torch.inf, device=device) for a in layers}
         self.largest = {a.name: torch.full((a.units, tail), -torch.inf, device=device) for a in layers}
 
+    def count(self, layer: str, x: Tensor, prefix: int, picked: Tensor | None, compiled: bool) -> None:
+        """Add a batch of one layer, [image, token, neuron]: of the patches the picked ones [image, k], or all."""
+        self.add_prefix(layer, x[:, :prefix].float())
+        if compiled and not self.tail and layer in self.centre:
+            if picked is None:
+                picked = torch.arange(x.shape[1] - prefix).expand(x.shape[0], -1)
+            totals = (self.total[layer], self.square[layer], self.positive[layer])
+            centre = self.centre[layer].numpy()
+            kernels.count(as_stored(x), prefix, picked.numpy(), *centre, self.counts[layer].numpy(), *totals)
+            return
+        values = x[:, prefix:].float()
+        if picked is not None:
+            values = values.gather(1, picked[..., None].expand(-1, -1, values.shape[2]))
+        self.add(layer, values.flatten(0, 1).T.contiguous())
+
     def add(self, layer: str, values: Tensor) -> None:
         """Add values [neuron, value] of one layer."""
         units = values.shape[0]
         if layer not in self.centre:
             spread = values.std(1, unbiased=False)
-            self.centre[layer] = torch.stack([values.mean(1), torch.where(spread > 0, spread, 1.0)])
+            self.centre[layer] = torch.stack([_start(values), torch.where(spread > 0, spread, 1.0)])
         centre, spread = self.centre[layer][..., None]
         self.positive[layer] += (values > 0).sum(1).cpu().numpy()
         offsets = torch.arange(units, device=values.device, dtype=torch.int32)[:, None] * BINS
@@ -163,6 +164,11 @@ class Statistics:
         variance = self.square[layer] / n - (self.total[layer] / n) ** 2
         deviation: NDArray[np.float64] = np.sqrt(np.maximum(variance, 0))
         return deviation.astype(np.float32)
+
+
+def _start(values: Tensor) -> Tensor:
+    """The 0.99 quantile of values [neuron, value], as one of them."""
+    return values.topk(ceil(0.01 * values.shape[1]), 1).values[:, -1]
 
 
 def _from_counts(counts: NDArray[np.int32], shares: Sequence[float]) -> NDArray[np.float64]:

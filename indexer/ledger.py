@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from numcodecs import Zstd
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from ..schemas.errors import BadIndex
 from ..schemas.layout import Layout
 from ..schemas.records import RunSpec
+from .fill import Filled
 from .writer import write_file
 
 
@@ -42,38 +44,49 @@ class Ledger:
             try:
                 there = RunSpec.from_json(json.loads(self.layout.run.read_text()))
             except (ValueError, KeyError, TypeError) as error:
-                raise BadIndex(f"{self.layout.run} is damaged", "Remove the folder and start again.") from error
+                raise BadIndex(f"{self.layout.run} is damaged", "Start again with --overwrite.") from error
             if different := spec.differences(there):
                 raise BadIndex(
                     f"{self.layout.root} holds an unfinished index of another run ({'; '.join(different)})",
                     "Repeat that run's command, or give --overwrite.",
                 )
         else:
-            write_file(self.layout.run, json.dumps(spec.to_json(), indent=1).encode())
+            self.write_run(spec)
         done = 0
         while done < len(spec.parts) and self.layout.entry(done).exists():
             done += 1
         return done
 
+    def write_run(self, spec: RunSpec) -> list[Any]:
+        return write_file(self.layout.run, json.dumps(spec.to_json(), indent=1).encode())
+
+    def counted(self) -> int:
+        """How many parts the newest counts hold."""
+        return max((int(file.stem) + 1 for file in self.layout.parts.glob("*.counts")), default=0)
+
     def entries(self, parts: int) -> list[Entry]:
         return [Entry(**json.loads(self.layout.entry(i).read_text())) for i in range(parts)]
 
-    def save_counts(self, part: int, state: dict[str, NDArray[np.generic]]) -> None:
-        """The statistics up to and including this part; earlier ones are removed once the entry stands."""
-        packed = Zstd(level=1).encode(save(state))
-        write_file(self.layout.counts(part), packed)
+    def save_state(self, part: int, filled: Filled) -> None:
+        """Candidates, then the statistics up to and including this part."""
+        for layer, content in filled.kept.items():
+            write_file(self.layout.candidates(part, layer), content)
+        write_file(self.layout.counts(part), Zstd(level=1, checksum=True).encode(save(filled.state)))
 
     def load_counts(self, part: int) -> dict[str, NDArray[np.generic]]:
         try:
             state: dict[str, NDArray[np.generic]] = load(Zstd().decode(self.layout.counts(part).read_bytes()))
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             raise BadIndex(
-                f"{self.layout.counts(part)} is missing or damaged", "Start again with --overwrite."
+                f"{self.layout.counts(part)} is missing or damaged", "Repeat the command with --repair."
             ) from error
         return state
 
     def finish_part(self, entry: Entry) -> None:
-        content = json.dumps(asdict(entry), indent=1)
-        write_file(self.layout.entry(entry.part), content.encode())
-        if entry.part:
-            self.layout.counts(entry.part - 1).unlink(missing_ok=True)
+        write_file(self.layout.entry(entry.part), json.dumps(asdict(entry), indent=1).encode())
+        self.forget_counts(entry.part)
+
+    def forget_counts(self, before: int) -> None:
+        """Only the newest counts are kept."""
+        if before:
+            self.layout.counts(before - 1).unlink(missing_ok=True)

@@ -13,14 +13,15 @@ import torch
 
 from ..data.sources import Source, list_hash, open_source
 from ..schemas.errors import BadIndex, ModelError
-from ..schemas.layout import arrays, fitting_part_images, part_bytes
+from ..schemas.layout import arrays, fitting_part_images, part_bytes, size
 from ..schemas.load import LOCAL, ClassNames, Loaded, load_model
 from ..schemas.model import Anatomy, dissect
 from ..schemas.records import EXEMPLARS, LayerSpec, Maps, Precision, RunSpec
-from .counts import BINS, counted_patches
+from .bins import BINS
+from .counts import counted_patches
 from .head import Head, find_head
 
-VERSIONS = ("torch", "timm", "torchvision", "pillow", "numpy")
+VERSIONS = ("torch", "numba", "timm", "torchvision", "pillow", "numpy")
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def make_plan(request: Request) -> Plan:
         readout=anatomy.readout.kind,
         precision=request.precision,
         tf32=torch.backends.cuda.matmul.allow_tf32,
-        compiled=False,
+        compiled=device == "cpu",
         device=device,
         maps=request.maps,
         inputs=request.inputs,
@@ -194,12 +195,3 @@ def check_space(plan: Plan, out: Path, already: int) -> None:
         fitting = [f"--maps {m} ({size(b)})" for m, b in smaller.items() if b < min(free, plan.index_bytes)]
         remedy = f"Choose {' or '.join(fitting)}." if fitting else "Choose another disk or fewer images (--limit)."
         raise BadIndex(f"the index needs {size(needed)} and {size(free)} are free", remedy)
-
-
-def size(count: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"

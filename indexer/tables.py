@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
 import pandas as pd
 import torch
-import zarr
 from numpy.typing import NDArray
+from safetensors.numpy import load, save
 from torch import nn
 
-from ..schemas.layout import Layout, arrays
+from ..schemas.errors import BadIndex
+from ..schemas.integrity import Facts
 from ..schemas.load import ClassNames
-from ..schemas.model import Anatomy
 from ..schemas.records import LayerSpec, RunSpec
-from .counts import Statistics
-from .exemplar_maps import gather
-from .head import Head
+from .finish import KEPT, Columns, Finish
 from .statistics import class_auroc, class_means, cls_ranks, exemplar_ranks, score_ranks
-from .writer import adopt_file, encode_file, write_file
+from .writer import adopt_file, write_file
 
-QUANTILES = {"q001": 0.001, "q50": 0.5, "q90": 0.9, "q99": 0.99, "q995": 0.995, "q999": 0.999}
 SIDES = ("left", "top", "right", "bottom")
 CROP_COLUMNS = (
     "image_id, path, label, class_id, predicted, p_class, width, height, "
@@ -33,69 +30,63 @@ CROP_COLUMNS = (
 )
 CLASSES_AT_ONCE = 50  # of class tables, in memory as rows
 
-Record = dict[str, Any]
 
-
-@dataclass
-class Finish:
-    """All that the tables are made of."""
-
-    layout: Layout
-    spec: RunSpec
-    anatomy: Anatomy
-    head: Head
-    names: ClassNames | None
-    statistics: Statistics
-    images: list[Record]
-
-    def __post_init__(self) -> None:
-        self.arrays = arrays(self.spec)
-        self.group = zarr.open_group(self.layout.arrays, mode="r")
-        self.valid: NDArray[np.bool_] = self.read("valid")
-        self.hidden = {layer.name: layer for layer in self.anatomy.layers}
-
-    def read(self, path: str) -> Any:
-        return self.group[path][:]
-
-    def act(self, layer: LayerSpec, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The layer's own nonlinearity (fc2 has none)."""
-        module = self.hidden[layer.name].act if layer.kind == "hidden" else nn.Identity()
-        with torch.inference_mode():
-            out: NDArray[np.float32] = module(torch.from_numpy(values)).numpy()
-        return out
-
-
-def build_tables(finish: Finish) -> dict[str, list[Any]]:
-    """Write index.duckdb and the arrays that need all images. Returns their files with [bytes, checksum]."""
-    written: dict[str, list[Any]] = {}
+def build_tables(finish: Finish) -> Facts:
+    """Write index.duckdb, and the statistics that it could not be made from again. Raises BadIndex on a full disk."""
     temporary = finish.layout.database.with_name(".index.duckdb.partial")
     for leftover in (temporary, temporary.with_name(temporary.name + ".wal")):
         leftover.unlink(missing_ok=True)
-    with duckdb.connect(str(temporary)) as db:
-        db.execute("SET preserve_insertion_order = true")
-        db.execute(files("vitdex.schemas").joinpath("tables.sql").read_text())
-        labels = _images_and_classes(finish, db)
-        classes = _count(db, "classes")
-        activations: dict[str, dict[str, NDArray[np.float64]]] = {}
-        for layer in finish.spec.layers:
-            by_neuron = np.ascontiguousarray(finish.read(f"{layer.name}/max").T)
-            path = f"{layer.name}/max_by_neuron"
-            written |= _write_whole(finish, path, by_neuron)
-            _neurons(finish, db, layer, by_neuron)
-            written |= _exemplars(finish, db, layer, by_neuron)
-            activations[layer.name] = _class_statistics(finish, layer, by_neuron, labels, classes)
-        scores = _scores(finish)
-        _class_rows(finish, db, scores, activations, labels, classes)
-        db.execute("CHECKPOINT")
+    try:
+        with duckdb.connect(str(temporary)) as db:
+            kept = _fill_tables(finish, db)
+            db.execute("CHECKPOINT")
+    except duckdb.Error as error:
+        temporary.unlink(missing_ok=True)
+        fact = f"the tables cannot be written: {str(error).strip().splitlines()[0]}"
+        raise BadIndex(fact, "Make space and repeat the command.") from error
+    # the statistics first: with them, and not without, the tables can be made again
+    statistics = finish.layout.statistics
+    written = {statistics.relative_to(finish.layout.root).as_posix(): write_file(statistics, save_kept(kept))}
     written[finish.layout.database.name] = adopt_file(temporary, finish.layout.database)
     return written
 
 
-def _write_whole(finish: Finish, path: str, values: NDArray[Any]) -> dict[str, list[Any]]:
-    """Write an array that is one file."""
-    spec = finish.arrays[path]
-    file = spec.file(*[0] * len(spec.shape))
-    return {file: write_file(finish.layout.root / file, encode_file(values, spec))}
+def _fill_tables(finish: Finish, db: duckdb.DuckDBPyConnection) -> dict[str, Columns]:
+    """Returns the KEPT columns of every layer."""
+    db.execute("SET preserve_insertion_order = true")
+    db.execute(files("vitdex.schemas").joinpath("tables.sql").read_text())
+    labels = _images_and_classes(finish, db)
+    classes = _count(db, "classes")
+    kept: dict[str, Columns] = {}
+    activations: dict[str, dict[str, NDArray[np.float64]]] = {}
+    for layer in finish.spec.layers:
+        by_neuron = finish.read(f"{layer.name}/max_by_neuron")
+        kept[layer.name] = finish.kept(layer, by_neuron)
+        _neurons(finish, db, layer, kept[layer.name])
+        _exemplars(finish, db, layer, by_neuron)
+        activations[layer.name] = _class_statistics(finish, layer, by_neuron, labels, classes)
+    _class_rows(finish, db, _scores(finish), activations, labels, classes)
+    return kept
+
+
+def save_kept(kept: dict[str, Columns]) -> bytes:
+    """A safetensors file of the KEPT columns, LAYER/column."""
+    return save({f"{layer}/{name}": column for layer, columns in kept.items() for name, column in columns.items()})
+
+
+def load_kept(content: bytes) -> dict[str, Columns]:
+    kept: dict[str, Columns] = {}
+    for path, column in load(content).items():
+        layer, name = path.rsplit("/", 1)
+        kept.setdefault(layer, {})[name] = column
+    return kept
+
+
+def kept_in_tables(database: Path, spec: RunSpec) -> dict[str, Columns]:
+    """The KEPT columns from the tables themselves."""
+    query = f"SELECT {', '.join(KEPT)} FROM neurons WHERE layer = ? ORDER BY unit"
+    with duckdb.connect(str(database), read_only=True) as db:
+        return {layer.name: db.execute(query, [layer.name]).fetchnumpy() for layer in spec.layers}
 
 
 def _count(db: duckdb.DuckDBPyConnection, table: str) -> int:
@@ -188,15 +179,12 @@ def _logit_offset(finish: Finish) -> NDArray[np.float32] | None:
     return (offset + head.bias if head.bias is not None else offset).numpy()
 
 
-def _neurons(finish: Finish, db: duckdb.DuckDBPyConnection, layer: LayerSpec, by_neuron: NDArray[np.float32]) -> None:
-    statistics, valid = finish.statistics, finish.valid
-    quantiles = statistics.quantiles(layer.name, list(QUANTILES.values()))
-    prefix = statistics.prefix_max[layer.name].cpu().numpy()
+def _neurons(finish: Finish, db: duckdb.DuckDBPyConnection, layer: LayerSpec, kept: Columns) -> None:
     norm = None
     if layer.kind == "hidden":
         norm = finish.hidden[layer.name].value_vectors.norm(dim=1).numpy()
     means = {
-        column: finish.read(f"{layer.name}/{leaf}")[valid].mean(0, dtype=np.float64).astype(np.float32)
+        column: finish.read(f"{layer.name}/{leaf}")[finish.valid].mean(0, dtype=np.float64).astype(np.float32)
         for column, leaf in (("pre_mean", "mean"), ("post_mean", "post_mean"))
     }
     _insert(
@@ -206,18 +194,13 @@ def _neurons(finish: Finish, db: duckdb.DuckDBPyConnection, layer: LayerSpec, by
             "layer": [layer.name] * layer.units,
             "unit": np.arange(layer.units),
             **means,
-            "pre_std": statistics.deviation(layer.name),
-            "positive_share": statistics.positive_share(layer.name),
-            **{name: quantiles[:, i] for i, name in enumerate(QUANTILES)},
+            **kept,
             "value_norm": norm,
-            "dead": np.maximum(by_neuron[:, valid].max(1), prefix) <= 0,
         },
     )
 
 
-def _exemplars(
-    finish: Finish, db: duckdb.DuckDBPyConnection, layer: LayerSpec, by_neuron: NDArray[np.float32]
-) -> dict[str, list[Any]]:
+def _exemplars(finish: Finish, db: duckdb.DuckDBPyConnection, layer: LayerSpec, by_neuron: NDArray[np.float32]) -> None:
     sides = {(side, "patch"): ids for side, ids in exemplar_ranks(by_neuron, finish.valid).items()}
     if finish.spec.cls:
         cls = np.ascontiguousarray(finish.read(f"{layer.name}/cls").T)
@@ -242,14 +225,6 @@ def _exemplars(
                 "post": finish.act(layer, np.ascontiguousarray(pre)).ravel(),
             },
         )
-    if finish.spec.maps != "exemplars":
-        return {}
-    spec = finish.arrays[f"{layer.name}/exemplar_map"]
-    found = [finish.layout.candidates(part.index, layer.name) for part in finish.spec.parts]
-    top = sides["top", "patch"]
-    codes = np.zeros(spec.shape, np.uint8)
-    codes[:, : top.shape[1]] = gather(found, top, finish.spec.images)
-    return _write_whole(finish, spec.path, codes)
 
 
 def _class_statistics(
@@ -355,8 +330,3 @@ def _rows(layers: list[LayerSpec], classes: slice, columns: dict[str, NDArray[An
         "class_id": np.repeat(np.arange(classes.start, classes.stop), len(units)),
         **{name: np.ascontiguousarray(value).ravel() for name, value in columns.items()},
     }
-
-
-def remove_candidates(layout: Layout) -> None:
-    for file in layout.parts.glob("*.candidates"):
-        file.unlink()

@@ -17,6 +17,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from ..schemas.integrity import file_facts
 from ..schemas.layout import ArraySpec
 from ..schemas.records import Part
 
@@ -88,21 +89,16 @@ def write_file(target: Path, content: bytes | memoryview) -> list[Any]:
     """Write a file under a temporary name, flush it to the disk, rename it. Returns [bytes, xxh3 checksum]."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.partial")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:  # a full disk: leave room for what is written next
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(target)) from error
     temporary.replace(target)
     return [len(content), xxhash.xxh3_128_hexdigest(content)]
-
-
-def file_facts(path: Path) -> list[Any]:
-    """[bytes, xxh3 checksum] of a file on disk."""
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return [path.stat().st_size, digest.hexdigest()]
 
 
 def adopt_file(temporary: Path, target: Path) -> list[Any]:

@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
 import click
-import pandas as pd
 
 from ..schemas.errors import VitdexError
+from .console import OUT, show, table_options
 from .index import Index
 
-OUT = click.argument("out", type=click.Path(path_type=Path))
+# Commands of their own files, imported when asked for.
+COMMANDS = {
+    "index": "vitdex.indexer.command:index_command",
+    "heatmap": "vitdex.query.heatmap_command:heatmap_command",
+    "dissect": "vitdex.query.dissect_command:dissect",
+    "milan": "vitdex.query.milan_command:milan",
+    "clip-dissect": "vitdex.query.export_command:clip_dissect",
+    "export": "vitdex.query.export_command:export",
+    "generate": "vitdex.query.generate_command:generate_command",
+    "verify": "vitdex.query.verify:verify_command",
+}
 
 
 class LazyGroup(click.Group):
-    """Attaches `index` from the indexer's room only when it is asked for."""
+    """A group whose larger commands are imported only when they are asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["index", *super().list_commands(ctx)]
+        return [*COMMANDS, *super().list_commands(ctx)]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name == "index":
-            from importlib import import_module
-
-            command: click.Command = import_module("vitdex.indexer.command").index_command
+        if name in COMMANDS:
+            module, attribute = COMMANDS[name].split(":")
+            command: click.Command = getattr(import_module(module), attribute)
             return command
         return super().get_command(ctx, name)
 
@@ -77,22 +87,12 @@ def info(out: Path, tables: bool) -> None:
 @cli.command()
 @OUT
 @click.argument("query")
-@click.option("--csv", "form", flag_value="csv", help="Comma-separated, with a header.")
-@click.option("--json", "form", flag_value="json", help="A list of records.")
-def sql(out: Path, query: str, form: str | None) -> None:
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=300, show_default=True, help="Seconds.")
+@table_options
+def sql(out: Path, query: str, timeout: float, form: str | None) -> None:
     """Ask an index in SQL (read-only)."""
     with Index(out) as index:
-        show(index.sql(query), form)
-
-
-def show(frame: pd.DataFrame, form: str | None) -> None:
-    """Print a result as a table, CSV or JSON."""
-    if form == "csv":
-        click.echo(frame.to_csv(index=False), nl=False)
-    elif form == "json":
-        click.echo(frame.to_json(orient="records", force_ascii=False))
-    else:
-        click.echo(frame.to_string(index=False) if len(frame) else "no rows")
+        show(index.sql(query, timeout=timeout), form)
 
 
 def main() -> None:
@@ -112,6 +112,11 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
+    except ValueError as error:  # what zarr raises for a damaged chunk
+        if "--debug" in sys.argv or "checksum" not in str(error):
+            raise
+        click.echo("Error: the index is damaged. See 'vitdex verify'.", err=True)
+        sys.exit(2)
     except OSError as error:  # a full or failing disk, a folder without permission
         if "--debug" in sys.argv:
             raise

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import duckdb
+import pandas as pd
 
-from ..schemas.errors import BadIndex
+from ..schemas.errors import DamagedIndex, QueryError
+from ..schemas.layout import Layout
+from ..schemas.manifest import REPAIR
+from .notes import copy_notes
 
 MEMORY = "2GB"
+ANSWER_BYTES = 1_000_000_000  # of a result, as Python holds it
+CHUNK_VECTORS = 50  # of 2,048 rows
+READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI}  # MULTI: PIVOT
 
 
-def connect(database: Path) -> duckdb.DuckDBPyConnection:
-    """Open the tables of an index read-only: no writing, no files, no extensions, no local variables, no way back."""
+def connect(layout: Layout, spill: Path) -> duckdb.DuckDBPyConnection:
+    """Open the tables of an index read-only: no writing, no files, no extensions, no local variables, no way back.
+
+    `spill` is a folder of this connection's own, outside the index, for what does not fit into memory.
+    """
     db = duckdb.connect(":memory:", config={"python_enable_replacements": False, "memory_limit": MEMORY})
-    quoted = str(database).replace("'", "''")
+    copy_notes(layout, db)
     try:
-        db.execute(f"ATTACH '{quoted}' AS vitdex_index (READ_ONLY)")
+        db.execute(f"ATTACH '{quote(layout.database)}' AS vitdex_index (READ_ONLY)")
     except duckdb.Error as error:
-        raise BadIndex(f"{database} cannot be opened: {str(error).splitlines()[0]}", "Make the index again.") from error
+        fact = f"{layout.database} cannot be opened: {str(error).splitlines()[0]}"
+        raise DamagedIndex(fact, REPAIR) from error
     db.execute("USE vitdex_index")
-    spill = Path(tempfile.gettempdir()) / "vitdex-spill"
     for setting in (
-        f"temp_directory = '{spill}'",
+        f"temp_directory = '{quote(spill)}'",
         "max_temp_directory_size = '4GB'",
         "autoinstall_known_extensions = false",
         "autoload_known_extensions = false",
@@ -33,3 +46,55 @@ def connect(database: Path) -> duckdb.DuckDBPyConnection:
     ):
         db.execute(f"SET {setting}")
     return db
+
+
+def quote(path: Path) -> str:
+    """A path inside an SQL string."""
+    return str(path).replace("'", "''")
+
+
+def ask(db: duckdb.DuckDBPyConnection, query: str, parameters: list[Any], timeout: float | None) -> pd.DataFrame:
+    """The rows of one reading statement. `timeout` in seconds, None for no limit.
+
+    Raises QueryError for any other statement, and where the time or the size of an answer goes beyond its limit.
+    """
+    try:
+        statements = db.extract_statements(query)
+        if any(statement.type not in READING for statement in statements):
+            raise QueryError("an index can only be read", "Ask with SELECT, FROM, WITH, DESCRIBE, SHOW or EXPLAIN.")
+        with _stopped_after(db, timeout):
+            result = db.execute(query, parameters)
+            return _fetch(result) if result.description else pd.DataFrame()
+    except duckdb.InterruptException as error:
+        raise QueryError(f"stopped after {timeout:g} s", "Ask for less, or give more time (--timeout).") from error
+    except RuntimeError as error:  # what DuckDB makes of Ctrl-C
+        if "interrupted" not in str(error):
+            raise
+        raise KeyboardInterrupt from error
+    except duckdb.Error as error:
+        raise QueryError(str(error).strip().splitlines()[0], "The tables: vitdex info OUT --tables.") from error
+
+
+@contextmanager
+def _stopped_after(db: duckdb.DuckDBPyConnection, timeout: float | None) -> Iterator[None]:
+    if timeout is None:
+        yield
+        return
+    timer = threading.Timer(timeout, db.interrupt)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _fetch(result: duckdb.DuckDBPyConnection) -> pd.DataFrame:
+    """A result's rows, block by block: an endless one is refused before it fills the memory."""
+    blocks, size = [result.fetch_df_chunk(CHUNK_VECTORS)], 0
+    while len(blocks[-1]):
+        size += int(blocks[-1].memory_usage(deep=True).sum())
+        if size > ANSWER_BYTES:
+            raise QueryError(f"the answer is larger than {ANSWER_BYTES // 10**9} GB", "Add LIMIT, or aggregate.")
+        blocks.append(result.fetch_df_chunk(CHUNK_VECTORS))
+    return pd.concat(blocks[:-1], ignore_index=True) if len(blocks) > 2 else blocks[0]

@@ -9,10 +9,12 @@ with Index("imagenet.vitdex") as index:
 from __future__ import annotations
 
 import difflib
+import tempfile
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import numpy as np
@@ -22,10 +24,17 @@ from numpy.typing import NDArray
 
 from ..schemas.codes import decode_map
 from ..schemas.errors import QueryError
+from ..schemas.integrity import Finding
 from ..schemas.layout import Layout
 from ..schemas.manifest import read_manifest
 from ..schemas.records import LayerSpec, RunSpec
-from .connection import connect
+from .connection import ask, connect
+
+if TYPE_CHECKING:
+    from .heatmap import Heatmaps
+    from .milan import MilanPlan
+
+KEY_RANKINGS = ("score", "probability", "cosine", "folded", "contribution")
 
 
 class Index:
@@ -39,6 +48,7 @@ class Index:
         self.manifest = read_manifest(self.layout)
         self.spec = RunSpec.from_json(self.manifest["run"])
         self._db: duckdb.DuckDBPyConnection | None = None
+        self._spill: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Index:
         return self
@@ -52,27 +62,33 @@ class Index:
         if self._db is not None:
             self._db.close()
             self._db = None
+        if self._spill is not None:
+            self._spill.cleanup()
+            self._spill = None
 
     @property
     def db(self) -> duckdb.DuckDBPyConnection:
         """The read-only connection behind `sql`."""
         if self._db is None:
-            self._db = connect(self.layout.database)
+            self._spill = tempfile.TemporaryDirectory(prefix="vitdex-")
+            self._db = connect(self.layout, Path(self._spill.name))
         return self._db
+
+    def verify(self, quick: bool = False) -> list[Finding]:
+        """Files that are damaged, missing or foreign, see `verify`; an empty list where all is well."""
+        from .verify import verify
+
+        return verify(self.layout.root, quick)
 
     @cached_property
     def arrays(self) -> zarr.Group:
         """The Zarr group of all arrays, see FORMAT.md."""
         return zarr.open_group(self.layout.arrays, mode="r")
 
-    def sql(self, query: str, parameters: list[Any] | None = None) -> pd.DataFrame:
-        """Rows of a query as a DataFrame. Raises QueryError with the first line of DuckDB's complaint."""
+    def sql(self, query: str, parameters: list[Any] | None = None, timeout: float | None = None) -> pd.DataFrame:
+        """Rows of a query as a DataFrame; `timeout` in seconds. Raises QueryError with DuckDB's complaint."""
         plain = [p.item() if isinstance(p, np.generic) else p for p in parameters or []]
-        try:
-            result = self.db.execute(query, plain)
-            return result.df() if result.description else pd.DataFrame()
-        except duckdb.Error as error:
-            raise QueryError(str(error).strip().splitlines()[0], "The tables: vitdex info OUT --tables.") from error
+        return ask(self.db, query, plain, timeout)
 
     def exemplars(self, layer: str, unit: int, k: int = 15, side: str = "top", token: str = "patch") -> pd.DataFrame:
         """The k distinct images at one side of a neuron, best first: rank, image_id, patch, pre, post, path, label.
@@ -92,8 +108,7 @@ class Index:
         From uint8 maps the error is at most (max - min) / 510 of the map. Raises QueryError where no map is stored.
         """
         self.neuron_layer(layer, unit)
-        if not 0 <= image_id < self.spec.images:
-            raise QueryError(f"no image {image_id}", f"Images count from 0 to {self.spec.images - 1}.")
+        self.image_id(image_id)
         if self.spec.maps == "none":
             raise QueryError("this index stores no maps", "Index again with --maps uint8 or exemplars.")
         if self.spec.maps == "float16":
@@ -102,6 +117,82 @@ class Index:
             low, high = (self._cells(f"{layer}/{leaf}", image_id, unit) for leaf in ("min", "max"))
             values = decode_map(self._codes(layer, unit, image_id), low, high)
         return values.reshape(self.spec.grid)
+
+    def key_neurons(self, class_: str | int, k: int = 10, by: str = "score", layer: str | None = None) -> pd.DataFrame:
+        """A class's k neurons with the largest `by`, best first: rows of the view key_neurons, with `rank`.
+
+        by: 'score', 'probability', 'cosine', 'folded' or 'contribution'; ties go to the earlier block, then unit.
+        layer: only neurons of this layer. Raises QueryError for an unknown class, layer or `by`.
+        """
+        if by not in KEY_RANKINGS:
+            raise QueryError(f"no ranking by '{by}'", f"One of {', '.join(KEY_RANKINGS)}.")
+        if layer is not None:
+            self.neuron_layer(layer, 0)
+        return self.sql(
+            f"SELECT row_number() OVER best AS rank, * FROM key_neurons WHERE class_id = ? AND {by} IS NOT NULL "
+            f"AND (? IS NULL OR layer = ?) WINDOW best AS (ORDER BY {by} DESC, block, unit) ORDER BY rank LIMIT ?",
+            [self.class_id(class_), layer, layer, k],
+        )
+
+    def heatmap(self, layer: str, unit: int, image: str | int, view: str = "map", **choices: Any) -> Heatmaps:
+        """A neuron over an image; `view` and choices (class_, weights) as in query.heatmap.heatmaps."""
+        return self.heatmaps([(layer, unit)], [image], view, **choices)
+
+    def heatmaps(
+        self, neurons: Sequence[tuple[str, int]], images: Sequence[str | int], view: str = "map", **choices: Any
+    ) -> Heatmaps:
+        """Neurons over images, one picture; see query.heatmap.heatmaps."""
+        from .heatmap import heatmaps
+
+        return heatmaps(self, neurons, images, view, **choices)
+
+    def class_heatmaps(self, class_: str | int, k: int = 5, images: int = 5, **choices: Any) -> Heatmaps:
+        """A class's k key neurons over its images; see query.heatmap.class_heatmaps."""
+        from .heatmap import class_heatmaps
+
+        return class_heatmaps(self, class_, k, images, **choices)
+
+    def export_milan(self, root: str | Path, layers: Sequence[str], **choices: Any) -> MilanPlan:
+        """Write top exemplars of neurons as a data set for MILAN; choices as in milan.export_milan."""
+        from .milan import export_milan
+
+        return export_milan(self, root, layers, **choices)
+
+    def class_id(self, class_: str | int) -> int:
+        """The number of a class given by number, name or WordNet id. Raises QueryError with the nearest names."""
+        classes = self.sql("SELECT class_id, wnid, class AS name FROM classes ORDER BY class_id")
+        word = str(class_)
+        wanted = word.casefold().replace("_", " ").strip()
+        named = classes[(classes.name.str.casefold().str.replace("_", " ") == wanted) | (classes.wnid == word)]
+        if len(named) > 1:
+            several = ", ".join((named.class_id.astype(str) + " (" + named.wnid.fillna(named.name) + ")").tolist())
+            raise QueryError(f"several classes are named '{word}'", f"Give a number: {several}.")
+        if len(named) == 1:
+            return int(named.class_id.iloc[0])
+        if word.lstrip("-").isdecimal():
+            if not 0 <= int(word) < len(classes):
+                raise QueryError(f"no class {word}", f"Classes count from 0 to {len(classes) - 1}.")
+            return int(word)
+        raise QueryError(f"no class '{word}'", nearest(word, classes.name.tolist()))
+
+    def image_id(self, image: str | int) -> int:
+        """The number of an image given by number, path, or the end of a path. Raises QueryError with the nearest."""
+        word = str(image)
+        if word.lstrip("-").isdecimal():
+            if not 0 <= int(word) < self.spec.images:
+                raise QueryError(f"no image {word}", f"Images count from 0 to {self.spec.images - 1}.")
+            return int(word)
+        found = self.sql(
+            "SELECT image_id, path FROM images WHERE path = ? OR ends_with(path, '/' || ?) ORDER BY image_id LIMIT 4",
+            [word, word],
+        )
+        if (found.path == word).any():
+            found = found[found.path == word]
+        if len(found) == 1:
+            return int(found.image_id.iloc[0])
+        if len(found):
+            raise QueryError(f"several images end in '{word}'", f"{', '.join(found.path)} ... Give the whole path.")
+        raise QueryError(f"no image '{word}'", nearest(word, self.sql("SELECT path FROM images").path.tolist()))
 
     def _codes(self, layer: str, unit: int, image_id: int) -> NDArray[np.uint8]:
         if self.spec.maps == "uint8":
@@ -124,8 +215,14 @@ class Index:
         """The layer's record. Raises QueryError, with the nearest names, where there is no such neuron."""
         layers = {spec.name: spec for spec in self.spec.layers}
         if layer not in layers:
-            near = difflib.get_close_matches(layer, layers, 3, 0.3) or list(layers)[:3]
-            raise QueryError(f"no layer '{layer}'", f"Did you mean {' or '.join(near)}?")
+            raise QueryError(f"no layer '{layer}'", nearest(layer, list(layers)))
         if not 0 <= unit < layers[layer].units:
             raise QueryError(f"no unit {unit} in {layer}", f"Its units count from 0 to {layers[layer].units - 1}.")
         return layers[layer]
+
+
+def nearest(word: str, names: list[str]) -> str:
+    """A remedy: the names most like a word that is none of them."""
+    lower = {name.casefold(): name for name in reversed(names)}
+    close = [lower[n] for n in difflib.get_close_matches(word.casefold(), list(lower), 3, 0.3)] or names[:3]
+    return f"Did you mean {' or '.join(close)}?"

@@ -29,5 +29,9 @@ class BadIndex(VitdexError):
     """An index is missing, unfinished, damaged, of another format, or in the way."""
 
 
+class DamagedIndex(BadIndex):
+    """A finished index whose files are not as they were made: `vitdex verify` names them, --repair makes them again."""
+
+
 class QueryError(VitdexError):
     """A question names something that the index does not hold, or SQL that may not run."""

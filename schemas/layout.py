@@ -88,6 +88,16 @@ class Layout:
         return self.root / "index.duckdb"
 
     @property
+    def notes(self) -> Path:
+        """What users add later; neither it nor `notes_folder` is in the manifest."""
+        return self.root / "notes.duckdb"
+
+    @property
+    def notes_folder(self) -> Path:
+        """Pictures that belong to the notes."""
+        return self.root / "notes"
+
+    @property
     def parts(self) -> Path:
         return self.root / "parts"
 
@@ -108,9 +118,19 @@ class Layout:
         """The threshold counts up to and including this part; only the newest is kept."""
         return self.parts / f"{part:05d}.counts"
 
+    @property
+    def statistics(self) -> Path:
+        """The columns of `neurons` that no array holds: with them the tables can be made again."""
+        return self.parts / "statistics.safetensors"
+
     def candidates(self, part: int, layer: str) -> Path:
         """Maps of this part's images that are in a running top 100 (`--maps exemplars` only)."""
         return self.parts / f"{part:05d}.{layer}.candidates"
+
+    def leftovers(self) -> list[Path]:
+        """What a finished index no longer needs: counts, candidates, and files that a stopped run did not finish."""
+        working = [*self.parts.glob("*.counts"), *self.parts.glob("*.candidates")]
+        return working + [p for p in self.root.rglob("*.partial*") if p.is_file()]
 
 
 def units_per_chunk(units: int, unit_bytes: int) -> int:
@@ -249,6 +269,11 @@ MAP_ABOUT = {
 }
 
 
+def part_files(spec: RunSpec, part: int) -> list[str]:
+    """Paths, inside the index, of a part's files: its chunk or shard of every array that is written by parts."""
+    return [a.file(part, *[0] * (len(a.shape) - 1)) for a in arrays(spec).values() if a.by_part]
+
+
 def part_bytes(spec: RunSpec) -> int:
     """Bytes of one part's files."""
     return sum(a.file_bytes for a in arrays(spec).values() if a.by_part)
@@ -265,3 +290,12 @@ def fitting_part_images(spec: RunSpec) -> int:
 
 def part_bytes_of_one_image(spec: RunSpec) -> int:
     return sum(prod(a.shape[1:]) * np.dtype(a.dtype).itemsize for a in arrays(spec).values() if a.by_part)
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from .errors import ModelError
 
 LOCAL = "local-dir:"
+RELATIVE = "relative_position_bias_table"
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
@@ -78,7 +79,7 @@ def load_model(
         model = _create(name, args, {})
     else:
         shapes = read_shapes(Path(weights))
-        if "img_size" not in args and "pos_embed" not in shapes:
+        if "img_size" not in args and not any(key == "pos_embed" or key.endswith(RELATIVE) for key in shapes):
             notes = ("the weights do not tell their image size: the model's own is taken (see --img-size)",)
         args, classes = _fit(name, args, shapes)
         overlay = {
@@ -183,24 +184,35 @@ def _fit(name: str, args: dict[str, Any], shapes: dict[str, tuple[int, ...]]) ->
             plain = timm.create_model(name, pretrained=False, num_classes=classes, **args)
         except (RuntimeError, TypeError, AssertionError, ValueError) as error:
             raise ModelError(f"'{name}' does not take these settings: {error}", "Leave out --img-size.") from error
-    position, embed = getattr(plain, "pos_embed", None), getattr(plain, "patch_embed", None)
-    stored = shapes.get("pos_embed")
-    if (
-        "img_size" in args
-        or stored is None
-        or not isinstance(position, Tensor)
-        or position.ndim != 3
-        or len(stored) != 3
-    ):
+    embed = getattr(plain, "patch_embed", None)
+    if "img_size" in args or embed is None:
         return args, classes
-    patches = stored[1] - (position.shape[1] - embed.num_patches)  # type: ignore[union-attr]
-    if patches == embed.num_patches:  # type: ignore[union-attr]
+    patches = _stored_patches(plain, shapes)
+    if patches is None or patches == embed.num_patches:
         return args, classes
     side = isqrt(patches)
     if side * side != patches:
         raise ModelError(f"the weights hold positions of {patches} patches, not a square", "Give --img-size H W.")
-    patch = embed.patch_size  # type: ignore[union-attr]
+    patch = embed.patch_size
     return {**args, "img_size": [side * patch[0], side * patch[1]]}, classes
+
+
+def _stored_patches(plain: nn.Module, shapes: dict[str, tuple[int, ...]]) -> int | None:
+    """Patches for which the weights hold positions, absolute or relative; None where they hold neither.
+
+    A table of relative positions has (2 side - 1)**2 rows, and a few more for prefix tokens, as many as in `plain`.
+    """
+    embed: Any = plain.patch_embed
+    position, stored = getattr(plain, "pos_embed", None), shapes.get("pos_embed")
+    if stored is not None:
+        fits = isinstance(position, Tensor) and position.ndim == len(stored) == 3
+        return stored[1] - (position.shape[1] - embed.num_patches) if fits else None  # type: ignore[union-attr]
+    for name, table in plain.named_parameters():
+        if name.endswith(RELATIVE) and name in shapes:
+            rows, columns = embed.grid_size
+            more = table.shape[0] - (2 * rows - 1) * (2 * columns - 1)
+            return ((isqrt(shapes[name][0] - more) + 1) // 2) ** 2
+    return None
 
 
 def state_hash(model: nn.Module) -> str:

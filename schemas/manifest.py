@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Any
 
-from .errors import BadIndex
+from .errors import BadIndex, DamagedIndex
 from .layout import Layout
-from .records import FORMAT, FORMAT_VERSION
+from .records import FORMAT, FORMAT_VERSION, RunSpec
+
+REPAIR = "Repeat the 'vitdex index' command that made it with --repair."
 
 
 def seal_manifest(content: dict[str, Any]) -> bytes:
     """A manifest's bytes: format and version first, its own sha256 last."""
     whole = {"format": FORMAT, "format_version": FORMAT_VERSION, **content}
-    return json.dumps({**whole, "sha256": _digest(whole)}, indent=1, ensure_ascii=False).encode()
+    return json.dumps({**whole, "sha256": _digest(whole)}, indent=1, ensure_ascii=False).encode(errors="surrogatepass")
 
 
 def read_manifest(layout: Layout) -> dict[str, Any]:
@@ -25,25 +28,42 @@ def read_manifest(layout: Layout) -> dict[str, Any]:
     if not root.is_dir():
         raise BadIndex(f"{root} is a file, not an index", "An index is a folder.")
     try:
-        content: dict[str, Any] = json.loads(layout.manifest.read_text())
+        raw = layout.manifest.read_bytes()
     except FileNotFoundError:
         if layout.run.exists():
             raise BadIndex(f"{root} is unfinished", "Repeat the 'vitdex index' command that began it.") from None
         raise BadIndex(f"{root} is not a vitdex index", "Make one with 'vitdex index'.") from None
-    except (ValueError, OSError) as error:
-        raise BadIndex(f"the manifest of {root} is damaged", "Make the index again.") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    except OSError as error:
+        raise BadIndex(f"{layout.manifest} cannot be read: {error.strerror}", "Mend it and repeat.") from error
+    try:
+        content = json.loads(raw)
+    except (ValueError, RecursionError):
+        content = None
+    described = isinstance(content, dict) and content.get("format") == FORMAT
+    if not described and not layout.run.exists():
         raise BadIndex(f"{root} is not a vitdex index", "Make one with 'vitdex index'.")
+    claimed = content.pop("sha256", None) if isinstance(content, dict) else None
+    if not described or claimed != _digest(content):
+        raise DamagedIndex(f"the manifest of {root} is damaged", REPAIR)
     if content.get("format_version") != FORMAT_VERSION:
         raise BadIndex(
             f"{root} has format {content.get('format_version')}, this vitdex reads {FORMAT_VERSION}",
             "Install the vitdex that made it, or a newer one.",
         )
-    claimed = content.pop("sha256", None)
-    if claimed != _digest(content):
-        raise BadIndex(f"the manifest of {root} is damaged", "Make the index again.")
-    return content
+    try:
+        RunSpec.from_json(content["run"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadIndex(f"the manifest of {root} describes no run", "Make the index again.") from error
+    found: dict[str, Any] = content
+    return found
+
+
+def salvage_files(raw: bytes) -> dict[str, list[Any]]:
+    """Files that a damaged manifest still lists, path: [bytes, checksum]; a claim that a file meets is true."""
+    claims = re.findall(r'^  "(.+)": \[\n   (\d+),\n   "([0-9a-f]{32})"\n', raw.decode(errors="replace"), re.MULTILINE)
+    return {path: [int(count), checksum] for path, count, checksum in claims}
 
 
 def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

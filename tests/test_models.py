@@ -26,6 +26,7 @@ from vitdex.indexer.build import Quiet, build
 from vitdex.indexer.plan import Request, make_plan
 from vitdex.query import Index
 from vitdex.schemas.errors import ModelError
+from vitdex.schemas.load import load_model
 from vitdex.schemas.model import dissect
 
 CLASSES = ["zebra", "Red Fox", "owl", "ant", "bee"]  # in an order that is not the folders'
@@ -373,6 +374,14 @@ def test_a_weights_file_brings_image_size_and_classes(tiny: Path, pictures: Path
         assert any("sorted order" in note for note in index.manifest["notes"])
         names = index.sql("SELECT class FROM classes ORDER BY class_id")["class"].tolist()
     assert names == sorted(FOLDERS)
+
+
+def test_relative_positions_tell_the_image_size(tmp_path: Path) -> None:
+    model = timm.create_model("beit_base_patch16_224", num_classes=5, img_size=48, depth=1)
+    save_file(model.state_dict(), tmp_path / "beit.safetensors")
+    loaded = load_model("beit_base_patch16_224", tmp_path / "beit.safetensors", model_args={"depth": 1})
+    assert loaded.preprocessing["input_size"] == [3, 48, 48]
+    assert not loaded.notes
 
 
 def test_unequal_counts_leave_images_without_a_class(tiny: Path, pictures: Path, tmp_path: Path) -> None:

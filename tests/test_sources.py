@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from vitdex.data import sources
 from vitdex.data.decode import decode
-from vitdex.data.sources import Entry, Skipped, Source, list_hash, open_source
+from vitdex.data.names import Entry, Skipped
+from vitdex.data.sources import Source, list_hash, open_source
 from vitdex.schemas.errors import SourceError, UnreadableImage
 
 
@@ -338,6 +339,15 @@ def test_a_tar_is_like_the_folder_that_it_holds(tmp_path: Path) -> None:
             assert source.name == "f.tar"
             assert (source.entries, source.skipped) == (folder.entries, folder.skipped)
             assert contents(source) == contents(folder)
+
+
+def test_a_folder_packed_around_class_folders_is_no_class(tmp_path: Path) -> None:
+    packed = (member("._val"), b""), (member("val/dog/a.png"), b"A"), (member("val/cat/b.png"), b"B")
+    source = open_source(str(tarred(tmp_path / "x.tar", *packed, (member("val/list.txt"), b"L"))))
+    assert contents(source) == {"cat/b.png": b"B", "dog/a.png": b"A", "list.txt": b"L"}
+    assert [entry.label for entry in source.entries] == ["cat", "dog", None]
+    source = open_source(str(tarred(tmp_path / "y.tar", (member("dog/a.png"), b"A"), (member("dog/b.png"), b"B"))))
+    assert [entry.label for entry in source.entries] == ["dog", "dog"]
 
 
 def test_unsafe_names_in_a_tar(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from vitdex.indexer.counts import EDGES, Statistics, bin_of, counted_patches, pick_patches, tail_length
+from vitdex.indexer.bins import EDGES, bin_of
+from vitdex.indexer.counts import Statistics, counted_patches, pick_patches, tail_length
 from vitdex.indexer.exemplar_maps import RunningMaps, key_ids
 from vitdex.indexer.statistics import class_auroc, class_means, ranked, score_ranks
 from vitdex.schemas.layout import units_per_chunk

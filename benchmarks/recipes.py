@@ -1,0 +1,112 @@
+"""Compare the parts of recipes for generated images on the packaged sample's model; judge the default on all classes.
+
+    vitdex index sample.vitdex --sample
+    python benchmarks/recipes.py sample.vitdex --steps 64 --classes 4      # the table of docs/generate.md
+    python benchmarks/recipes.py sample.vitdex --evaluate docs/pictures/generate_classes.png
+
+Writes nothing into the index. Every row: the top neuron of each class, two images each, seed 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from vitdex.query import Index
+from vitdex.query.generate import Target, judge, optimise
+from vitdex.query.live import LiveModel, open_model
+from vitdex.query.recipes import RECIPES, Recipe
+from vitdex.query.stimulus import top_neuron
+
+DEFAULT = replace(RECIPES["default"], diversity=0.0)
+PLAIN = replace(RECIPES["plain"], diversity=0.0)
+PARTS: dict[str, tuple[Recipe, bool]] = {  # a recipe, and whether behind the nonlinearity
+    "plain (gradient descent)": (PLAIN, False),
+    "default without diversity": (DEFAULT, False),
+    "default with diversity": (RECIPES["default"], False),
+    "plain with Adam 0.02": (replace(PLAIN, descent=False, rate=0.02), False),
+    "plain, behind GELU": (PLAIN, True),
+    "default, behind GELU": (DEFAULT, True),
+    "default, no variation": (replace(DEFAULT, tv=0.0), False),
+    "default + shift 5%": (replace(DEFAULT, shift=0.05), False),
+    "default + rotation, scale": (replace(DEFAULT, rotate=10, scale=0.1), False),
+    "default + colour, offset": (replace(DEFAULT, colour=1.0, offset=0.5), False),
+    "default, constant rate": (replace(DEFAULT, cosine=False), False),
+    "robust": (replace(RECIPES["robust"], diversity=0.0), False),
+}
+
+
+def fine_energy(pixels: NDArray[np.uint8]) -> tuple[float, float]:
+    """Power of the grey image above 1/4 cycle a pixel: its share of all but the mean, and its root mean square."""
+    grey = pixels.mean(-1) / 255
+    power = np.abs(np.fft.fft2(grey, norm="forward")) ** 2
+    power[:, 0, 0] = 0
+    y, x = np.fft.fftfreq(grey.shape[1])[:, None], np.fft.fftfreq(grey.shape[2])
+    fine = power[:, np.hypot(y, x) > 0.25].sum(1)
+    return float((fine / power.sum((1, 2)).clip(1e-12)).mean()), float(np.sqrt(fine).mean())
+
+
+def trial(live: LiveModel, class_id: int, recipe: Recipe, post: bool, images: int) -> dict[str, float]:
+    """One class's top neuron: means over the images."""
+    target = Target((top_neuron(live.index, class_id),), class_id)
+    objective = replace(target, post=post).objective(live, seed=0)
+    *_, shot = optimise(live, objective, recipe, images, 0, diverse_in=target.neurons[0].layer)
+    rows = judge(live, target, shot.pixels)
+    share, rms = fine_energy(shot.pixels)
+    columns = ["pre_mean", "ratio", "percentile", "p_class", "diversity"]
+    found = {name: float(rows[name].mean()) for name in columns}
+    return found | {"exceeds": float((rows.ratio > 1).mean()), "fine_share": share, "fine_rms": rms}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("index", type=Path)
+    parser.add_argument("--steps", type=int, default=128)
+    parser.add_argument("--classes", type=int, default=12)
+    parser.add_argument("--evaluate", type=Path, help="Judge the default on every class; where the figure goes.")
+    asked = parser.parse_args()
+    with Index(asked.index) as index:
+        live = open_model(index)
+        chosen = np.linspace(0, index.spec.classes - 1, min(asked.classes, index.spec.classes)).round().astype(int)
+        if asked.evaluate:
+            evaluate(live, asked.evaluate)
+            return
+        print("real images: fine share {:.3f}, fine rms {:.3f}".format(*fine_energy(index.arrays["inputs"][::8])))
+        for name, (recipe, post) in PARTS.items():
+            made = replace(recipe, snapshots=(asked.steps,))
+            mean = pd.DataFrame([trial(live, int(c), made, post, images=2) for c in chosen]).mean()
+            print(f"| {name} | " + " | ".join(f"{mean[c]:.3g}" for c in SHOWN) + " |", flush=True)
+
+
+SHOWN = ["pre_mean", "ratio", "exceeds", "fine_share", "fine_rms", "p_class", "diversity"]
+
+
+def evaluate(live: LiveModel, output: Path) -> None:
+    """Every class by the default recipe and steps: a table on standard output, a figure."""
+    names = live.index.sql("SELECT class FROM classes ORDER BY class_id")["class"]
+    rows = []
+    for class_id, name in enumerate(names):
+        rows.append(row := trial(live, class_id, RECIPES["default"], False, images=2))
+        print(f"| {name} | " + " | ".join(f"{row[c]:.3g}" for c in [*SHOWN, "percentile"]) + " |", flush=True)
+    found = pd.DataFrame(rows, index=names)
+    figure = Figure(figsize=(7.2, 3.4), layout="constrained")
+    axes = figure.subplots(1, 3, sharey=True)
+    panels = {"ratio": "score, best real image = 1", "p_class": "probability of the class", "diversity": "Gram cosine"}
+    for axis, (column, label) in zip(axes, panels.items(), strict=True):
+        axis.barh(names, found[column], color="#4477aa")
+        axis.set_xlabel(label)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].axvline(1, color="black", linewidth=1, linestyle="--")
+    axes[1].set_xlim(0, 1)
+    axes[2].set_xlim(0, 1)
+    axes[0].invert_yaxis()
+    figure.savefig(output, dpi=130)
+
+
+if __name__ == "__main__":
+    main()

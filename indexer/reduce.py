@@ -1,0 +1,83 @@
+"""From a layer's values to its summaries and maps: once in torch, for every device, and once compiled for the CPU.
+
+reduced = reduce_plain(x, y, prefix, "uint8")     # {"max": [image, neuron], ..., "map": [image, neuron, patch]}
+
+x: values [image, token, neuron] before the nonlinearity, y: behind it, in the precision of the forward pass. Everything
+is reduced in float32. The compiled version gives the same extremes, places and codes, and means within 1e-5.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..schemas.codes import CODES
+from ..schemas.records import TOKEN_TOP
+from . import kernels
+
+
+def reduce_plain(x: Tensor, y: Tensor, prefix: int, maps: str) -> dict[str, Tensor]:
+    """The definition, in torch."""
+    values = x.float()[:, prefix:].transpose(1, 2).contiguous()
+    high, argmax = values.max(2)
+    low = values.amin(2)
+    out = {
+        "max": high,
+        "min": low,
+        "mean": values.mean(2),
+        "argmax": argmax.to(torch.int32),
+        "post_mean": y.float()[:, prefix:].mean(1),
+        "token_top": x.float().topk(TOKEN_TOP, 2).indices.to(torch.int32),
+    }
+    if maps == "float16":
+        out["map"] = values.half()
+    elif maps != "none":
+        out["map"] = encode_maps(values, low, high)
+    return out
+
+
+def encode_maps(maps: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Codes of maps [..., patch] between their own minimum and maximum: uint8; a range of 0 is code 0."""
+    span = high - low
+    scale = torch.where(span > 0, span.new_tensor(CODES) / span, 0.0)  # number / tensor would round twice
+    return ((maps - low[..., None]) * scale[..., None]).round_().clamp_(0, CODES).to(torch.uint8)
+
+
+def reduce_compiled(x: Tensor, y: Tensor, prefix: int, maps: str) -> dict[str, Tensor]:
+    """The same on the CPU, by kernels that read x twice."""
+    raw, active = as_stored(x), as_stored(y)
+    images, tokens, units = raw.shape
+    high, low, mean, post_mean = (np.empty((images, units), np.float32) for _ in range(4))
+    argmax, top = np.empty((images, units), np.uint16), np.empty((images, tokens, TOKEN_TOP), np.uint16)
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    kernels.summarise(raw, active, prefix, high, low, mean, argmax, post_mean)
+    kernels.largest_neurons(raw, top)
+    found: dict[str, NDArray[Any]] = {
+        "max": high,
+        "min": low,
+        "mean": mean,
+        "argmax": argmax,
+        "post_mean": post_mean,
+        "token_top": top,
+    }
+    out = {leaf: torch.from_numpy(array) for leaf, array in found.items()}
+    if maps == "float16":
+        out["map"] = x[:, prefix:].transpose(1, 2).half()
+    elif maps != "none":
+        codes = np.empty((images, units, tokens - prefix), np.uint8)
+        kernels.encode(raw, prefix, high, low, codes)
+        out["map"] = torch.from_numpy(codes)
+    return out
+
+
+def as_stored(x: Tensor) -> NDArray[Any]:
+    """Values on the CPU as the kernels read them: float32, or the bits of bfloat16 as uint16."""
+    x = x.contiguous()
+    if x.dtype == torch.bfloat16:
+        return x.view(torch.uint16).numpy()
+    return x.float().numpy()

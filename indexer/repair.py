@@ -1,0 +1,209 @@
+"""Make again what is damaged in an index, and nothing else. The manifest is written last.
+
+A repaired file of a part has the checksum that the manifest lists, or the repair is refused: so a repair that was
+stopped has only to be repeated. Tables need the statistics of all patches: they are kept in the index, stand in the
+tables as well, and only where both are damaged do all images run through the model again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import xxhash
+
+from ..schemas.errors import BadIndex, DamagedIndex
+from ..schemas.integrity import Facts, check_files, file_facts, listed_files
+from ..schemas.layout import ARRAYS, Layout, arrays, part_files
+from ..schemas.manifest import read_manifest, salvage_files, seal_manifest
+from ..schemas.records import Part, RunSpec
+from .arrays import write_by_neuron, write_exemplar_maps, write_metadata, write_weights
+from .build import Progress, describe, only_writer, remove_leftovers
+from .counts import Statistics
+from .fill import Filled, fresh_statistics, run_parts
+from .finish import Columns, Finish
+from .ledger import Entry, Ledger
+from .plan import Plan, Request, make_plan
+from .tables import build_tables, kept_in_tables, load_kept, save_kept
+from .writer import PartBuffer, write_file
+
+
+def repair(request: Request, progress: Progress) -> list[str]:
+    """Make every damaged or missing file of an index again. Returns their paths.
+
+    Raises BadIndex where there is none, where it was made with other settings (naming them), and where a part comes
+    out otherwise than it was.
+    """
+    layout = Layout(request.out)
+    if not layout.parts.exists():
+        read_manifest(layout)  # says what is in its place
+        raise BadIndex(f"{request.out} has no ledger of its parts", "Index again with --overwrite.")
+    plan = make_plan(request)
+    with only_writer(layout):
+        return _Repair(plan, layout, request.workers, progress).run()
+
+
+class _Repair:
+    """One repair. `facts` grows from the files that are as they were to all files of the index."""
+
+    def __init__(self, plan: Plan, layout: Layout, workers: int, progress: Progress) -> None:
+        self.plan, self.layout, self.workers, self.progress = plan, layout, workers, progress
+        self.spec = plan.spec
+        self.ledger = Ledger(layout)
+        self.manifest = _same_run(plan.spec, layout)
+        self.listed = listed_files(self.manifest, layout.root) if self.manifest else _salvaged(layout, plan.spec)
+        every = _every_file(self.spec, layout)
+        total = sum(size for size, _ in self.listed.values())
+        faulty = {finding.path for finding in check_files(layout, self.listed, advance=progress.checking(total))}
+        self.facts: Facts = {p: f for p, f in self.listed.items() if p in every and p not in faulty}
+        self.damaged = every - set(self.facts)
+
+    def run(self) -> list[str]:
+        if self.damaged or not self.manifest:
+            self._redo()
+        remove_leftovers(self.layout)
+        return sorted(self.damaged)
+
+    def _redo(self) -> None:
+        spec, layout = self.spec, self.layout
+        parts = [
+            p for p in spec.parts if self.damaged & {*part_files(spec, p.index), self._path(layout.entry(p.index))}
+        ]
+        kept = self._kept_statistics()
+        again = kept is None or bool(self._damaged_arrays("exemplar_map"))
+        images = sum(p.images for p in parts) + (spec.images if again else 0)
+        self.progress.repairing(self.plan, sorted(self.damaged), images)
+        run_parts(self.plan, parts, fresh_statistics(spec), self.workers, self.progress.advance, self._write_part)
+        statistics = self._gather() if again else kept
+        self.progress.finishing()
+        if self._path(layout.run) in self.damaged:
+            self.facts[self._path(layout.run)] = self.ledger.write_run(spec)
+        self.plan.anatomy.model.cpu()
+        self._write_whole(statistics if kept is None else kept)
+        entries = self.ledger.entries(len(spec.parts))
+        content = self.manifest or describe(self.plan, entries, {})
+        write_file(layout.manifest, seal_manifest({**content, "files": dict(sorted(self.facts.items()))}))
+
+    def _write_part(self, part: Part, buffer: PartBuffer, filled: Filled) -> None:
+        """Write a part's damaged files, once all are known to be as they were."""
+        content = buffer.files(part.index)
+        facts = {path: [len(c), xxhash.xxh3_128_hexdigest(c)] for path, c in content.items()}
+        for path, found in facts.items():
+            if self.listed.get(path, found) != found:
+                raise BadIndex(
+                    f"part {part.index} comes out otherwise than it was ({path}): other images, machine or threads",
+                    "Repair where the index was made, or index again with --overwrite.",
+                )
+        for path in self.damaged & set(facts):
+            write_file(self.layout.root / path, content[path])
+        self.facts |= facts
+        entry = self.layout.entry(part.index)
+        if self._path(entry) in self.damaged:
+            self.ledger.finish_part(Entry(part.index, facts, filled.images, filled.seconds))
+            self.facts[self._path(entry)] = file_facts(entry)
+
+    def _kept_statistics(self) -> dict[str, Columns] | None:
+        """From their file, else from the tables; None where both are damaged."""
+        if self._path(self.layout.statistics) in self.facts:
+            return load_kept(self.layout.statistics.read_bytes())
+        if self.layout.database.name in self.facts:
+            with contextlib.suppress(duckdb.Error):
+                return kept_in_tables(self.layout.database, self.spec)
+        return None
+
+    def _gather(self) -> Statistics:
+        """Run all images again for their statistics and the maps of the top exemplars, behind the newest counts."""
+        statistics, done = fresh_statistics(self.spec), self.ledger.counted()
+        try:
+            if done:
+                statistics.load(self.ledger.load_counts(done - 1))
+        except BadIndex:  # damaged in their turn
+            done = 0
+
+        def write(part: Part, buffer: PartBuffer, filled: Filled) -> None:
+            self.ledger.save_state(part.index, filled)
+            self.ledger.forget_counts(part.index)
+
+        run_parts(self.plan, self.spec.parts[done:], statistics, self.workers, self.progress.advance, write)
+        return statistics
+
+    def _write_whole(self, statistics: Statistics | dict[str, Columns] | None) -> None:
+        """Weights, metadata, arrays and tables of all images: those that are damaged."""
+        assert statistics is not None
+        spec, layout = self.spec, self.layout
+        roots = {p for p in self.damaged if p.startswith(f"{ARRAYS}/")}
+        if any(p.endswith("/zarr.json") for p in roots):
+            self.facts |= write_metadata(spec, layout)
+        if any(self._damaged_arrays(leaf) for leaf in ("head", "value_vectors", "folded_vectors", "folded_biases")):
+            self.facts |= write_weights(self.plan, layout)
+        images = [facts for entry in self.ledger.entries(len(spec.parts)) for facts in entry.images]
+        finish = Finish(layout, spec, self.plan.anatomy, self.plan.head, self.plan.names, statistics, images)
+        for layer in spec.layers:
+            if f"{layer.name}/max_by_neuron" in self._damaged_arrays("max_by_neuron"):
+                self.facts |= write_by_neuron(finish, layer)
+            if f"{layer.name}/exemplar_map" in self._damaged_arrays("exemplar_map"):
+                self.facts |= write_exemplar_maps(finish, layer)
+        if layout.database.name in self.damaged:
+            self.facts |= build_tables(finish)
+        elif self._path(layout.statistics) in self.damaged:
+            content = save_kept(kept_in_tables(layout.database, spec))
+            self.facts[self._path(layout.statistics)] = write_file(layout.statistics, content)
+
+    def _damaged_arrays(self, leaf: str) -> set[str]:
+        """Arrays of this name that have a damaged file."""
+        names = {p.removeprefix(f"{ARRAYS}/").split("/c/")[0] for p in self.damaged if "/c/" in p}
+        return {name for name in names if name.split("/")[-1] == leaf}
+
+    def _files_of(self, part: Part) -> list[str]:
+        return [*part_files(self.spec, part.index), self._path(self.layout.entry(part.index))]
+
+    def _path(self, file: Path) -> str:
+        return file.relative_to(self.layout.root).as_posix()
+
+
+def _same_run(spec: RunSpec, layout: Layout) -> dict[str, Any] | None:
+    """The manifest, or None where it is damaged or missing. Raises BadIndex where the index is of another run."""
+    manifest: dict[str, Any] | None = None
+    try:
+        manifest = read_manifest(layout)
+        there = RunSpec.from_json(manifest["run"])
+    except BadIndex as error:
+        if layout.manifest.exists() and not isinstance(error, DamagedIndex):
+            raise
+        try:
+            there = RunSpec.from_json(json.loads(layout.run.read_bytes()))
+        except (OSError, ValueError, KeyError, TypeError) as reason:
+            raise BadIndex(f"{layout.root}: neither manifest nor run.json tell the run", "Index again.") from reason
+    if different := spec.differences(there):
+        raise BadIndex(
+            f"{layout.root} was made by another run ({'; '.join(different)})",
+            "Repeat that run's command with --repair.",
+        )
+    if manifest and layout.manifest.read_bytes() != seal_manifest(manifest):
+        return None
+    return manifest
+
+
+def _salvaged(layout: Layout, spec: RunSpec) -> Facts:
+    """What a damaged manifest and the ledger say of the files: the ledger's word goes first."""
+    files = salvage_files(layout.manifest.read_bytes()) if layout.manifest.exists() else {}
+    for part in spec.parts:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            entry = json.loads(layout.entry(part.index).read_bytes())
+            files |= {path: entry["files"][path] for path in part_files(spec, part.index)}
+    return files
+
+
+def _every_file(spec: RunSpec, layout: Layout) -> set[str]:
+    """All files of such an index but its manifest."""
+    paths = {file for part in spec.parts for file in part_files(spec, part.index)}
+    for array in arrays(spec).values():
+        rest = [0] * (len(array.shape) - 1)
+        paths |= {array.file(i, *rest) for i in range(1 if array.by_part else array.files)}
+        names = array.path.split("/")
+        paths |= {"/".join([ARRAYS, *names[:depth], "zarr.json"]) for depth in range(len(names) + 1)}
+    others = (layout.run, layout.statistics, layout.database, *(layout.entry(p.index) for p in spec.parts))
+    return paths | {file.relative_to(layout.root).as_posix() for file in others}

@@ -1,0 +1,123 @@
+"""The files of one layer's exemplar set, written as fast as the disk takes them, in little memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from . import cells
+from .index import Index
+from .milan_masks import milan_masks
+
+if TYPE_CHECKING:
+    from .live import LiveModel  # imports torch
+
+BLOCK_BYTES = 100_000_000  # maps held at once
+
+
+@dataclass(frozen=True)
+class Exemplars:
+    """The top exemplars of some units of a layer; arrays [unit, k], best first."""
+
+    layer: str
+    units: NDArray[np.int64]  # [unit]
+    image_ids: NDArray[np.int64]
+    patches: NDArray[np.uint16]  # of the largest value
+    activations: NDArray[np.float32]  # the largest value
+
+    def __getitem__(self, rows: slice) -> Exemplars:
+        return Exemplars(self.layer, self.units[rows], self.image_ids[rows], self.patches[rows], self.activations[rows])
+
+
+def top_exemplars(index: Index, layer: str, units: NDArray[np.int64], k: int) -> Exemplars:
+    """The k distinct images with a unit's largest patches: MILAN ranks by the maximum over the patches, as we do."""
+    rows = index.sql(
+        "SELECT image_id, patch, pre FROM exemplars WHERE layer = ? AND side = 'top' AND token = 'patch' AND rank <= ? "
+        "ORDER BY unit, rank",
+        [layer, k],
+    )
+    ids, patches, pre = (rows[name].to_numpy().reshape(-1, k)[units] for name in ("image_id", "patch", "pre"))
+    return Exemplars(layer, units, ids.astype(np.int64), patches.astype(np.uint16), pre)
+
+
+def exemplar_maps(index: Index, top: Exemplars, live: LiveModel | None = None) -> NDArray[np.float32]:
+    """Maps of exemplars as stored or, with a model, computed anew: float32 [unit, k, rows, columns]."""
+    if live:
+        from .milan_exact import live_maps
+
+        return live_maps(live, top.layer, top.units, top.image_ids)
+    found = cells.maps(index, top.layer, top.units, top.image_ids, top.patches)
+    return found.reshape(*top.image_ids.shape, *index.spec.grid)
+
+
+def write_small(folder: Path, top: Exemplars) -> None:
+    """units.npy, ids.csv and activations.csv, in the formats of MILAN's own."""
+    np.save(folder / "units.npy", top.units)
+    np.savetxt(folder / "ids.csv", top.image_ids, fmt="%i", delimiter=",")
+    np.savetxt(folder / "activations.csv", top.activations, fmt="%.5e", delimiter=",")
+
+
+def write_masks(
+    path: Path,
+    index: Index,
+    top: Exemplars,
+    thresholds: NDArray[np.float32],
+    size: int,
+    live: LiveModel | None,
+    bar: Any,
+) -> None:
+    """uint8 [unit, k, 1, y, x] of 0 and 1. The thresholds [unit] are the units' own."""
+    units, k = top.image_ids.shape
+    block = max(1, BLOCK_BYTES // (k * index.spec.patches * 4))
+    with npy_file(path, (units, k, 1, size, size)) as file:
+        for first in range(0, units, block):
+            here = slice(first, first + block)
+            for maps, threshold in zip(exemplar_maps(index, top[here], live), thresholds[here], strict=True):
+                file.write(milan_masks(maps, threshold, (size, size)).data)
+                bar.update(k * size * size)
+
+
+def write_images(path: Path, index: Index, top: Exemplars, size: int, bar: Any) -> None:
+    """uint8 [unit, k, 3, y, x], RGB: each image is read, resized and turned once, and written wherever it belongs."""
+    units, k = top.image_ids.shape
+    flat = top.image_ids.ravel()
+    order = np.argsort(flat, kind="stable")
+    image_ids, starts = np.unique(flat[order], return_index=True)
+    with npy_file(path, (units, k, 3, size, size)) as file:
+        begin, length = file.tell(), 3 * size * size
+        for (_, pixels), places in zip(cells.images(index, image_ids), np.split(order, starts[1:]), strict=True):
+            planes = np.ascontiguousarray(resized(pixels, size).transpose(2, 0, 1)).data
+            for place in places.tolist():
+                file.seek(begin + place * length)
+                file.write(planes)
+            bar.update(len(places) * length)
+
+
+def resized(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """An input [y, x, channel] at the size of the set, by Pillow's antialiased bicubic filter."""
+    if pixels.shape[:2] == (size, size):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC))
+
+
+@contextmanager
+def npy_file(path: Path, shape: tuple[int, ...]) -> Iterator[BinaryIO]:
+    """A new .npy file of uint8 in C order, open behind its header; flushed to the disk at the end."""
+    with path.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.flush()
+        if hasattr(os, "posix_fallocate"):  # images come out of order: in one piece they are written twice as fast
+            os.posix_fallocate(file.fileno(), 0, file.tell() + prod(shape))
+        yield file
+        file.flush()
+        os.fsync(file.fileno())

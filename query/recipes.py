@@ -1,0 +1,168 @@
+"""How an image is held, shaken and smoothed while it is optimised: a recipe is one line of `RECIPES`. Imports torch.
+
+    recipe = RECIPES["default"]
+    canvas = recipe.canvas(start, generator)      # what the optimiser changes
+    pixels = canvas.pixels()                      # [image, 3, y, x], 0 to 1, differentiable
+    shaken = recipe.augment(pixels, generator, left=0.5)
+
+All draws come from one generator on the CPU, so that a seed means the same on every device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+DECAY = 1.5  # of amplitude with frequency; photographs have 1, more is smoother
+
+# Opponent colours (Ohta et al. 1980): brightness, red against blue, green against both; with the sizes that they have
+# in photographs, so that a step of the optimiser changes brightness more easily than colour.
+OPPONENT = torch.tensor([[1, 1, 1], [1, 0, -1], [-0.5, 1, -0.5]]) * torch.tensor([[0.58], [0.18], [0.1]])
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What turns an objective into an image. Lengths are shares of the image's height, angles are degrees.
+
+    copies: shaken views of every image a step. shift, scale, rotate: uniform draws of an affine map for every view.
+    colour, offset: channel gain exp(U(-colour, colour)) and shift U(-colour, colour), and an offset of N(0, offset) for
+    each channel that anneals to zero; both in the model's units (Ghiasi et al. 2022).
+    tv: weight of the total variation against the objective, which counts in standard deviations of the neuron.
+    diversity: weight of the mean cosine of Gram matrices.
+    """
+
+    fourier: bool
+    rate: float
+    cosine: bool  # anneal the rate to zero along a cosine
+    copies: int = 1
+    shift: float = 0.0
+    scale: float = 0.0
+    rotate: float = 0.0
+    colour: float = 0.0
+    offset: float = 0.0
+    tv: float = 0.0
+    diversity: float = 0.0
+    descent: bool = False  # plain gradient descent instead of Adam
+    snapshots: tuple[int, ...] = (64, 128, 256)  # the last one ends the run
+
+    @property
+    def steps(self) -> int:
+        return max(self.snapshots)
+
+    def canvas(self, start: Tensor, draw: torch.Generator) -> Canvas:
+        """Hold images [image, 3, y, x] for an optimiser, with a little noise so that no two are the same."""
+        return FourierCanvas(start, draw) if self.fourier else PixelCanvas(start, draw)
+
+    def optimiser(self, canvas: Canvas) -> torch.optim.Optimizer:
+        if self.descent:
+            return torch.optim.SGD([canvas.held], self.rate)
+        return torch.optim.Adam([canvas.held], self.rate, betas=(0.5, 0.99))
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        return self.rate * (0.5 + 0.5 * math.cos(math.pi * step / self.steps) if self.cosine else 1.0)
+
+    def augment(self, pixels: Tensor, std: Tensor, draw: torch.Generator, left: float) -> Tensor:
+        """A shaken view of every image, each by its own draw. left: the share of the run that is still to come."""
+        uniform, normal = _draws(pixels, draw)
+        if self.shift or self.scale or self.rotate:
+            angle = uniform(1) * math.radians(self.rotate)
+            size = 1 + uniform(1) * self.scale
+            turn = torch.cat([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(-1, 2, 2) / size[..., None]
+            move = uniform(2)[..., None] * 2 * self.shift
+            grid = functional.affine_grid(torch.cat([turn, move], 2), list(pixels.shape), align_corners=False)
+            pixels = functional.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
+        if self.colour or self.offset:
+            gain, shift = (uniform(3) * self.colour).exp(), uniform(3) * self.colour + normal(3) * self.offset * left
+            pixels = (pixels - 0.5) * gain[..., None, None] + 0.5 + shift[..., None, None] * std
+        return pixels
+
+
+def _draws(pixels: Tensor, draw: torch.Generator) -> tuple[Callable[[int], Tensor], Callable[[int], Tensor]]:
+    """Draws [image, n] from U(-1, 1) and from N(0, 1)."""
+
+    def uniform(n: int) -> Tensor:
+        return (torch.rand(len(pixels), n, generator=draw) * 2 - 1).to(pixels.device)
+
+    def normal(n: int) -> Tensor:
+        return torch.randn(len(pixels), n, generator=draw).to(pixels.device)
+
+    return uniform, normal
+
+
+class Canvas(Protocol):
+    """Images as an optimiser sees them."""
+
+    held: Tensor
+
+    def pixels(self) -> Tensor:
+        """The images [image, 3, y, x], 0 to 1, differentiable in `held`."""
+        ...
+
+    def settle(self) -> None:
+        """After a step: back into what can be shown."""
+        ...
+
+
+class PixelCanvas:
+    """The pixels themselves, clamped to 0 and 1 after every step."""
+
+    def __init__(self, start: Tensor, draw: torch.Generator) -> None:
+        noise = 0.01 * torch.randn(start.shape, generator=draw).to(start.device)
+        self.held = (start + noise).clamp(0, 1).requires_grad_()
+
+    def pixels(self) -> Tensor:
+        return self.held
+
+    def settle(self) -> None:
+        with torch.no_grad():
+            self.held.clamp_(0, 1)
+
+
+class FourierCanvas:
+    """Coefficients of a Fourier series scaled by 1/f^1.5 in opponent colours, through a sigmoid (Olah et al. 2017).
+
+    Natural images have such a spectrum: in these coordinates a step changes every scale alike, not single pixels first.
+    """
+
+    def __init__(self, start: Tensor, draw: torch.Generator) -> None:
+        height, width = self.size = (int(start.shape[-2]), int(start.shape[-1]))
+        y, x = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None]
+        frequency = (y.square() + x.square()).sqrt().clamp(min=1 / max(height, width))
+        self.scale = ((frequency * max(height, width)) ** -DECAY * 4).to(start.device)
+        self.colours = OPPONENT.to(start.device)
+        inside = start.clamp(0.02, 0.98).logit()
+        opponent = torch.einsum("nchw,ck->nkhw", inside, torch.linalg.inv(self.colours))
+        held = torch.view_as_real(torch.fft.rfft2(opponent, norm="forward") / self.scale)
+        self.held = (held + 0.01 * torch.randn(held.shape, generator=draw).to(start.device)).requires_grad_()
+
+    def pixels(self) -> Tensor:
+        opponent = torch.fft.irfft2(torch.view_as_complex(self.held) * self.scale, s=self.size, norm="forward")
+        return torch.einsum("nkhw,kc->nchw", opponent, self.colours).sigmoid()
+
+    def settle(self) -> None:
+        pass
+
+
+def total_variation(pixels: Tensor) -> Tensor:
+    """The mean absolute difference of neighbouring pixels: [image] (Rudin et al. 1992)."""
+    down, right = pixels.diff(dim=-2).abs(), pixels.diff(dim=-1).abs()
+    return down.mean((1, 2, 3)) + right.mean((1, 2, 3))
+
+
+RECIPES = {
+    # Chosen by benchmarks/recipes.py: the highest score that a good deal less of fine noise allows.
+    "default": Recipe(fourier=True, rate=0.05, cosine=True, tv=4.0, diversity=2.0),
+    # Shaken all the while: scores less, but what it shows survives being moved and turned.
+    "robust": Recipe(
+        fourier=True, rate=0.05, cosine=True, copies=2, shift=0.05, scale=0.05, rotate=5, tv=2.0, diversity=2.0
+    ),
+    # The first published objective: -mean of the pre-GELU activation, pixels by gradient descent.
+    "plain": Recipe(fourier=False, rate=1.0, cosine=False, descent=True, diversity=2.0, snapshots=(250, 500, 750)),
+}

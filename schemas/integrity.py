@@ -1,0 +1,107 @@
+"""Whether an index's files are those that its manifest lists: by size, or by checksum. Opens nothing outside it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import xxhash
+
+from .errors import BadIndex
+from .layout import Layout
+
+Fault = Literal["missing", "damaged", "foreign"]
+Facts = dict[str, list[Any]]  # path inside the index: [bytes, xxh3-128 checksum]
+
+BLOCK_BYTES = 1 << 20  # what stays in a core's cache is read and hashed quickest
+READERS = 4
+NOTES = {"notes", "notes.duckdb", "notes.duckdb.wal"}  # their user's: neither listed nor foreign
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One file that is not as it was when the index was made. `path` is relative to the index."""
+
+    path: str
+    fault: Fault
+    detail: str
+
+
+def file_facts(path: Path, advance: Callable[[int], object] = lambda count: None) -> list[Any]:
+    """[bytes, xxh3 checksum] of a file on disk; `advance` is told the bytes read."""
+    digest, size = xxhash.xxh3_128(), 0
+    buffer = memoryview(bytearray(BLOCK_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+            size += count
+            advance(count)
+    return [size, digest.hexdigest()]
+
+
+def check_files(
+    layout: Layout, listed: Facts, quick: bool = False, advance: Callable[[int], object] = lambda count: None
+) -> list[Finding]:
+    """Every file that is damaged, missing, or not listed, by path. `quick` compares sizes alone.
+
+    The manifest itself is not looked at. Links are foreign and never followed, so nothing outside is read.
+    """
+    found = dict(_walk(layout.root))
+    out = [Finding(path, "missing", "missing") for path in listed if path not in found]
+    for path, entry in found.items():
+        if path in listed and entry.is_file(follow_symlinks=False):
+            continue
+        if path in listed:
+            out.append(Finding(path, "missing", "a link or device where a file was"))
+        elif path != layout.manifest.name and path != layout.lock.relative_to(layout.root).as_posix():
+            out.append(Finding(path, "foreign", "not of this index"))
+    missing = {finding.path for finding in out}
+    to_check = [path for path in listed if path not in missing]
+
+    def check(path: str) -> Finding | None:
+        size, checksum = listed[path]
+        try:
+            there = found[path].stat(follow_symlinks=False).st_size
+            if there != size:
+                return Finding(path, "damaged", f"{there:,} bytes, not {size:,}")
+            if not quick and file_facts(layout.root / path, advance)[1] != checksum:
+                return Finding(path, "damaged", "its checksum differs")
+        except OSError as error:
+            return Finding(path, "damaged", error.strerror or "cannot be read")
+        return None
+
+    with ThreadPoolExecutor(READERS) as readers:
+        out += [finding for finding in readers.map(check, to_check) if finding]
+    return sorted(out, key=lambda finding: finding.path)
+
+
+def _walk(root: Path, below: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Everything in a folder that is not itself a folder, by its path; the user's notes left out."""
+    with os.scandir(root / below) as entries:
+        for entry in entries:
+            path = f"{below}{entry.name}"
+            if path in NOTES:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(root, f"{path}/")
+            else:
+                yield path, entry
+
+
+def listed_files(manifest: Mapping[str, Any], root: Path) -> Facts:
+    """The files that a manifest lists. Raises BadIndex where one lies outside the index, or where it lists none."""
+    files = manifest.get("files")
+    if not isinstance(files, dict):
+        raise BadIndex(f"the manifest of {root} lists no files", "Get the index again from where it was made.")
+    for path, facts in files.items():
+        if PurePosixPath(path).is_absolute() or str(PurePosixPath(path)) != path or ".." in path.split("/"):
+            raise BadIndex(f"the manifest of {root} names {path!r}, outside it", "Do not use an index from there.")
+        if not (isinstance(facts, list) and list(map(type, facts)) == [int, str]):
+            raise BadIndex(
+                f"the manifest of {root} says nothing of {path!r}", "Get the index again from where it was made."
+            )
+    return files

@@ -1,0 +1,51 @@
+"""The compiled reductions against their definition in torch: every precision, ties, flat maps, odd widths."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from vitdex.indexer.counts import Statistics
+from vitdex.indexer.reduce import reduce_compiled, reduce_plain
+from vitdex.schemas.records import LayerSpec
+
+PREFIX = 2
+
+
+def values(kind: torch.dtype, units: int = 77) -> torch.Tensor:
+    x = torch.randn(5, PREFIX + 21, units, generator=torch.Generator().manual_seed(units)) * 3 - 1
+    x[:, :, 3] = -0.25  # a flat map
+    x[1, 5, 8] = x[1, 9, 8] = x[1].max() + 1  # the same maximum on two patches
+    x[2, 4, 60:64] = 50  # four neurons alike at the top of a token
+    return x.to(kind)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("maps", ["uint8", "float16", "none"])
+def test_compiled_reductions_are_the_plain_ones(kind: torch.dtype, maps: str) -> None:
+    x = values(kind)
+    y = torch.nn.functional.gelu(x)
+    plain, compiled = reduce_plain(x, y, PREFIX, maps), reduce_compiled(x, y, PREFIX, maps)
+    assert set(plain) == set(compiled)
+    for leaf in set(plain) - {"mean", "post_mean", "token_top"}:
+        assert torch.equal(plain[leaf].double(), compiled[leaf].double()), leaf
+    for leaf in ("mean", "post_mean"):
+        torch.testing.assert_close(plain[leaf], compiled[leaf], rtol=1e-5, atol=1e-6)
+    wanted = x.float().sort(dim=2, descending=True, stable=True).indices[..., :5]  # ties to the lower neuron
+    assert torch.equal(compiled["token_top"].long(), wanted)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("some", [True, False])
+def test_compiled_counts_are_the_plain_ones(kind: torch.dtype, some: bool) -> None:
+    layers = [LayerSpec("a", 0, "hidden", 77)]
+    plain, compiled = Statistics(layers, 0, "cpu"), Statistics(layers, 0, "cpu")
+    picked = torch.tensor([[0, 7, 20]]).expand(5, -1) if some else None
+    for scale in (1, 2, 0.1):
+        x = (values(torch.float32) * scale).to(kind)
+        plain.count("a", x, PREFIX, picked, False)
+        compiled.count("a", x, PREFIX, picked, True)
+    assert plain.counts["a"].sum() == 77 * 5 * 3 * (3 if some else 21)
+    assert torch.equal(plain.counts["a"], compiled.counts["a"])
+    assert (plain.positive["a"] == compiled.positive["a"]).all()
+    torch.testing.assert_close(torch.tensor(plain.square["a"]), torch.tensor(compiled.square["a"]), rtol=1e-6, atol=0)
+    torch.testing.assert_close(torch.tensor(plain.total["a"]), torch.tensor(compiled.total["a"]), rtol=1e-5, atol=1e-4)
