@@ -38,7 +38,8 @@ class Chunks:
         """
         chunks = self.specs[path].chunks
         place = [p // c for p, c in zip(position, chunks, strict=False)]
-        found: NDArray[np.generic] = self.chunk(path, *place)[tuple(p % c for p, c in zip(position, chunks, strict=False))]
+        within = tuple(p % c for p, c in zip(position, chunks, strict=False))
+        found: NDArray[np.generic] = self.chunk(path, *place)[within]
         return found
 
     def chunk(self, path: str, *place: int) -> NDArray[np.generic]:
@@ -48,10 +49,10 @@ class Chunks:
         raw = self._file(file, spec.file_bytes)
         start = number * spec.chunk_bytes
         end = start + spec.chunk_bytes - CHECKSUM_BYTES
-        values = raw[start:end]
+        values, checksum = raw[start:end], raw[end : end + CHECKSUM_BYTES].tobytes()
         if (file, number) not in self._verified:
-            if google_crc32c.value(values).to_bytes(CHECKSUM_BYTES, "little") != raw[end : end + CHECKSUM_BYTES].tobytes():
-                raise BadIndex(f"{self._layout.root / file} is damaged: wrong checksum", "Make or copy the index again.")
+            if google_crc32c.value(values).to_bytes(CHECKSUM_BYTES, "little") != checksum:
+                raise BadIndex(f"{self._layout.root / file} has a wrong checksum", "Make or copy the index again.")
             self._verified.add((file, number))
         return values.view(spec.dtype).reshape(spec.chunks)
 
