@@ -14,10 +14,11 @@ from zarr.codecs import Crc32cCodec
 from ..schemas.integrity import Facts, file_facts
 from ..schemas.layout import ARRAYS, ArraySpec, Layout, arrays
 from ..schemas.records import FORMAT_VERSION, LayerSpec, RunSpec
+from . import orders
 from .exemplar_maps import gather
 from .finish import Finish
 from .plan import Plan
-from .statistics import exemplar_ranks
+from .statistics import rank_images
 from .writer import encode_file, write_file
 
 
@@ -47,7 +48,9 @@ def write_weights(plan: Plan, layout: Layout) -> Facts:
 
 def write_by_neuron(finish: Finish, layer: LayerSpec) -> Facts:
     """max_by_neuron: max, the other way round."""
-    by_neuron = np.ascontiguousarray(finish.read(f"{layer.name}/max").T)
+    by_neuron = np.empty((layer.units, finish.spec.images), np.float32)
+    for first, values in finish.parts(f"{layer.name}/max"):
+        orders.transpose(values, by_neuron[:, first : first + len(values)])
     return _write_whole(finish, f"{layer.name}/max_by_neuron", by_neuron)
 
 
@@ -55,7 +58,9 @@ def write_exemplar_maps(finish: Finish, layer: LayerSpec) -> Facts:
     """exemplar_map, from the candidates that all parts have left; only with `--maps exemplars`."""
     path = f"{layer.name}/exemplar_map"
     found = [finish.layout.candidates(part.index, layer.name) for part in finish.spec.parts]
-    top = exemplar_ranks(finish.read(f"{layer.name}/max_by_neuron"), finish.valid)["top"]
+    by_neuron = finish.read(f"{layer.name}/max_by_neuron")
+    no_class = np.full(finish.spec.images, -1)
+    top = rank_images(by_neuron, finish.valid, no_class, 0).sides["top"]
     codes = np.zeros(finish.arrays[path].shape, np.uint8)
     codes[:, : top.shape[1]] = gather(found, top, finish.spec.images)
     return _write_whole(finish, path, codes)

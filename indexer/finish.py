@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import zarr
 from numpy.typing import NDArray
 from torch import nn
 
+from ..schemas.chunks import Chunks
 from ..schemas.layout import Layout, arrays
 from ..schemas.load import ClassNames
 from ..schemas.model import Anatomy
@@ -38,29 +39,43 @@ class Finish:
 
     def __post_init__(self) -> None:
         self.arrays = arrays(self.spec)
-        self.group = zarr.open_group(self.layout.arrays, mode="r")
+        self.chunks = Chunks(self.layout, self.spec)
         self.valid: NDArray[np.bool_] = self.read("valid")
         self.hidden = {layer.name: layer for layer in self.anatomy.layers}
 
+    def parts(self, path: str) -> Iterator[tuple[int, Any]]:
+        """(first row, rows) of every chunk of an array that is split along its first axis alone. Rows are views."""
+        spec = self.arrays[path]
+        rows = spec.chunks[0]
+        for i, first in enumerate(range(0, spec.shape[0], rows)):
+            yield first, self.chunks.chunk(path, i)[: spec.shape[0] - first]
+
     def read(self, path: str) -> Any:
-        return self.group[path][:]
+        """A whole array, in memory."""
+        spec = self.arrays[path]
+        out = np.empty(spec.shape, spec.dtype)
+        for first, rows in self.parts(path):
+            out[first : first + len(rows)] = rows
+        return out
 
     def act(self, layer: LayerSpec, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """The layer's own nonlinearity (fc2 has none)."""
         module = self.hidden[layer.name].act if layer.kind == "hidden" else nn.Identity()
-        with torch.inference_mode():
-            out: NDArray[np.float32] = module(torch.from_numpy(values)).numpy()
+        with torch.inference_mode():  # torch wants arrays that may be written to, and does not write
+            out: NDArray[np.float32] = module(torch.from_numpy(np.require(values, requirements="W"))).numpy()
         return out
 
     def kept(self, layer: LayerSpec, by_neuron: NDArray[np.float32]) -> Columns:
-        """The KEPT columns of a layer; `by_neuron` holds its maxima [neuron, image]."""
+        """The KEPT columns of a layer, whose counts are let go; `by_neuron` holds its maxima [neuron, image]."""
         if not isinstance(self.statistics, Statistics):
             return self.statistics[layer.name]
         quantiles = self.statistics.quantiles(layer.name, list(QUANTILES.values()))
         prefix = self.statistics.prefix_max[layer.name].cpu().numpy()
-        return {
+        kept = {
             "pre_std": self.statistics.deviation(layer.name),
             "positive_share": self.statistics.positive_share(layer.name),
             **{name: np.ascontiguousarray(quantiles[:, i]) for i, name in enumerate(QUANTILES)},
-            "dead": np.maximum(by_neuron[:, self.valid].max(1), prefix) <= 0,
+            "dead": np.fmax(np.fmax.reduce(by_neuron, 1), prefix) <= 0,  # fmax: NaN is an unreadable image
         }
+        del self.statistics.counts[layer.name]
+        return kept

@@ -12,14 +12,14 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
-from torch import nn
 
 from ..schemas.errors import BadIndex
 from ..schemas.integrity import Facts
 from ..schemas.load import ClassNames
-from ..schemas.records import LayerSpec, RunSpec
+from ..schemas.records import OTHER_EXEMPLARS, LayerSpec, RunSpec
+from .class_tables import class_columns, class_means, insert_activations, insert_scores
 from .finish import KEPT, Columns, Finish
-from .statistics import class_auroc, class_means, cls_ranks, exemplar_ranks, score_ranks
+from .statistics import Means, largest, rank_images
 from .writer import adopt_file, write_file
 
 SIDES = ("left", "top", "right", "bottom")
@@ -28,7 +28,7 @@ CROP_COLUMNS = (
     'CASE WHEN "left" IS NOT NULL '
     'THEN struct_pack("left" := "left", top := top, "right" := "right", bottom := bottom) END AS crop'
 )
-CLASSES_AT_ONCE = 50  # of class tables, in memory as rows
+MEMORY = "500MB"  # that DuckDB may hold of it while it is written
 
 
 def build_tables(finish: Finish) -> Facts:
@@ -37,7 +37,7 @@ def build_tables(finish: Finish) -> Facts:
     for leftover in (temporary, temporary.with_name(temporary.name + ".wal")):
         leftover.unlink(missing_ok=True)
     try:
-        with duckdb.connect(str(temporary)) as db:
+        with duckdb.connect(str(temporary), config={"memory_limit": MEMORY}) as db:
             kept = _fill_tables(finish, db)
             db.execute("CHECKPOINT")
     except duckdb.Error as error:
@@ -56,16 +56,20 @@ def _fill_tables(finish: Finish, db: duckdb.DuckDBPyConnection) -> dict[str, Col
     db.execute("SET preserve_insertion_order = true")
     db.execute(files("vitdex.schemas").joinpath("tables.sql").read_text())
     labels = _images_and_classes(finish, db)
-    classes = _count(db, "classes")
+    classes = len(finish.names.names) if finish.names else 0
+    insert_scores(finish, db)
     kept: dict[str, Columns] = {}
-    activations: dict[str, dict[str, NDArray[np.float64]]] = {}
+    activations: dict[str, dict[str, NDArray[np.float32]]] = {}
     for layer in finish.spec.layers:
         by_neuron = finish.read(f"{layer.name}/max_by_neuron")
         kept[layer.name] = finish.kept(layer, by_neuron)
-        _neurons(finish, db, layer, kept[layer.name])
-        _exemplars(finish, db, layer, by_neuron)
-        activations[layer.name] = _class_statistics(finish, layer, by_neuron, labels, classes)
-    _class_rows(finish, db, _scores(finish), activations, labels, classes)
+        means = class_means(finish, layer, labels, classes)
+        order = rank_images(by_neuron, finish.valid, labels, classes)
+        _neurons(finish, db, layer, kept[layer.name], means)
+        _exemplars(finish, db, layer, by_neuron, order.sides)
+        if (labels >= 0).any():
+            activations[layer.name] = class_columns(finish, layer, means) | {"auroc": order.auroc}
+    insert_activations(finish, db, activations, labels, classes)
     return kept
 
 
@@ -89,15 +93,18 @@ def kept_in_tables(database: Path, spec: RunSpec) -> dict[str, Columns]:
         return {layer.name: db.execute(query, [layer.name]).fetchnumpy() for layer in spec.layers}
 
 
-def _count(db: duckdb.DuckDBPyConnection, table: str) -> int:
-    return int(db.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0])
-
-
-def _insert(db: duckdb.DuckDBPyConnection, table: str, columns: dict[str, Any], what: str = "*") -> None:
-    frame = pd.DataFrame(columns)
-    db.register("rows", frame)
+def insert(db: duckdb.DuckDBPyConnection, table: str, columns: dict[str, Any], what: str = "*") -> None:
+    """Add rows from columns; a column that is one word holds it in every row."""
+    rows = max(len(c) for c in columns.values() if c is not None and not isinstance(c, str))
+    full = {k: constant(c, rows) if isinstance(c, str) else c for k, c in columns.items()}
+    db.register("rows", pd.DataFrame(full))
     db.execute(f"INSERT INTO {table} BY NAME SELECT {what} FROM rows")
     db.unregister("rows")
+
+
+def constant(word: str, rows: int) -> Any:
+    """One word for all rows: DuckDB reads codes many times faster than Python strings."""
+    return pd.Categorical.from_codes(np.zeros(rows, np.int8), pd.Index([word]))
 
 
 def _images_and_classes(finish: Finish, db: duckdb.DuckDBPyConnection) -> NDArray[np.int64]:
@@ -121,7 +128,7 @@ def _images_and_classes(finish: Finish, db: duckdb.DuckDBPyConnection) -> NDArra
     class_of = match_labels({r["label"] for r in records}, names)
     labels = np.array([class_of.get(r["label"], -1) for r in records], np.int64)
     predicted, p_class = _predictions(finish, labels)
-    _insert(
+    insert(
         db,
         "images",
         {
@@ -179,154 +186,69 @@ def _logit_offset(finish: Finish) -> NDArray[np.float32] | None:
     return (offset + head.bias if head.bias is not None else offset).numpy()
 
 
-def _neurons(finish: Finish, db: duckdb.DuckDBPyConnection, layer: LayerSpec, kept: Columns) -> None:
+def _neurons(
+    finish: Finish, db: duckdb.DuckDBPyConnection, layer: LayerSpec, kept: Columns, means: dict[str, Means]
+) -> None:
     norm = None
     if layer.kind == "hidden":
         norm = finish.hidden[layer.name].value_vectors.norm(dim=1).numpy()
-    means = {
-        column: finish.read(f"{layer.name}/{leaf}")[finish.valid].mean(0, dtype=np.float64).astype(np.float32)
-        for column, leaf in (("pre_mean", "mean"), ("post_mean", "post_mean"))
+    columns = {
+        "layer": layer.name,
+        "unit": np.arange(layer.units, dtype=np.uint32),
+        "pre_mean": means["mean"].mean,
+        "post_mean": means["post_mean"].mean,
+        **kept,
+        "value_norm": norm,
     }
-    _insert(
-        db,
-        "neurons",
-        {
-            "layer": [layer.name] * layer.units,
-            "unit": np.arange(layer.units),
-            **means,
-            **kept,
-            "value_norm": norm,
-        },
-    )
+    insert(db, "neurons", columns)
 
 
-def _exemplars(finish: Finish, db: duckdb.DuckDBPyConnection, layer: LayerSpec, by_neuron: NDArray[np.float32]) -> None:
-    sides = {(side, "patch"): ids for side, ids in exemplar_ranks(by_neuron, finish.valid).items()}
-    if finish.spec.cls:
-        cls = np.ascontiguousarray(finish.read(f"{layer.name}/cls").T)
-        sides["top", "cls"] = cls_ranks(cls, finish.valid)
-    patches = finish.read(f"{layer.name}/argmax")
+def _exemplars(
+    finish: Finish,
+    db: duckdb.DuckDBPyConnection,
+    layer: LayerSpec,
+    by_neuron: NDArray[np.float32],
+    sides: dict[str, NDArray[np.int64]],
+) -> None:
     units = np.arange(layer.units)[:, None]
-    for (side, token), ids in sides.items():
-        pre = (cls if token == "cls" else by_neuron)[units, ids]
-        patch = pd.array(patches[ids, units].ravel().astype("uint16")) if token == "patch" else None
-        _insert(
-            db,
-            "exemplars",
-            {
-                "layer": layer.name,
-                "unit": np.repeat(units, ids.shape[1]),
-                "side": side,
-                "token": token,
-                "rank": np.tile(np.arange(1, ids.shape[1] + 1), layer.units),
-                "image_id": ids.ravel(),
-                "patch": patch,
-                "pre": pre.ravel(),
-                "post": finish.act(layer, np.ascontiguousarray(pre)).ravel(),
-            },
-        )
-
-
-def _class_statistics(
-    finish: Finish, layer: LayerSpec, by_neuron: NDArray[np.float32], labels: NDArray[np.int64], classes: int
-) -> dict[str, NDArray[np.float64]]:
-    """Columns of class_activations for one layer: [class, neuron]."""
-    has = labels >= 0
-    if not has.any():
-        return {}
-    ids = labels[has]
-    mean_of = {
-        "mean_max": by_neuron.T,
-        "mean": finish.read(f"{layer.name}/mean"),
-        "post_mean": finish.read(f"{layer.name}/post_mean"),
-    }
+    for side, ids in sides.items():
+        patches = _patches(finish, layer, ids)
+        _insert_exemplars(finish, db, layer, side, "patch", ids, by_neuron[units, ids], patches)
     if finish.spec.cls:
-        mean_of["cls_post_mean"] = finish.act(layer, finish.read(f"{layer.name}/cls"))
-    out = {column: class_means(values[has], ids, classes) for column, values in mean_of.items()}
-    if f"{layer.name}/read" in finish.arrays and finish.head.weight is not None:
-        mlp = finish.hidden[layer.name]
-        folded = finish.anatomy.fold(mlp, mlp.value_vectors)
-        scores = (finish.head.weight.double() @ folded.double().T).numpy()
-        out["contribution"] = scores * class_means(finish.read(f"{layer.name}/read")[has], ids, classes)
-    out["auroc"] = class_auroc(by_neuron[:, has], ids, classes)
+        k = min(OTHER_EXEMPLARS, int(finish.valid.sum()))
+        pre, ids = largest(finish.parts(f"{layer.name}/cls"), layer.units, k)
+        _insert_exemplars(finish, db, layer, "top", "cls", ids, pre, None)
+
+
+def _patches(finish: Finish, layer: LayerSpec, ids: NDArray[np.int64]) -> NDArray[np.uint16]:
+    """The patch of the largest value of every neuron on its images [neuron, rank]."""
+    out = np.zeros(ids.shape, np.uint16)
+    for first, argmax in finish.parts(f"{layer.name}/argmax"):
+        unit, rank = np.nonzero((ids >= first) & (ids < first + len(argmax)))
+        out[unit, rank] = argmax[ids[unit, rank] - first, unit]
     return out
 
 
-def _scores(finish: Finish) -> dict[str, NDArray[np.float32]]:
-    """score, cosine, probability, folded of every hidden neuron: [neuron of all layers, class]."""
-    E = finish.head.weight
-    hidden = [a.name for a in finish.spec.layers if a.kind == "hidden"]
-    if E is None or not hidden or finish.hidden[hidden[0]].fc2.out_features != E.shape[1]:
-        return {}
-    vectors = torch.cat([finish.hidden[name].value_vectors for name in hidden])
-    score = vectors @ E.T
-    out = {
-        "score": score,
-        "cosine": nn.functional.normalize(vectors, dim=1) @ nn.functional.normalize(E, dim=1).T,
-        "probability": score.softmax(1),
-    }
-    if finish.anatomy.readout.defined:
-        folded = torch.cat([finish.anatomy.fold(finish.hidden[n], finish.hidden[n].value_vectors) for n in hidden])
-        out["folded"] = folded @ E.T
-    return {name: value.numpy() for name, value in out.items()}
-
-
-def _class_rows(
+def _insert_exemplars(
     finish: Finish,
     db: duckdb.DuckDBPyConnection,
-    scores: dict[str, NDArray[np.float32]],
-    activations: dict[str, dict[str, NDArray[np.float64]]],
-    labels: NDArray[np.int64],
-    classes: int,
+    layer: LayerSpec,
+    side: str,
+    token: str,
+    ids: NDArray[np.int64],
+    pre: NDArray[np.float32],
+    patch: NDArray[np.uint16] | None,
 ) -> None:
-    """class_scores and class_activations, sorted by class, then block and unit."""
-    every = list(finish.spec.layers)
-    hidden = [a for a in every if a.kind == "hidden"]
-    if scores:
-        rank_in_unit = np.concatenate(
-            [score_ranks(np.ascontiguousarray(block.T)).T for block in np.split(scores["score"], _splits(hidden))]
-        )
-        for first in range(0, classes, CLASSES_AT_ONCE):
-            here = slice(first, min(first + CLASSES_AT_ONCE, classes))
-            columns: dict[str, NDArray[Any]] = {name: value[:, here] for name, value in scores.items()}
-            columns["rank_in_class"] = score_ranks(columns["score"])
-            columns["rank_in_layer"] = np.concatenate(
-                [score_ranks(s) for s in np.split(columns["score"], _splits(hidden))]
-            )
-            columns["rank_in_unit"] = rank_in_unit[:, here]
-            _insert(db, "class_scores", _rows(hidden, here, {k: v.T for k, v in columns.items()}))
-    n = np.bincount(labels[labels >= 0], minlength=classes)
-    if any(activations.values()):
-        wanted = [
-            c
-            for c in ("mean_max", "mean", "post_mean", "cls_post_mean", "contribution", "auroc")
-            if any(c in a for a in activations.values())
-        ]
-        for first in range(0, classes, CLASSES_AT_ONCE):
-            here = slice(first, min(first + CLASSES_AT_ONCE, classes))
-            stacked = {
-                c: np.concatenate(
-                    [activations[a.name].get(c, np.full((classes, a.units), np.nan))[here] for a in every], axis=1
-                ).astype(np.float32)
-                for c in wanted
-            }
-            width = sum(a.units for a in every)
-            stacked["n"] = np.repeat(n[here, None], width, axis=1)
-            _insert(db, "class_activations", _rows(every, here, stacked))
-
-
-def _splits(layers: list[LayerSpec]) -> list[int]:
-    return list(np.cumsum([a.units for a in layers])[:-1])
-
-
-def _rows(layers: list[LayerSpec], classes: slice, columns: dict[str, NDArray[Any]]) -> dict[str, Any]:
-    """Matrices [class, neuron of all layers] as rows with their keys."""
-    count = classes.stop - classes.start
-    units = np.concatenate([np.arange(a.units) for a in layers])
-    codes = np.repeat(np.arange(len(layers)), [a.units for a in layers])
-    return {
-        "layer": pd.Categorical.from_codes(np.tile(codes, count), pd.Index([a.name for a in layers])),
-        "unit": np.tile(units, count),
-        "class_id": np.repeat(np.arange(classes.start, classes.stop), len(units)),
-        **{name: np.ascontiguousarray(value).ravel() for name, value in columns.items()},
+    units, ranks = ids.shape
+    columns = {
+        "layer": layer.name,
+        "unit": np.repeat(np.arange(units, dtype=np.uint32), ranks),
+        "side": side,
+        "token": token,
+        "rank": np.tile(np.arange(1, ranks + 1, dtype=np.uint32), units),
+        "image_id": ids.ravel().astype(np.uint32),
+        "patch": None if patch is None else patch.ravel(),
+        "pre": pre.ravel(),
+        "post": finish.act(layer, np.ascontiguousarray(pre)).ravel(),
     }
+    insert(db, "exemplars", columns)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from vitdex.indexer.bins import EDGES, bin_of
 from vitdex.indexer.counts import Statistics, counted_patches, pick_patches, tail_length
 from vitdex.indexer.exemplar_maps import RunningMaps, key_ids
-from vitdex.indexer.statistics import class_auroc, class_means, ranked, score_ranks
+from vitdex.indexer.orders import transpose
+from vitdex.indexer.statistics import Means, largest, rank_images, score_ranks
 from vitdex.schemas.layout import units_per_chunk
 from vitdex.schemas.records import LayerSpec
 
@@ -17,40 +19,76 @@ TIED = RNG.integers(-3, 4, (5, 40)).astype(np.float32)  # [neuron, image], many 
 TIED[0, ::3] = -0.0
 
 
-@pytest.mark.parametrize("k", [1, 7, 40])
-def test_ties_go_to_the_lower_image(k: int) -> None:
-    ids = np.arange(40)
-    assert ranked(TIED, k).tolist() == [np.lexsort((ids, -row))[:k].tolist() for row in TIED]
-    assert ranked(TIED, k, largest=False).tolist() == [np.lexsort((ids, row))[:k].tolist() for row in TIED]
+EVERY, NONE = np.ones(40, bool), np.full(40, -1)
 
 
-def test_unreadable_images_rank_last() -> None:
+def best(values: NDArray[np.float32], k: int) -> list[list[int]]:
+    """The k largest of each row, ties to the lower position."""
+    return [np.lexsort((np.arange(len(row)), -row))[:k].tolist() for row in values]
+
+
+def test_ties_go_to_the_lower_image() -> None:
+    sides = rank_images(TIED, EVERY, NONE, 0).sides
+    assert sides["top"].tolist() == best(TIED, 40)
+    assert sides["bottom"].tolist() == best(-TIED, 20)
+    assert sides["quantile"].tolist() == [
+        [row[i] for i in (35, 31, 27, 23, 20, 16, 12, 8, 4)] for row in best(TIED, 40)
+    ]
+    assert largest([(0, TIED.T[:7]), (7, TIED.T[7:])], 5, 20)[1].tolist() == best(TIED, 20)
+
+
+def test_order_is_that_of_the_values_over_the_whole_range() -> None:
+    values = (RNG.standard_normal((3, 500)) * 10.0 ** RNG.integers(-30, 30, (3, 500))).astype(np.float32)
+    values[0, :4] = np.inf, -np.inf, 1e-45, -1e-45
+    assert rank_images(values, np.ones(500, bool), np.full(500, -1), 0).sides["top"].tolist() == best(values, 100)
+
+
+def test_unreadable_images_stand_nowhere() -> None:
     values = TIED.copy()
     values[:, 4] = np.nan
-    assert (ranked(values, 40)[:, -1] == 4).all()
-    assert (ranked(values, 40, largest=False)[:, -1] == 4).all()
+    valid = np.arange(40) != 4
+    found = rank_images(values, valid, np.zeros(40, np.int64), 1)
+    assert all((ids != 4).all() for ids in found.sides.values())
+    assert found.sides["top"].tolist() == [[i for i in row if i != 4] for row in best(TIED, 40)]
+    assert 4 not in largest([(0, values.T)], 5, 20)[1]
 
 
 def test_auroc_counts_ties_one_half() -> None:
-    ids = RNG.integers(0, 3, 40)
-    found = class_auroc(TIED, ids, 4)
+    ids = RNG.integers(-1, 3, 40)
+    found = rank_images(TIED, EVERY, ids, 4).auroc
     for c in range(3):
         for unit, row in enumerate(TIED):
-            a, b = row[ids == c][:, None], row[ids != c][None]
+            a, b = row[ids == c][:, None], row[(ids != c) & (ids >= 0)][None]
             assert found[c, unit] == pytest.approx(((a > b) + 0.5 * (a == b)).mean())
     assert np.isnan(found[3]).all()
 
 
 def test_means_of_classes() -> None:
-    ids = np.array([1] * 10 + [0] * 30)
-    found = class_means(TIED.T, ids, 3)
-    np.testing.assert_allclose(found[1], TIED[:, :10].mean(1))
-    np.testing.assert_allclose(found[0], TIED[:, 10:].mean(1))
-    assert np.isnan(found[2]).all()
+    ids, valid = np.array([1] * 10 + [0] * 20 + [-1] * 10), np.arange(40) != 3
+    values = TIED.T.copy()
+    values[3] = np.nan
+    means = Means(5, 3)
+    for some in (slice(0, 7), slice(7, 40)):
+        means.add(values[some], ids[some], valid[some])
+    np.testing.assert_allclose(means.class_means[1], np.delete(TIED, 3, 1)[:, :9].mean(1))
+    np.testing.assert_allclose(means.class_means[0], TIED[:, 10:30].mean(1))
+    np.testing.assert_allclose(means.mean, np.delete(TIED, 3, 1).mean(1), rtol=1e-6)
+    assert np.isnan(means.class_means[2]).all()
 
 
 def test_score_ranks_count_from_one_with_ties_to_the_lower_neuron() -> None:
-    assert score_ranks(np.array([[2.0], [3.0], [2.0], [5.0]], np.float32))[:, 0].tolist() == [3, 2, 4, 1]
+    ranks, in_group = score_ranks(np.array([[2.0, 3.0, 2.0, 5.0]], np.float32), np.array([0, 1, 1, 0]))
+    assert ranks.tolist() == [[3, 2, 4, 1]]
+    assert in_group.tolist() == [[2, 1, 2, 1]]
+
+
+def test_transposed_is_the_other_way_round() -> None:
+    values = RNG.standard_normal((9, 37)).astype(np.float32)
+    out = np.zeros((37, 20), np.float32)
+    transpose(values, out[:, 5:14])
+    assert (out[:, 5:14] == values.T).all()
+    assert (out[:, :5] == 0).all()
+    assert (out[:, 14:] == 0).all()
 
 
 def test_running_maps_keep_the_best_images_whatever_the_batches() -> None:
@@ -60,7 +98,7 @@ def test_running_maps_keep_the_best_images_whatever_the_batches() -> None:
         ids = range(first, min(first + 7, 40))
         running.add(rows, ids, torch.tensor(ids, dtype=torch.uint8)[:, None, None].expand(-1, 5, 1))
     kept = key_ids(running.keys).sort(1).values.tolist()
-    assert kept == [sorted(row) for row in ranked(TIED, 6).tolist()]
+    assert kept == [sorted(row) for row in best(TIED, 6)]
     assert (running.codes[..., 0].long() == key_ids(running.keys)).all()
 
 

@@ -1,6 +1,6 @@
 """Values straight from the files of an index: memory-mapped chunks whose checksum is verified when they are first read.
 
-zarr-python reads the same values, in a millisecond a read; questions that read thousands of maps or rows come here.
+zarr-python reads the same values, in a millisecond a read; what reads thousands of maps or whole arrays comes here.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from ..schemas.errors import BadIndex
-from ..schemas.layout import CHECKSUM_BYTES, ArraySpec, Layout, arrays
-from ..schemas.records import RunSpec
+from .errors import BadIndex
+from .layout import CHECKSUM_BYTES, ArraySpec, Layout, arrays
+from .records import RunSpec
 
 OPEN_FILES = 256
 
