@@ -56,16 +56,25 @@ def build(request: Request, progress: Progress) -> Path:
         if done:
             statistics.load(ledger.load_counts(done - 1))
 
-        def write(part: Part, buffer: PartBuffer, filled: Filled) -> None:
-            """Files first, then the statistics, last the entry that vouches for them."""
-            files = {path: write_file(layout.root / path, c) for path, c in buffer.files(part.index).items()}
-            ledger.save_state(part.index, filled)
-            ledger.finish_part(Entry(part.index, files, filled.images, filled.seconds))
-
-        run_parts(plan, plan.spec.parts[done:], statistics, request.workers, progress.advance, write)
+        fill(plan, ledger, done, statistics, request.workers, progress.advance)
         progress.finishing()
         _finish(plan, layout, ledger, statistics)
     return request.out
+
+
+def fill(
+    plan: Plan, ledger: Ledger, done: int, statistics: Statistics, workers: int, advance: Callable[[int, int], None]
+) -> None:
+    """Run and write every part from `done` on."""
+
+    def write(part: Part, buffer: PartBuffer, filled: Filled) -> None:
+        """Files first, then the statistics, last the entry that vouches for them."""
+        root = ledger.layout.root
+        files = {path: write_file(root / path, content) for path, content in buffer.files(part.index).items()}
+        ledger.save_state(part.index, filled)
+        ledger.finish_part(Entry(part.index, files, filled.images, filled.seconds))
+
+    run_parts(plan, plan.spec.parts[done:], statistics, workers, advance, write)
 
 
 def _check_place(request: Request, layout: Layout) -> None:

@@ -1,0 +1,175 @@
+"""Indexing beside the plain loop that any such tool must run: the same images, decoder, workers, batches and precision
+into the bare forward pass, nothing kept. Turn by turn in one run.
+
+python benchmarks/throughput.py --images DIR --turns 5              # 2 cores: vit_small_patch16_224
+python benchmarks/throughput.py --device cuda --model vit_base_patch16_224 --batch-size 256 --count 4096
+
+Without --images, JPEGs are made (500 x 375, random blobs); weights are random. Indexing is timed from the first image
+to the last part's ledger entry, checksums and flushing included; the end of a run is in scale.py.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import timm
+import torch
+from PIL import Image, ImageFilter
+from safetensors.torch import save_file
+from vitdex.indexer.build import fill
+from vitdex.indexer.capture import DTYPES, normalise
+from vitdex.indexer.feed import feed
+from vitdex.indexer.fill import fresh_statistics
+from vitdex.indexer.ledger import Ledger
+from vitdex.indexer.plan import Plan, Request, default_workers, make_plan
+from vitdex.schemas.layout import Layout, part_bytes
+
+
+def jpegs(folder: Path, count: int) -> None:
+    random = np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(count):
+        noise = Image.fromarray(random.integers(0, 256, (24, 32, 3), np.uint8)).resize((500, 375))
+        noise.filter(ImageFilter.GaussianBlur(2)).save(folder / f"{i:06d}.jpg", quality=90)
+
+
+@dataclass
+class Lanes:
+    """Seconds of one plain loop, in all and by lane."""
+
+    total: float = 0.0
+    forward: float = 0.0
+
+
+@torch.inference_mode()
+def plain_loop(plan: Plan, workers: int) -> Lanes:
+    """Decode and forward, nothing kept."""
+    spec, model, lanes = plan.spec, plan.anatomy.model, Lanes()
+    device = torch.device(spec.device)
+    mean, std = (torch.tensor(spec.preprocessing[k], device=device).view(3, 1, 1) for k in ("mean", "std"))
+    start = time.perf_counter()
+    for batch in feed(plan.source, spec.preprocessing, spec.parts, spec.batch_size, workers):
+        before = time.perf_counter()
+        with torch.autocast(device.type, DTYPES[spec.precision], enabled=spec.precision != "float32"):
+            model(normalise(batch.pixels.to(device), mean, std))
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        lanes.forward += time.perf_counter() - before
+    lanes.total = time.perf_counter() - start
+    return lanes
+
+
+def indexing(plan: Plan, workers: int, root: Path) -> float:
+    """Seconds from the first image to the last part's ledger entry."""
+    layout = Layout(root)
+    layout.parts.mkdir(parents=True)
+    ledger = Ledger(layout)
+    ledger.begin(plan.spec)
+    start = time.perf_counter()
+    fill(plan, ledger, 0, fresh_statistics(plan.spec), workers, lambda images, written: None)
+    seconds = time.perf_counter() - start
+    shutil.rmtree(root)
+    return seconds
+
+
+@dataclass
+class Row:
+    """One way to index beside the plain loop."""
+
+    precision: str
+    maps: str
+    plain: list[float] = field(default_factory=list)
+    index: list[float] = field(default_factory=list)
+
+    @property
+    def ratio(self) -> float:
+        """The plain loop's time as a share of indexing's: the median turn."""
+        return statistics.median(p / i for p, i in zip(self.plain, self.index, strict=True))
+
+    def line(self, count: int) -> str:
+        plain, index = (count / statistics.median(seconds) for seconds in (self.plain, self.index))
+        return f"| {self.precision} | {self.maps} | {plain:.2f} | {index:.2f} | {self.ratio:.3f} |"
+
+
+@click.command()
+@click.option("--images", help="Images to measure with; made where there are none.")
+@click.option("--model", default="vit_small_patch16_224", show_default=True)
+@click.option("--count", default=256, show_default=True, help="Images.")
+@click.option("--turns", default=5, show_default=True)
+@click.option("--batch-size", default=32, show_default=True)
+@click.option("--workers", default=default_workers(), show_default=True)
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--precision", "precisions", multiple=True, default=["float32", "bfloat16"], show_default=True)
+@click.option("--maps", "kinds", multiple=True, default=["none", "uint8"], show_default=True)
+@click.option("--counted", type=int, help="Patches of an image that are counted; 16 in a run over 50,000 images.")
+@click.option("--folder", type=click.Path(path_type=Path), help="On the disk to be measured.")
+@click.option("--json", "out", type=click.Path(path_type=Path), help="Also write the figures to this file.")
+def main(
+    images: str | None,
+    model: str,
+    count: int,
+    turns: int,
+    batch_size: int,
+    workers: int,
+    device: str,
+    precisions: tuple[Any, ...],
+    kinds: tuple[Any, ...],
+    counted: int | None,
+    folder: Path | None,
+    out: Path | None,
+) -> None:
+    """Indexing against the plain loop."""
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        root = Path(place)
+        if images is None:
+            images = str(root / "images")
+            jpegs(Path(images), count)
+        torch.manual_seed(0)
+        save_file(timm.create_model(model).state_dict(), root / "weights.safetensors")
+        request = Request(root / "out", model, images, root / "weights.safetensors", limit=count)
+        request = replace(request, device=device, batch_size=batch_size, workers=workers)
+        rows, lanes = [], Lanes()
+        for precision in precisions:
+            plans = {maps: make_plan(replace(request, precision=precision, maps=maps)) for maps in kinds}
+            if counted:
+                plans = {m: replace(p, spec=replace(p.spec, counted_patches=counted)) for m, p in plans.items()}
+            of_maps = {maps: Row(precision, maps) for maps in kinds}
+            rows += of_maps.values()
+            for plan in plans.values():  # compiles, warms up
+                little = replace(plan.spec, images=batch_size, part_images=batch_size)
+                indexing(replace(plan, spec=little), workers, root / "out")
+            for _ in range(turns):
+                for maps, row in of_maps.items():
+                    found = plain_loop(plans[maps], workers)
+                    row.plain.append(found.total)
+                    row.index.append(indexing(plans[maps], workers, root / "out"))
+                    lanes.total, lanes.forward = lanes.total + found.total, lanes.forward + found.forward
+        plan = plans[kinds[-1]]
+        threads = torch.get_num_threads()
+        click.echo(f"{model} on {device}, {threads} threads, {workers} workers, {count} images, batch {batch_size}, "
+                   f"{plan.spec.counted_patches} patches counted, {turns} turns")  # fmt: skip
+        click.echo(
+            "| precision | maps | plain loop img/s | indexing img/s | ratio (median turn) |\n|---|---|---|---|---|"
+        )
+        for row in rows:
+            click.echo(row.line(count))
+        allowed = plan.memory_bytes + part_bytes(plan.spec) // 2
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        click.echo(f"forward {lanes.forward / lanes.total:.0%} of the plain loop; peak memory {peak / 1e9:.2f} GB, with "
+                   f"the libraries; announced {allowed / 1e9:.2f} GB")  # fmt: skip
+        if out:
+            out.write_text(json.dumps([vars(row) | {"ratio": row.ratio} for row in rows], indent=1))
+
+
+if __name__ == "__main__":
+    main()
