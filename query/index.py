@@ -22,13 +22,14 @@ import pandas as pd
 import zarr
 from numpy.typing import NDArray
 
-from ..schemas.codes import decode_map
 from ..schemas.errors import QueryError
 from ..schemas.integrity import Finding
 from ..schemas.layout import Layout
 from ..schemas.manifest import read_manifest
-from ..schemas.records import LayerSpec, RunSpec
+from ..schemas.records import EXEMPLARS, LayerSpec, RunSpec
+from .chunks import Chunks
 from .connection import ask, connect
+from .stored import stored_map
 
 if TYPE_CHECKING:
     from .heatmap import Heatmaps
@@ -71,7 +72,7 @@ class Index:
         """The read-only connection behind `sql`."""
         if self._db is None:
             self._spill = tempfile.TemporaryDirectory(prefix="vitdex-")
-            self._db = connect(self.layout, Path(self._spill.name))
+            self._db = connect(self.layout, Path(self._spill.name), self._stored_map)
         return self._db
 
     def verify(self, quick: bool = False) -> list[Finding]:
@@ -84,6 +85,16 @@ class Index:
     def arrays(self) -> zarr.Group:
         """The Zarr group of all arrays, see FORMAT.md."""
         return zarr.open_group(self.layout.arrays, mode="r")
+
+    @cached_property
+    def chunks(self) -> Chunks:
+        """The same arrays memory-mapped, a chunk at a time: for single cells, and for what is read over and over."""
+        return Chunks(self.layout, self.spec)
+
+    @cached_property
+    def classes(self) -> pd.DataFrame:
+        """class_id, wnid, name of all classes, in the order of the head's rows."""
+        return self.sql("SELECT class_id, wnid, class AS name FROM classes ORDER BY class_id")
 
     def sql(self, query: str, parameters: list[Any] | None = None, timeout: float | None = None) -> pd.DataFrame:
         """Rows of a query as a DataFrame; `timeout` in seconds. Raises QueryError with DuckDB's complaint."""
@@ -107,16 +118,19 @@ class Index:
 
         From uint8 maps the error is at most (max - min) / 510 of the map. Raises QueryError where no map is stored.
         """
+        values = self._stored_map(layer, unit, self.image_id(image_id))
+        if values is None:
+            fact = f"this index stores the maps of a neuron's top {EXEMPLARS} images, and {image_id} is not among them"
+            raise QueryError(fact, "Index again with --maps uint8 for all.")
+        return values.reshape(self.spec.grid)
+
+    def _stored_map(self, layer: str, unit: int, image_id: int) -> NDArray[np.float32] | None:
+        """The map as one row of patches; None where the index stores the maps of other images alone."""
         self.neuron_layer(layer, unit)
         self.image_id(image_id)
         if self.spec.maps == "none":
             raise QueryError("this index stores no maps", "Index again with --maps uint8 or exemplars.")
-        if self.spec.maps == "float16":
-            values = self._cells(f"{layer}/map", image_id, unit).astype(np.float32)
-        else:
-            low, high = (self._cells(f"{layer}/{leaf}", image_id, unit) for leaf in ("min", "max"))
-            values = decode_map(self._codes(layer, unit, image_id), low, high)
-        return values.reshape(self.spec.grid)
+        return stored_map(self.chunks, self.spec, layer, unit, image_id)
 
     def key_neurons(self, class_: str | int, k: int = 10, by: str = "score", layer: str | None = None) -> pd.DataFrame:
         """A class's k neurons with the largest `by`, best first: rows of the view key_neurons, with `rank`.
@@ -160,8 +174,7 @@ class Index:
 
     def class_id(self, class_: str | int) -> int:
         """The number of a class given by number, name or WordNet id. Raises QueryError with the nearest names."""
-        classes = self.sql("SELECT class_id, wnid, class AS name FROM classes ORDER BY class_id")
-        word = str(class_)
+        classes, word = self.classes, str(class_)
         wanted = word.casefold().replace("_", " ").strip()
         named = classes[(classes.name.str.casefold().str.replace("_", " ") == wanted) | (classes.wnid == word)]
         if len(named) > 1:
@@ -193,23 +206,6 @@ class Index:
         if len(found):
             raise QueryError(f"several images end in '{word}'", f"{', '.join(found.path)} ... Give the whole path.")
         raise QueryError(f"no image '{word}'", nearest(word, self.sql("SELECT path FROM images").path.tolist()))
-
-    def _codes(self, layer: str, unit: int, image_id: int) -> NDArray[np.uint8]:
-        if self.spec.maps == "uint8":
-            return self._cells(f"{layer}/map", image_id, unit)
-        kept = self.exemplars(layer, unit, k=self.spec.images)
-        found = kept.loc[kept.image_id == image_id, "rank"]
-        if found.empty:
-            raise QueryError(
-                f"this index stores maps of a neuron's top {len(kept)} images, and {image_id} is not among them",
-                "Index again with --maps uint8 for all.",
-            )
-        return self._cells(f"{layer}/exemplar_map", unit, int(found.iloc[0]) - 1)
-
-    def _cells(self, path: str, *position: int) -> NDArray[Any]:
-        array = self.arrays[path]
-        assert isinstance(array, zarr.Array)
-        return np.asarray(array[position])
 
     def neuron_layer(self, layer: str, unit: int) -> LayerSpec:
         """The layer's record. Raises QueryError, with the nearest names, where there is no such neuron."""
