@@ -34,6 +34,7 @@ from .stored import stored_map
 if TYPE_CHECKING:
     from .heatmap import Heatmaps
     from .milan import MilanPlan
+    from .neuron import NeuronCard
 
 KEY_RANKINGS = ("score", "probability", "cosine", "folded", "contribution")
 
@@ -147,6 +148,18 @@ class Index:
             f"AND (? IS NULL OR layer = ?) WINDOW best AS (ORDER BY {by} DESC, block, unit) ORDER BY rank LIMIT ?",
             [self.class_id(class_), layer, layer, k],
         )
+
+    def classes_of(self, layer: str, unit: int, k: int = 10) -> pd.DataFrame:
+        """The k classes that a neuron's value vector says loudest; see query.neuron.classes_of."""
+        from .neuron import classes_of
+
+        return classes_of(self, layer, unit, k)
+
+    def neuron(self, layer: str, unit: int, k: int = 10) -> NeuronCard:
+        """A neuron's statistics, thresholds, exemplars, classes and notes in one; see query.neuron.NeuronCard."""
+        from .neuron import neuron
+
+        return neuron(self, layer, unit, k)
 
     def heatmap(self, layer: str, unit: int, image: str | int, view: str = "map", **choices: Any) -> Heatmaps:
         """A neuron over an image; `view` and choices (class_, weights) as in query.heatmap.heatmaps."""
