@@ -30,6 +30,13 @@ def images_picture(index: Index, table: pd.DataFrame, title: str, value: str) ->
     return sheet(pixels, captions(table, value), [title])
 
 
+def neighbours_picture(index: Index, image: str | int, table: pd.DataFrame, title: str) -> Image.Image:
+    """An image, and those of a table of image_id, path, label and distance, nearest first."""
+    image_id = index.image_id(image)
+    own = index.sql("SELECT image_id, path, label, 0.0 AS distance FROM images WHERE image_id = ?", [image_id])
+    return images_picture(index, pd.concat([own, table], ignore_index=True), title, "distance")
+
+
 def exemplars_picture(
     index: Index, layer: str, unit: int, table: pd.DataFrame, notes: Sequence[str] = ()
 ) -> Image.Image:

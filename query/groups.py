@@ -118,6 +118,6 @@ def _first(index: Index, values: Floats, k: int, name: str, largest: bool) -> pd
     last = np.partition(keys, min(k, len(keys)) - 1)[min(k, len(keys)) - 1]
     near = np.flatnonzero((keys <= last) & (keys < np.inf))
     ids = near[np.argsort(keys[near], kind="stable")][:k]
-    images = index.sql("SELECT image_id, path, label FROM images WHERE list_contains(?, image_id)", [ids.tolist()])
+    images = index.look_up("SELECT image_id, path, label FROM images WHERE list_contains(?, image_id)", [ids.tolist()])
     table = pd.DataFrame({"rank": range(1, len(ids) + 1), "image_id": ids, name: values[ids]})
     return table.merge(images.astype({"image_id": "int64"}), "left", "image_id")

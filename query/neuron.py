@@ -63,9 +63,9 @@ def neuron(index: Index, layer: str, unit: int, k: int = 10) -> NeuronCard:
     """A neuron's card, with its k top exemplars and k loudest classes. Raises QueryError where there is no such one."""
     spec = index.neuron_layer(layer, unit)
     of = "WHERE layer = ? AND unit = ?"
-    row = index.sql(f"SELECT * EXCLUDE (layer, unit) FROM neurons {of}", [layer, unit]).iloc[0]
+    row = index.look_up(f"SELECT * EXCLUDE (layer, unit) FROM neurons {of}", [layer, unit]).iloc[0]
     descriptions, generated = (
-        index.sql(f"SELECT * EXCLUDE (layer, unit) FROM {table} {of} ORDER BY {order}", [layer, unit])
+        index.look_up(f"SELECT * EXCLUDE (layer, unit) FROM {table} {of} ORDER BY {order}", [layer, unit])
         for table, order in (("descriptions", "source"), ("generated", "id"))
     )
     said = spec.kind == "hidden" and index.spec.classes > 0
@@ -99,7 +99,7 @@ def classes_of(index: Index, layer: str, unit: int, k: int = 10) -> pd.DataFrame
     head = index.chunks.chunk("head").view(np.float32)
     place = [s.name for s in index.spec.layers if s.kind == "hidden"].index(layer)
     vector = index.chunks.cell("value_vectors", place, unit).view(np.float32)
-    score = head @ vector
+    score = np.einsum("cd,d->c", head, vector)  # a BLAS call may wait for other processes longer than it works
     share = np.exp(score - score.max())
     table = index.classes.rename(columns={"name": "class"})[["class_id", "class", "wnid"]].assign(
         score=score,
@@ -108,7 +108,7 @@ def classes_of(index: Index, layer: str, unit: int, k: int = 10) -> pd.DataFrame
         folded=np.nan,
     )
     if "folded_vectors" in index.chunks.specs:
-        table["folded"] = head @ index.chunks.cell("folded_vectors", place, unit).view(np.float32)
+        table["folded"] = np.einsum("cd,d->c", head, index.chunks.cell("folded_vectors", place, unit).view(np.float32))
     first = table.sort_values("score", ascending=False, kind="stable").head(k).reset_index(drop=True)
     first.insert(0, "rank", range(1, len(first) + 1))
     return first
