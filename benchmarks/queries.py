@@ -9,21 +9,12 @@ that the questions read.
 from __future__ import annotations
 
 import json
-import resource
-import statistics
-import tempfile
-import time
-from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-import click
 import duckdb
 import numpy as np
 from vitdex.indexer import writer
-from vitdex.query import Index
-from vitdex.query.groups import neighbours, top_images
 from vitdex.schemas.layout import ArraySpec, Layout, arrays
 from vitdex.schemas.manifest import seal_manifest
 from vitdex.schemas.records import LayerSpec, RunSpec
@@ -69,9 +60,7 @@ def write(root: Path, spec: ArraySpec, *file: int) -> None:
     random, shape = np.random.default_rng(len(spec.path)), (spec.chunks_per_file, *spec.chunks)
     raw = np.zeros(spec.file_bytes, np.uint8)
     writer._chunks(raw, spec)[...] = (
-        random.integers(0, 256, shape, np.uint8)
-        if spec.dtype == "uint8"
-        else random.standard_normal(shape, np.float32)
+        random.integers(0, 256, shape, np.uint8) if spec.dtype == "uint8" else random.standard_normal(shape, np.float32)
     )
     path = root / spec.file(*file)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +102,8 @@ def make(root: Path) -> None:
     """The synthetic index: all tables; weights; one layer's maxima, and its maps in one part."""
     layout, spec = Layout(root), run_spec()
     root.mkdir(exist_ok=True)
-    if not layout.database.exists(): fill_tables(layout.database)
+    if not layout.database.exists():
+        fill_tables(layout.database)
     every = arrays(spec)
     write(root, every["head"], 0, 0)
     for path in ("value_vectors", "folded_vectors"):

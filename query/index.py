@@ -184,21 +184,30 @@ class Index:
 
         return export_milan(self, root, layers, **choices)
 
+    @cached_property
+    def _named_classes(self) -> dict[str, list[int]]:
+        """The numbers of the classes of every name and WordNet id."""
+        found: dict[str, list[int]] = {}
+        for class_id, wnid, name in self.classes.itertuples(index=False):
+            for word in {_plain(name), wnid} - {None}:
+                found.setdefault(word, []).append(class_id)
+        return found
+
     def class_id(self, class_: str | int) -> int:
         """The number of a class given by number, name or WordNet id. Raises QueryError with the nearest names."""
-        classes, word = self.classes, str(class_)
-        wanted = word.casefold().replace("_", " ").strip()
-        named = classes[(classes.name.str.casefold().str.replace("_", " ") == wanted) | (classes.wnid == word)]
+        word = str(class_)
+        named = self._named_classes.get(_plain(word)) or self._named_classes.get(word, [])
         if len(named) > 1:
-            several = ", ".join((named.class_id.astype(str) + " (" + named.wnid.fillna(named.name) + ")").tolist())
+            rows = self.classes.iloc[named]
+            several = ", ".join((rows.class_id.astype(str) + " (" + rows.wnid.fillna(rows.name) + ")").tolist())
             raise QueryError(f"several classes are named '{word}'", f"Give a number: {several}.")
-        if len(named) == 1:
-            return int(named.class_id.iloc[0])
+        if named:
+            return named[0]
         if word.lstrip("-").isdecimal():
-            if not 0 <= int(word) < len(classes):
-                raise QueryError(f"no class {word}", f"Classes count from 0 to {len(classes) - 1}.")
+            if not 0 <= int(word) < len(self.classes):
+                raise QueryError(f"no class {word}", f"Classes count from 0 to {len(self.classes) - 1}.")
             return int(word)
-        raise QueryError(f"no class '{word}'", nearest(word, classes.name.tolist()))
+        raise QueryError(f"no class '{word}'", nearest(word, self.classes.name.tolist()))
 
     def image_id(self, image: str | int) -> int:
         """The number of an image given by number, path, or the end of a path. Raises QueryError with the nearest."""
@@ -227,6 +236,10 @@ class Index:
         if not 0 <= unit < layers[layer].units:
             raise QueryError(f"no unit {unit} in {layer}", f"Its units count from 0 to {layers[layer].units - 1}.")
         return layers[layer]
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("_", " ").strip()
 
 
 def nearest(word: str, names: list[str]) -> str:
