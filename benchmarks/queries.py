@@ -9,12 +9,20 @@ that the questions read.
 from __future__ import annotations
 
 import json
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
 from vitdex.indexer import writer
+from vitdex.query import Index
+from vitdex.query.groups import neighbours, top_images
 from vitdex.schemas.layout import ArraySpec, Layout, arrays
 from vitdex.schemas.manifest import seal_manifest
 from vitdex.schemas.records import LayerSpec, RunSpec
@@ -115,5 +123,58 @@ def make(root: Path) -> None:
     layout.manifest.write_bytes(seal_manifest({"run": json.loads(json.dumps(spec.to_json())), "files": {}}))
 
 
+def questions(index: Index) -> list[tuple[str, float | None, Callable[[], Any]]]:
+    """What is asked, the milliseconds it may take (None: nothing was asked), and how."""
+    random = np.random.default_rng(0)
+    few, many = ([(LAYER, int(u)) for u in random.choice(UNITS, n, replace=False)] for n in (3, 300))
+    view = "FROM key_neurons WHERE class = 'class 500' ORDER BY rank_in_class LIMIT 10"
+    return [
+        ("exemplars of a neuron", 5, lambda: index.exemplars(LAYER, 1234)),
+        ("stored map", 2, lambda: index.map(LAYER, 1234, 77)),
+        ("stored map in SQL", 2, lambda: index.sql("SELECT activation_map(?, 1234, 77)", [LAYER])),
+        ("top neurons of a class, by score", 5, lambda: index.key_neurons("class 500")),
+        ("top neurons of a class, by contribution", 5, lambda: index.key_neurons("class 500", by="contribution")),
+        ("the same from the view key_neurons", None, lambda: index.sql(view)),
+        ("a neuron's classes", 20, lambda: index.classes_of(LAYER, 1234)),
+        ("a neuron's card", None, lambda: index.neuron(LAYER, 1234)),
+        ("top 20 images of 3 neurons", 50, lambda: top_images(index, few)),
+        ("top 20 images of 300 neurons", 50, lambda: top_images(index, many)),
+        (f"top 20 images of all {UNITS} neurons of a layer", 50, lambda: top_images(index, [LAYER])),
+        ("20 neighbours among 3 neurons, cosine", None, lambda: neighbours(index, 7, few)),
+        (f"20 neighbours among {UNITS} neurons, cosine", None, lambda: neighbours(index, 7, [LAYER])),
+    ]
+
+
+def median(ask: Callable[[], Any]) -> float:
+    """Milliseconds of a question that has been asked before."""
+    ask()
+    seconds = []
+    for _ in range(TIMES):
+        start = time.perf_counter()
+        ask()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds) * 1000
+
+
+def anonymous_memory() -> float:
+    """GB of this process that are not pages of files (Linux)."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["RssAnon"].split()[0]) / 1e6
+
+
+def main() -> None:
+    """Make the index in a temporary folder, ask, print."""
+    with tempfile.TemporaryDirectory() as folder:
+        make(Path(folder))
+        before = anonymous_memory()
+        print("| question | median, warm | asked |\n|---|---|---|")
+        with Index(folder) as index:
+            for name, asked, ask in questions(index):
+                print(f"| {name} | {median(ask):.2f} ms | {'' if asked is None else f'< {asked:g} ms'} |", flush=True)
+        print(f"\nmemory of its own: {before:.2f} GB before the questions, {anonymous_memory():.2f} GB behind them")
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        print(f"peak with mapped files and the making of the index: {peak:.2f} GB")
+
+
 if __name__ == "__main__":
-    pass
+    main()

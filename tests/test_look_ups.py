@@ -136,7 +136,8 @@ def test_ties_go_to_the_lower_image_and_unreadable_ones_nowhere(sample: Index, m
     rows = np.full((2, 480), -1, np.float32)
     rows[:, [400, 30, 200]] = 3
     rows[:, 7] = np.nan
-    monkeypatch.setattr(groups, "_rows", lambda index, group: iter([rows]))
+    monkeypatch.setattr(groups, "_pieces", lambda index, group: [rows])
+    monkeypatch.setattr(groups, "_rows", lambda index, piece: piece)
     assert top_images(sample, COINS, 5, "sum").image_id.tolist() == [30, 200, 400, 0, 1]
     assert neighbours(sample, 200, COINS, 4, "l2").image_id.tolist() == [30, 400, 0, 1]
     assert len(top_images(sample, COINS, 1000, "max")) == 479
