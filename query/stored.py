@@ -13,7 +13,7 @@ from .chunks import Chunks
 def stored_map(chunks: Chunks, spec: RunSpec, layer: str, unit: int, image_id: int) -> NDArray[np.float32] | None:
     """Pre-GELU values float32 [patch] of a neuron and image that exist; None where their map is not stored.
 
-    From bytes the error is at most (max - min) / 510. NaN where the image was unreadable. Raises BadIndex.
+    From bytes the error is at most (max - min) / 510. NaN where the image was unreadable. Raises DamagedIndex.
     """
     if spec.maps == "none":
         return None

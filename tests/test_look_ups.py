@@ -22,7 +22,8 @@ from vitdex.query import Index, groups
 from vitdex.query.cli import cli
 from vitdex.query.groups import neighbours, top_images
 from vitdex.query.notes import writing
-from vitdex.schemas.errors import QueryError
+from vitdex.schemas import manifest
+from vitdex.schemas.errors import BadIndex, DamagedIndex, QueryError
 
 LAYER, LAST = "blocks.4.mlp.fc1", "blocks.5.mlp.fc1"
 COINS: list[str | tuple[str, int]] = [f"{LAYER}:473", (LAST, 16)]
@@ -217,3 +218,32 @@ def test_look_ups_load_neither_torch_nor_matplotlib_nor_pillow(sample_path: Path
         "heavy = {'torch', 'matplotlib', 'PIL'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code, str(sample_path)], check=True)
+
+
+def test_a_damaged_file_and_a_newer_format_are_one_line(
+    sample_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(sample_path / "manifest.json", tmp_path)
+    for leaf in ("map", "min", "max"):
+        shutil.copytree(sample_path / f"activations.zarr/{LAYER}/{leaf}", tmp_path / f"activations.zarr/{LAYER}/{leaf}")
+    file = tmp_path / f"activations.zarr/{LAYER}/map/c/0/0/0"
+    content = bytearray(file.read_bytes())
+    content[1000] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(DamagedIndex, match=r"c/0/0/0 has a wrong checksum. Repeat the .* with --repair.$"):
+        Index(tmp_path).map(LAYER, 0, 0)
+    assert Index(tmp_path).map(LAYER, 0, 100).shape == (8, 8)  # another part
+    file.write_bytes(content[:-1])
+    with pytest.raises(DamagedIndex, match=r"bytes instead of \d+. Repeat"):
+        Index(tmp_path).map(LAYER, 0, 0)
+    file.unlink()
+    with pytest.raises(DamagedIndex, match=r"c/0/0/0 is missing or cannot be read. Repeat"):
+        Index(tmp_path).map(LAYER, 0, 0)
+    monkeypatch.setattr(manifest, "FORMAT_VERSION", 2)
+    run = json.loads((tmp_path / "manifest.json").read_text())["run"]
+    (tmp_path / "manifest.json").write_bytes(manifest.seal_manifest({"run": run}))
+    monkeypatch.undo()
+    with pytest.raises(
+        BadIndex, match="has format 2, this vitdex reads 1. Install the vitdex that made it, or a newer"
+    ):
+        Index(tmp_path)
