@@ -163,7 +163,7 @@ def test_ties_go_to_the_lower_image_and_unreadable_ones_nowhere(sample: Index, m
     ],
 )
 def test_unknown_names_are_one_line(sample: Index, ask: Any, message: str) -> None:
-    with pytest.raises(QueryError, match=message) as caught:
+    with pytest.raises(QueryError, match=f"^{message}") as caught:
         ask(sample)
     assert "\n" not in str(caught.value)
 
