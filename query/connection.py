@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,19 +83,25 @@ def ask(db: duckdb.DuckDBPyConnection, query: str, parameters: list[Any], timeou
         if any(statement.type not in READING for statement in statements):
             raise QueryError("an index can only be read", "Ask with SELECT, FROM, WITH, DESCRIBE, SHOW or EXPLAIN.")
         with _stopped_after(db, timeout):
-            result = db.execute(query, parameters)
-            return _fetch(result) if result.description else pd.DataFrame()
+            return _interruptibly(db, lambda: _fetch(db.execute(query, parameters)))
     except duckdb.InterruptException as error:
         raise QueryError(f"stopped after {timeout:g} s", "Ask for less, or give more time (--timeout).") from error
-    except RuntimeError as error:  # what DuckDB makes of Ctrl-C
-        if "interrupted" not in str(error):
-            raise
-        raise KeyboardInterrupt from error
     except duckdb.Error as error:
         complaint = str(error).strip().splitlines()[0]
         if IN_FUNCTION in complaint:  # ours, with its remedy, behind its class
             raise QueryError(complaint.partition(IN_FUNCTION)[2].partition(": ")[2]) from error
         raise QueryError(complaint, "The tables: vitdex info OUT --tables.") from error
+
+
+def _interruptibly(db: duckdb.DuckDBPyConnection, run: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """What `run` returns. Ctrl-C stops it, which DuckDB does not see by itself once it knows a Python function."""
+    with ThreadPoolExecutor(1) as worker:
+        answer = worker.submit(run)
+        try:
+            return answer.result()
+        except KeyboardInterrupt:
+            db.interrupt()
+            raise
 
 
 @contextmanager
@@ -113,6 +120,8 @@ def _stopped_after(db: duckdb.DuckDBPyConnection, timeout: float | None) -> Iter
 
 def _fetch(result: duckdb.DuckDBPyConnection) -> pd.DataFrame:
     """A result's rows, block by block: an endless one is refused before it fills the memory."""
+    if not result.description:
+        return pd.DataFrame()
     blocks, size = [result.fetch_df_chunk(CHUNK_VECTORS)], 0
     while len(blocks[-1]):
         size += int(blocks[-1].memory_usage(deep=True).sum())
