@@ -165,7 +165,7 @@ def main(
             click.echo(row.line(count))
         allowed = plan.memory_bytes + part_bytes(plan.spec) // 2
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        click.echo(f"forward {lanes.forward / lanes.total:.0%} of the plain loop; peak memory {peak / 1e9:.2f} GB, with "
+        click.echo(f"forward {lanes.forward / lanes.total:.0%} of the plain loop; peak {peak / 1e9:.2f} GB, with "
                    f"the libraries; announced {allowed / 1e9:.2f} GB")  # fmt: skip
         if out:
             out.write_text(json.dumps([vars(row) | {"ratio": row.ratio} for row in rows], indent=1))

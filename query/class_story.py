@@ -9,7 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..schemas.errors import QueryError
-from .index import KEY_RANKINGS, Index
+from .index import Index
+from .key_neurons import KEY_RANKINGS
 
 TOPS = (1, 3, 10)
 

@@ -16,6 +16,8 @@ from .index import Index
 # Commands of their own files, imported when asked for.
 COMMANDS = {
     "index": "vitdex.indexer.command:index_command",
+    "top": "vitdex.query.top_command:top_command",
+    "neighbours": "vitdex.query.top_command:neighbours_command",
     "heatmap": "vitdex.query.heatmap_command:heatmap_command",
     "dissect": "vitdex.query.dissect_command:dissect",
     "milan": "vitdex.query.milan_command:milan",

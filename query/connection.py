@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pandas as pd
+from duckdb.func import FunctionNullHandling
+from numpy.typing import NDArray
 
 from ..schemas.errors import DamagedIndex, QueryError
 from ..schemas.layout import Layout
@@ -21,12 +25,21 @@ ANSWER_BYTES = 1_000_000_000  # of a result, as Python holds it
 CHUNK_VECTORS = 50  # of 2,048 rows
 READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI}  # MULTI: PIVOT
 
+IN_FUNCTION = "occurred while executing the UDF: "
 
-def connect(layout: Layout, spill: Path) -> duckdb.DuckDBPyConnection:
+StoredMap = Callable[[str, int, int], NDArray[np.float32] | None]
+
+
+def connect(layout: Layout, spill: Path, stored_map: StoredMap) -> duckdb.DuckDBPyConnection:
     """Open the tables of an index read-only: no writing, no files, no extensions, no local variables, no way back.
 
-    `spill` is a folder of this connection's own, outside the index, for what does not fit into memory.
+    `spill` is a folder of this connection's own, outside the index, for what does not fit into memory. `stored_map` is
+    what SQL calls as activation_map(layer, unit, image_id), FLOAT[] of the patches row by row.
     """
+
+    def activation_map(layer: str | None, unit: int | None, image_id: int | None) -> NDArray[np.float32] | None:
+        return None if layer is None or unit is None or image_id is None else stored_map(layer, unit, image_id)
+
     db = duckdb.connect(":memory:", config={"python_enable_replacements": False, "memory_limit": MEMORY})
     copy_notes(layout, db)
     try:
@@ -34,6 +47,13 @@ def connect(layout: Layout, spill: Path) -> duckdb.DuckDBPyConnection:
     except duckdb.Error as error:
         fact = f"{layout.database} cannot be opened: {str(error).splitlines()[0]}"
         raise DamagedIndex(fact, REPAIR) from error
+    db.create_function(
+        "activation_map",
+        activation_map,
+        ["VARCHAR", "BIGINT", "BIGINT"],
+        "FLOAT[]",
+        null_handling=FunctionNullHandling.SPECIAL,  # the answer may be NULL where no argument is
+    )
     db.execute("USE vitdex_index")
     for setting in (
         f"temp_directory = '{quote(spill)}'",
@@ -63,16 +83,25 @@ def ask(db: duckdb.DuckDBPyConnection, query: str, parameters: list[Any], timeou
         if any(statement.type not in READING for statement in statements):
             raise QueryError("an index can only be read", "Ask with SELECT, FROM, WITH, DESCRIBE, SHOW or EXPLAIN.")
         with _stopped_after(db, timeout):
-            result = db.execute(query, parameters)
-            return _fetch(result) if result.description else pd.DataFrame()
+            return _interruptibly(db, lambda: _fetch(db.execute(query, parameters)))
     except duckdb.InterruptException as error:
         raise QueryError(f"stopped after {timeout:g} s", "Ask for less, or give more time (--timeout).") from error
-    except RuntimeError as error:  # what DuckDB makes of Ctrl-C
-        if "interrupted" not in str(error):
-            raise
-        raise KeyboardInterrupt from error
     except duckdb.Error as error:
-        raise QueryError(str(error).strip().splitlines()[0], "The tables: vitdex info OUT --tables.") from error
+        complaint = str(error).strip().splitlines()[0]
+        if IN_FUNCTION in complaint:  # ours, with its remedy, behind its class
+            raise QueryError(complaint.partition(IN_FUNCTION)[2].partition(": ")[2]) from error
+        raise QueryError(complaint, "The tables: vitdex info OUT --tables.") from error
+
+
+def _interruptibly(db: duckdb.DuckDBPyConnection, run: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """What `run` returns. Ctrl-C stops it, which DuckDB does not see by itself once it knows a Python function."""
+    with ThreadPoolExecutor(1) as worker:
+        answer = worker.submit(run)
+        try:
+            return answer.result()
+        except KeyboardInterrupt:
+            db.interrupt()
+            raise
 
 
 @contextmanager
@@ -91,6 +120,8 @@ def _stopped_after(db: duckdb.DuckDBPyConnection, timeout: float | None) -> Iter
 
 def _fetch(result: duckdb.DuckDBPyConnection) -> pd.DataFrame:
     """A result's rows, block by block: an endless one is refused before it fills the memory."""
+    if not result.description:
+        return pd.DataFrame()
     blocks, size = [result.fetch_df_chunk(CHUNK_VECTORS)], 0
     while len(blocks[-1]):
         size += int(blocks[-1].memory_usage(deep=True).sum())

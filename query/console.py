@@ -25,6 +25,14 @@ def table_options(command: Command) -> Command:
     return click.option("--csv", "form", flag_value="csv", help="Comma-separated, with a header.")(command)
 
 
+def form_options(command: Command) -> Command:
+    """--csv, --json and -o."""
+    command = table_options(command)
+    return click.option("-o", "picture", type=click.Path(path_type=Path), help="Write the picture to this file.")(
+        command
+    )
+
+
 def show(frame: pd.DataFrame, form: str | None) -> None:
     """Print a result as a table, CSV or JSON."""
     if form == "csv":

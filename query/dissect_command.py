@@ -9,8 +9,8 @@ import click
 from . import class_story, dissect_values
 from . import regions as region
 from .concepts import concepts
-from .console import OUT, show
-from .dissect_options import BY, CLASS, LAYER, QUANTILE, WEIGHTS, finish, form_options, mask_options, masks_if_any, save
+from .console import OUT, form_options, show
+from .dissect_options import BY, CLASS, LAYER, QUANTILE, WEIGHTS, finish, mask_options, masks_if_any, save
 from .index import Index
 from .masks import open_masks
 from .selectivity import selectivity, selectivity_by_block

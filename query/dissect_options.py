@@ -9,8 +9,9 @@ import click
 import pandas as pd
 
 from ..schemas.errors import QueryError
-from .console import Command, show, table_options
-from .index import KEY_RANKINGS, Index
+from .console import Command, show
+from .index import Index
+from .key_neurons import KEY_RANKINGS
 from .masks import Masks, open_masks
 from .sums import MEASURES
 from .thresholds import QUANTILES
@@ -19,7 +20,6 @@ CLASS = click.argument("class_", metavar="CLASS")
 BY = click.option("--by", type=click.Choice(KEY_RANKINGS), default="score", show_default=True, help="What ranks.")
 MEASURE = click.option("--by", type=click.Choice(MEASURES), default="probability", show_default=True)
 QUANTILE = click.option("--quantile", type=click.Choice(QUANTILES), default="q99", show_default=True, help="Threshold.")
-PICTURE = click.option("-o", "picture", type=click.Path(path_type=Path), help="Write the figure to this file.")
 LAYER = click.option("--layer", help="Only this layer.")
 WEIGHTS = click.option("--weights", help="Weights for what the index does not store.")
 
@@ -28,11 +28,6 @@ def mask_options(command: Command) -> Command:
     """--masks and --names."""
     command = click.option("--names", help="Names of the masks' values from 1 on, one a line.")(command)
     return click.option("--masks", "folder", help="Folder of masks that mirrors the image paths.")(command)
-
-
-def form_options(command: Command) -> Command:
-    """--csv, --json and -o."""
-    return PICTURE(table_options(command))
 
 
 def finish(table: pd.DataFrame, form: str | None, picture: Path | None, draw: Any) -> None:

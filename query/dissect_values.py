@@ -8,8 +8,8 @@ import click
 
 from . import sums
 from .agreement import class_value_agreement, key_value_agreement
-from .console import OUT
-from .dissect_options import CLASS, LAYER, MEASURE, WEIGHTS, finish, form_options
+from .console import OUT, form_options
+from .dissect_options import CLASS, LAYER, MEASURE, WEIGHTS, finish
 from .fires import fires
 from .index import Index
 

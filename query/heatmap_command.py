@@ -9,7 +9,8 @@ import click
 from ..schemas.errors import QueryError
 from .console import OUT, parse_neuron, save_picture
 from .heatmap import class_images, heatmaps, key_neurons
-from .index import KEY_RANKINGS, Index
+from .index import Index
+from .key_neurons import KEY_RANKINGS
 from .views import VIEWS, Neuron
 
 

@@ -22,19 +22,20 @@ import pandas as pd
 import zarr
 from numpy.typing import NDArray
 
-from ..schemas.codes import decode_map
+from ..schemas.chunks import Chunks
 from ..schemas.errors import QueryError
 from ..schemas.integrity import Finding
 from ..schemas.layout import Layout
 from ..schemas.manifest import read_manifest
-from ..schemas.records import LayerSpec, RunSpec
+from ..schemas.records import EXEMPLARS, LayerSpec, RunSpec
 from .connection import ask, connect
+from .key_neurons import KEY_RANKINGS, key_neurons
+from .stored import stored_map
 
 if TYPE_CHECKING:
     from .heatmap import Heatmaps
     from .milan import MilanPlan
-
-KEY_RANKINGS = ("score", "probability", "cosine", "folded", "contribution")
+    from .neuron import NeuronCard
 
 
 class Index:
@@ -71,7 +72,7 @@ class Index:
         """The read-only connection behind `sql`."""
         if self._db is None:
             self._spill = tempfile.TemporaryDirectory(prefix="vitdex-")
-            self._db = connect(self.layout, Path(self._spill.name))
+            self._db = connect(self.layout, Path(self._spill.name), self._stored_map)
         return self._db
 
     def verify(self, quick: bool = False) -> list[Finding]:
@@ -85,10 +86,24 @@ class Index:
         """The Zarr group of all arrays, see FORMAT.md."""
         return zarr.open_group(self.layout.arrays, mode="r")
 
+    @cached_property
+    def chunks(self) -> Chunks:
+        """The same arrays memory-mapped, a chunk at a time: for single cells, and for what is read over and over."""
+        return Chunks(self.layout, self.spec)
+
+    @cached_property
+    def classes(self) -> pd.DataFrame:
+        """class_id, wnid, name of all classes, in the order of the head's rows."""
+        return self.sql("SELECT class_id, wnid, class AS name FROM classes ORDER BY class_id")
+
     def sql(self, query: str, parameters: list[Any] | None = None, timeout: float | None = None) -> pd.DataFrame:
         """Rows of a query as a DataFrame; `timeout` in seconds. Raises QueryError with DuckDB's complaint."""
         plain = [p.item() if isinstance(p, np.generic) else p for p in parameters or []]
         return ask(self.db, query, plain, timeout)
+
+    def look_up(self, query: str, parameters: list[Any]) -> pd.DataFrame:
+        """Rows of a query of our own, known to be small: without the checks that `sql` makes, in half the time."""
+        return self.db.execute(query, parameters).df()
 
     def exemplars(self, layer: str, unit: int, k: int = 15, side: str = "top", token: str = "patch") -> pd.DataFrame:
         """The k distinct images at one side of a neuron, best first: rank, image_id, patch, pre, post, path, label.
@@ -96,7 +111,7 @@ class Index:
         side: 'top', 'bottom' or 'quantile' of the image maxima; token: 'patch', or 'cls' for the CLS token's own top.
         """
         self.neuron_layer(layer, unit)
-        return self.sql(
+        return self.look_up(
             "SELECT rank, image_id, patch, pre, post, path, label FROM exemplars JOIN images USING (image_id) "
             "WHERE layer = ? AND unit = ? AND side = ? AND token = ? AND rank <= ? ORDER BY rank",
             [layer, unit, side, token, k],
@@ -107,16 +122,19 @@ class Index:
 
         From uint8 maps the error is at most (max - min) / 510 of the map. Raises QueryError where no map is stored.
         """
+        values = self._stored_map(layer, unit, self.image_id(image_id))
+        if values is None:
+            fact = f"this index stores the maps of a neuron's top {EXEMPLARS} images, and {image_id} is not among them"
+            raise QueryError(fact, "Index again with --maps uint8 for all.")
+        return values.reshape(self.spec.grid)
+
+    def _stored_map(self, layer: str, unit: int, image_id: int) -> NDArray[np.float32] | None:
+        """The map as one row of patches; None where the index stores the maps of other images alone."""
         self.neuron_layer(layer, unit)
         self.image_id(image_id)
         if self.spec.maps == "none":
             raise QueryError("this index stores no maps", "Index again with --maps uint8 or exemplars.")
-        if self.spec.maps == "float16":
-            values = self._cells(f"{layer}/map", image_id, unit).astype(np.float32)
-        else:
-            low, high = (self._cells(f"{layer}/{leaf}", image_id, unit) for leaf in ("min", "max"))
-            values = decode_map(self._codes(layer, unit, image_id), low, high)
-        return values.reshape(self.spec.grid)
+        return stored_map(self.chunks, self.spec, layer, unit, image_id)
 
     def key_neurons(self, class_: str | int, k: int = 10, by: str = "score", layer: str | None = None) -> pd.DataFrame:
         """A class's k neurons with the largest `by`, best first: rows of the view key_neurons, with `rank`.
@@ -128,11 +146,19 @@ class Index:
             raise QueryError(f"no ranking by '{by}'", f"One of {', '.join(KEY_RANKINGS)}.")
         if layer is not None:
             self.neuron_layer(layer, 0)
-        return self.sql(
-            f"SELECT row_number() OVER best AS rank, * FROM key_neurons WHERE class_id = ? AND {by} IS NOT NULL "
-            f"AND (? IS NULL OR layer = ?) WINDOW best AS (ORDER BY {by} DESC, block, unit) ORDER BY rank LIMIT ?",
-            [self.class_id(class_), layer, layer, k],
-        )
+        return key_neurons(self, self.class_id(class_), k, by, layer)
+
+    def classes_of(self, layer: str, unit: int, k: int = 10) -> pd.DataFrame:
+        """The k classes that a neuron's value vector says loudest; see query.neuron.classes_of."""
+        from .neuron import classes_of
+
+        return classes_of(self, layer, unit, k)
+
+    def neuron(self, layer: str, unit: int, k: int = 10) -> NeuronCard:
+        """A neuron's statistics, thresholds, exemplars, classes and notes in one; see query.neuron.NeuronCard."""
+        from .neuron import neuron
+
+        return neuron(self, layer, unit, k)
 
     def heatmap(self, layer: str, unit: int, image: str | int, view: str = "map", **choices: Any) -> Heatmaps:
         """A neuron over an image; `view` and choices (class_, weights) as in query.heatmap.heatmaps."""
@@ -158,22 +184,30 @@ class Index:
 
         return export_milan(self, root, layers, **choices)
 
+    @cached_property
+    def _named_classes(self) -> dict[str, list[int]]:
+        """The numbers of the classes of every name and WordNet id."""
+        found: dict[str, list[int]] = {}
+        for class_id, wnid, name in self.classes.itertuples(index=False):
+            for word in {_plain(name), wnid} - {None}:
+                found.setdefault(word, []).append(class_id)
+        return found
+
     def class_id(self, class_: str | int) -> int:
         """The number of a class given by number, name or WordNet id. Raises QueryError with the nearest names."""
-        classes = self.sql("SELECT class_id, wnid, class AS name FROM classes ORDER BY class_id")
         word = str(class_)
-        wanted = word.casefold().replace("_", " ").strip()
-        named = classes[(classes.name.str.casefold().str.replace("_", " ") == wanted) | (classes.wnid == word)]
+        named = self._named_classes.get(_plain(word)) or self._named_classes.get(word, [])
         if len(named) > 1:
-            several = ", ".join((named.class_id.astype(str) + " (" + named.wnid.fillna(named.name) + ")").tolist())
+            rows = self.classes.iloc[named]
+            several = ", ".join((rows.class_id.astype(str) + " (" + rows.wnid.fillna(rows.name) + ")").tolist())
             raise QueryError(f"several classes are named '{word}'", f"Give a number: {several}.")
-        if len(named) == 1:
-            return int(named.class_id.iloc[0])
+        if named:
+            return named[0]
         if word.lstrip("-").isdecimal():
-            if not 0 <= int(word) < len(classes):
-                raise QueryError(f"no class {word}", f"Classes count from 0 to {len(classes) - 1}.")
+            if not 0 <= int(word) < len(self.classes):
+                raise QueryError(f"no class {word}", f"Classes count from 0 to {len(self.classes) - 1}.")
             return int(word)
-        raise QueryError(f"no class '{word}'", nearest(word, classes.name.tolist()))
+        raise QueryError(f"no class '{word}'", nearest(word, self.classes.name.tolist()))
 
     def image_id(self, image: str | int) -> int:
         """The number of an image given by number, path, or the end of a path. Raises QueryError with the nearest."""
@@ -194,23 +228,6 @@ class Index:
             raise QueryError(f"several images end in '{word}'", f"{', '.join(found.path)} ... Give the whole path.")
         raise QueryError(f"no image '{word}'", nearest(word, self.sql("SELECT path FROM images").path.tolist()))
 
-    def _codes(self, layer: str, unit: int, image_id: int) -> NDArray[np.uint8]:
-        if self.spec.maps == "uint8":
-            return self._cells(f"{layer}/map", image_id, unit)
-        kept = self.exemplars(layer, unit, k=self.spec.images)
-        found = kept.loc[kept.image_id == image_id, "rank"]
-        if found.empty:
-            raise QueryError(
-                f"this index stores maps of a neuron's top {len(kept)} images, and {image_id} is not among them",
-                "Index again with --maps uint8 for all.",
-            )
-        return self._cells(f"{layer}/exemplar_map", unit, int(found.iloc[0]) - 1)
-
-    def _cells(self, path: str, *position: int) -> NDArray[Any]:
-        array = self.arrays[path]
-        assert isinstance(array, zarr.Array)
-        return np.asarray(array[position])
-
     def neuron_layer(self, layer: str, unit: int) -> LayerSpec:
         """The layer's record. Raises QueryError, with the nearest names, where there is no such neuron."""
         layers = {spec.name: spec for spec in self.spec.layers}
@@ -219,6 +236,10 @@ class Index:
         if not 0 <= unit < layers[layer].units:
             raise QueryError(f"no unit {unit} in {layer}", f"Its units count from 0 to {layers[layer].units - 1}.")
         return layers[layer]
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("_", " ").strip()
 
 
 def nearest(word: str, names: list[str]) -> str:

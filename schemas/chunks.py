@@ -12,8 +12,9 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import BadIndex
+from .errors import DamagedIndex
 from .layout import CHECKSUM_BYTES, ArraySpec, Layout, arrays
+from .manifest import REPAIR
 from .records import RunSpec
 
 OPEN_FILES = 256
@@ -22,7 +23,7 @@ OPEN_FILES = 256
 class Chunks:
     """All arrays of an index, by chunk or by cell. What is returned is a view into a file: it cannot be written to.
 
-    Raises BadIndex where a file is missing, of another size, or damaged.
+    Raises DamagedIndex where a file is missing, of another size, or damaged.
     """
 
     def __init__(self, layout: Layout, spec: RunSpec) -> None:
@@ -52,7 +53,7 @@ class Chunks:
         values, checksum = raw[start:end], raw[end : end + CHECKSUM_BYTES].tobytes()
         if (file, number) not in self._verified:
             if google_crc32c.value(values).to_bytes(CHECKSUM_BYTES, "little") != checksum:
-                raise BadIndex(f"{self._layout.root / file} has a wrong checksum", "Make or copy the index again.")
+                raise DamagedIndex(f"{self._layout.root / file} has a wrong checksum", REPAIR)
             self._verified.add((file, number))
         return values.view(spec.dtype).reshape(spec.chunks)
 
@@ -62,9 +63,9 @@ class Chunks:
             with path.open("rb") as opened:
                 content = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
-            raise BadIndex(f"{path} is missing or cannot be read", "Make or copy the index again.") from error
+            raise DamagedIndex(f"{path} is missing or cannot be read", REPAIR) from error
         if len(content) != size:
-            raise BadIndex(f"{path} has {len(content)} bytes instead of {size}", "Make or copy the index again.")
+            raise DamagedIndex(f"{path} has {len(content)} bytes instead of {size}", REPAIR)
         return np.frombuffer(content, np.uint8)
 
 

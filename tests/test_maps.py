@@ -17,6 +17,7 @@ from vitdex.indexer.plan import sample_request
 from vitdex.query import Index
 from vitdex.query.maps import maps_of
 from vitdex.query.upsample import blocky, smooth
+from vitdex.schemas.errors import QueryError
 
 LAYER = "blocks.3.mlp.fc1"
 
@@ -75,6 +76,24 @@ def test_stored_maps_are_index_map(sample: Index) -> None:
     units, ids = [700, 5], [479, 3, 101]
     one_by_one = [[sample.map(LAYER, unit, i) for unit in units] for i in ids]
     np.testing.assert_array_equal(maps_of(sample, LAYER, units, ids), np.array(one_by_one))
+
+
+def test_a_map_that_is_not_stored(small_paths: dict[str, Path], reference: Reference) -> None:
+    rows = "SELECT image_id, activation_map(?, 5, image_id) AS map FROM images"
+    maxima = reference.fc1[LAYER][:104, 1:, 5].max(1)
+    with Index(small_paths["exemplars"]) as index:
+        found = index.sql(rows, [LAYER])
+        absent = np.argsort(-maxima, kind="stable")[100:]
+        assert found.image_id[found["map"].isna()].tolist() == sorted(absent.tolist())
+        kept = found[found["map"].notna()]
+        direct = reference.fc1[LAYER][kept.image_id, 1:, 5]
+        assert (np.abs(np.stack(kept["map"].tolist()) - direct) <= np.ptp(direct, axis=1, keepdims=True) / 500).all()
+        with pytest.raises(QueryError, match=f"top 100 images, and {absent[0]} is not among them. Index again"):
+            index.map(LAYER, 5, int(absent[0]))
+    with Index(small_paths["none"]) as index:
+        for ask in (lambda: index.sql(rows, [LAYER]), lambda: index.map(LAYER, 5, 0)):
+            with pytest.raises(QueryError, match=r"^this index stores no maps. Index again with --maps uint8"):
+                ask()
 
 
 def test_only_missing_maps_load_torch(sample_path: Path, small_paths: dict[str, Path]) -> None:

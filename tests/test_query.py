@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import Reference
 from vitdex.query import Index
+from vitdex.query.key_neurons import KEY_RANKINGS
 from vitdex.query.live import open_model
 from vitdex.schemas.errors import QueryError
 
@@ -24,6 +26,15 @@ def test_key_neurons_are_the_largest(sample: Index) -> None:
     assert found["rank"].tolist() == [1, 2, 3, 4, 5, 6, 7]
     assert found[["layer", "unit"]].values.tolist() == best[["layer", "unit"]].values.tolist()
     assert set(sample.key_neurons("coin", layer="blocks.2.mlp.fc1").block) == {2}
+
+
+@pytest.mark.parametrize("by", KEY_RANKINGS)
+@pytest.mark.parametrize("layer", [None, "blocks.1.mlp.fc1"])
+def test_key_neurons_are_rows_of_the_view(sample: Index, by: str, layer: str | None) -> None:
+    view = sample.sql("FROM key_neurons WHERE class = 'sign' AND (? IS NULL OR layer = ?)", [layer, layer])
+    best = view.sort_values([by, "block", "unit"], ascending=[False, True, True]).head(9).reset_index(drop=True)
+    found = sample.key_neurons("sign", 9, by, layer)
+    pd.testing.assert_frame_equal(found.drop(columns="rank"), best, check_dtype=False)
 
 
 def test_classes_and_images_by_name_or_number(sample: Index) -> None:

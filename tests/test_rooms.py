@@ -39,6 +39,8 @@ def test_rooms_import_only_what_they_may(room: str) -> None:
         "assert 'index' in CliRunner().invoke(cli, ['--help']).output",
         "from click.testing import CliRunner; from vitdex.query.cli import cli; "
         "assert '--maps' in CliRunner().invoke(cli, ['index', '--help']).output",
+        "from click.testing import CliRunner; from vitdex.query.cli import cli; "
+        "assert all(CliRunner().invoke(cli, [name, '--help']).exit_code == 0 for name in cli.list_commands(None))",
     ],
 )
 def test_looking_up_and_help_load_no_torch(code: str) -> None:
