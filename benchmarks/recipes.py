@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
@@ -23,7 +24,7 @@ from vitdex.query import Index
 from vitdex.query.generate import Target, judge, optimise
 from vitdex.query.live import LiveModel, open_model
 from vitdex.query.recipes import RECIPES, Recipe
-from vitdex.query.stimulus import Neuron, top_neuron
+from vitdex.query.stimulus import Neuron, Objective, top_neuron
 
 DEFAULT = replace(RECIPES["default"], diversity=0.0)
 PLAIN = replace(RECIPES["plain"], diversity=0.0)
@@ -70,22 +71,28 @@ def trial(live: LiveModel, class_id: int, recipe: Recipe, post: bool, images: in
 
 
 def random_neurons(live: LiveModel, count: int, pictures: Path | None) -> None:
-    """The default recipe and steps on neurons drawn from the last four blocks, one image each: a table."""
+    """The default recipe on neurons drawn from the last four blocks, an image each, all in one batch: a table."""
     hidden = [layer for layer in live.spec.layers if layer.kind == "hidden"][-4:]
     draw = np.random.default_rng(0)
-    for _ in range(count):
-        layer = hidden[draw.integers(len(hidden))]
-        neuron = Neuron(layer.name, int(draw.integers(layer.units)))
-        objective = Target((neuron,)).objective(live, seed=0)
-        for shot in optimise(live, objective, RECIPES["default"], 1, 0):
-            row = judge(live, Target((neuron,)), shot.pixels).iloc[0]
+    layers = [hidden[draw.integers(len(hidden))] for _ in range(count)]
+    targets = [Target((Neuron(layer.name, int(draw.integers(layer.units))),)) for layer in layers]
+    each = [target.objective(live, seed=0) for target in targets]
+    own = Objective(
+        "an image a neuron",
+        tuple(dict.fromkeys(name for objective in each for name in objective.layers)),
+        lambda seen: torch.stack([objective(seen)[i] for i, objective in enumerate(each)]),
+    )
+    for shot in optimise(live, own, RECIPES["default"], count, 0):
+        for target, image in zip(targets, shot.pixels, strict=True):
+            (neuron,) = target.neurons
+            row = judge(live, target, image[None]).iloc[0]
             best = np.nanmax(live.index.arrays[f"{neuron.layer}/mean"][:, neuron.unit])
-            share, rms = fine_energy(shot.pixels)
+            share, rms = fine_energy(image[None])
             found = f"{row.pre_mean:.3g} | {best:.3g} | {row.ratio:.3g} | {share:.3g} | {rms:.3g}"
             print(f"| {neuron} | {shot.step} | {found} |", flush=True)
-        if pictures is not None:
-            pictures.mkdir(exist_ok=True)
-            Image.fromarray(shot.pixels[0]).save(pictures / f"{neuron.layer}-{neuron.unit}.png")
+            if pictures is not None:
+                pictures.mkdir(exist_ok=True)
+                Image.fromarray(image).save(pictures / f"{neuron.layer}-{neuron.unit}-{shot.step}.png")
 
 
 def main() -> None:
