@@ -150,15 +150,15 @@ def test_diversity_lowers_the_cosine_and_keeps_the_score(live: LiveModel) -> Non
 
 def test_default_beats_plain_at_equal_steps(live: LiveModel) -> None:
     target = Target((NEURON,))
-    scores, variation = {}, {}
+    scores, fine = {}, {}
     for name in ("default", "plain"):
         made = replace(RECIPES[name], snapshots=(48,))
         pixels = next(optimise(live, target.objective(live, 0), made, 1, 0)).pixels
         scores[name] = judge(live, target, pixels).ratio[0]
         power = np.abs(np.fft.fft2(pixels[0].mean(-1))) ** 2
-        variation[name] = power[32:65, 32:65].sum()  # above a third of a cycle a pixel along both axes
+        fine[name] = power[32:65, 32:65].sum()  # above a third of a cycle a pixel along both axes
     assert scores["default"] > scores["plain"]
-    assert variation["default"] < 0.5 * variation["plain"]
+    assert fine["default"] < 0.5 * fine["plain"]
 
 
 @pytest.mark.parametrize("start", ["exemplars", "bird/000.jpg"])
