@@ -1,8 +1,9 @@
 """Compare the parts of recipes for generated images on the packaged sample's model; judge the default on all classes.
 
     vitdex index sample.vitdex --sample
-    python benchmarks/recipes.py sample.vitdex --steps 64 --classes 4      # the table of docs/generate.md
+    python benchmarks/recipes.py sample.vitdex --classes 4                 # the table of docs/generate.md
     python benchmarks/recipes.py sample.vitdex --evaluate docs/pictures/generate_classes.png
+    python benchmarks/recipes.py dino.vitdex --neurons 8 --weights dino.safetensors --pictures made
 
 Writes nothing into the index. Every row: the top neuron of each class, two images each, seed 0.
 """
@@ -15,28 +16,34 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 from vitdex.query import Index
 from vitdex.query.generate import Target, judge, optimise
 from vitdex.query.live import LiveModel, open_model
 from vitdex.query.recipes import RECIPES, Recipe
-from vitdex.query.stimulus import top_neuron
+from vitdex.query.stimulus import Neuron, Objective, top_neuron
 
 DEFAULT = replace(RECIPES["default"], diversity=0.0)
 PLAIN = replace(RECIPES["plain"], diversity=0.0)
 PARTS: dict[str, tuple[Recipe, bool]] = {  # a recipe, and whether behind the nonlinearity
     "plain (gradient descent)": (PLAIN, False),
-    "default without diversity": (DEFAULT, False),
-    "default with diversity": (RECIPES["default"], False),
-    "plain with Adam 0.02": (replace(PLAIN, descent=False, rate=0.02), False),
+    "**default** without diversity": (DEFAULT, False),
+    "plain with diversity": (RECIPES["plain"], False),
+    "**default** with diversity": (RECIPES["default"], False),
     "plain, behind GELU": (PLAIN, True),
     "default, behind GELU": (DEFAULT, True),
+    "plain with Adam 0.02": (replace(PLAIN, descent=False, rate=0.02), False),
     "default, no variation": (replace(DEFAULT, tv=0.0), False),
+    "default, variation 8": (replace(DEFAULT, tv=8.0), False),
+    "default, 1/f": (replace(DEFAULT, decay=1.0), False),
+    "default, 1/f^2": (replace(DEFAULT, decay=2.0), False),
+    "default, constant rate": (replace(DEFAULT, cosine=False), False),
     "default + shift 5%": (replace(DEFAULT, shift=0.05), False),
     "default + rotation, scale": (replace(DEFAULT, rotate=10, scale=0.1), False),
     "default + colour, offset": (replace(DEFAULT, colour=1.0, offset=0.5), False),
-    "default, constant rate": (replace(DEFAULT, cosine=False), False),
     "robust": (replace(RECIPES["robust"], diversity=0.0), False),
 }
 
@@ -63,15 +70,46 @@ def trial(live: LiveModel, class_id: int, recipe: Recipe, post: bool, images: in
     return found | {"exceeds": float((rows.ratio > 1).mean()), "fine_share": share, "fine_rms": rms}
 
 
+def random_neurons(live: LiveModel, count: int, pictures: Path | None) -> None:
+    """The default recipe on neurons drawn from the last four blocks, an image each, all in one batch: a table."""
+    hidden = [layer for layer in live.spec.layers if layer.kind == "hidden"][-4:]
+    draw = np.random.default_rng(0)
+    layers = [hidden[draw.integers(len(hidden))] for _ in range(count)]
+    targets = [Target((Neuron(layer.name, int(draw.integers(layer.units))),)) for layer in layers]
+    each = [target.objective(live, seed=0) for target in targets]
+    own = Objective(
+        "an image a neuron",
+        tuple(dict.fromkeys(name for objective in each for name in objective.layers)),
+        lambda seen: torch.stack([objective(seen)[i] for i, objective in enumerate(each)]),
+    )
+    for shot in optimise(live, own, RECIPES["default"], count, 0):
+        for target, image in zip(targets, shot.pixels, strict=True):
+            (neuron,) = target.neurons
+            row = judge(live, target, image[None]).iloc[0]
+            best = np.nanmax(live.index.arrays[f"{neuron.layer}/mean"][:, neuron.unit])
+            share, rms = fine_energy(image[None])
+            found = f"{row.pre_mean:.3g} | {best:.3g} | {row.ratio:.3g} | {share:.3g} | {rms:.3g}"
+            print(f"| {neuron} | {shot.step} | {found} |", flush=True)
+            if pictures is not None:
+                pictures.mkdir(exist_ok=True)
+                Image.fromarray(image).save(pictures / f"{neuron.layer}-{neuron.unit}-{shot.step}.png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("index", type=Path)
-    parser.add_argument("--steps", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=RECIPES["default"].steps)
     parser.add_argument("--classes", type=int, default=12)
     parser.add_argument("--evaluate", type=Path, help="Judge the default on every class; where the figure goes.")
+    parser.add_argument("--neurons", type=int, help="Judge the default on so many neurons of the last four blocks.")
+    parser.add_argument("--pictures", type=Path, help="A folder for their images.")
+    parser.add_argument("--weights", type=Path)
     asked = parser.parse_args()
     with Index(asked.index) as index:
-        live = open_model(index)
+        live = open_model(index, asked.weights)
+        if asked.neurons:
+            random_neurons(live, asked.neurons, asked.pictures)
+            return
         chosen = np.linspace(0, index.spec.classes - 1, min(asked.classes, index.spec.classes)).round().astype(int)
         if asked.evaluate:
             evaluate(live, asked.evaluate)

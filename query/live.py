@@ -97,7 +97,7 @@ def open_model(index: Index, weights: str | Path | None = None, device: str = "c
     """Load the model of an index and prove by hash that it is the one.
 
     weights: a safetensors file or a folder in timm's hub format; without it the packaged model where it is the one,
-    else timm's hub. Raises ModelError where other weights come.
+    else timm's hub. Raises ModelError where other weights come, or there is no such device.
     """
     spec = index.spec
     _, height, width = spec.preprocessing["input_size"]
@@ -107,9 +107,12 @@ def open_model(index: Index, weights: str | Path | None = None, device: str = "c
             f"these weights of {spec.model} are not those that {index.layout.root} was made with",
             "Give --weights FILE with the ones that were used.",
         )
-    target = torch.device(device)
     anatomy = dissect(loaded.model, (height, width))
-    loaded.model.to(target)
+    try:
+        target = torch.device(device)
+        loaded.model.to(target)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"no device '{device}' on this machine", "Leave out --device to use the CPU.") from error
     mean, std = (torch.tensor(spec.preprocessing[k], device=target).view(3, 1, 1) for k in ("mean", "std"))
     return LiveModel(index, anatomy, target, mean, std)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import signal
 import subprocess
@@ -12,18 +13,21 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from conftest import Reference
 from PIL import Image
 from vitdex.query import Index
-from vitdex.query.generate import Target, generate, optimise
-from vitdex.query.generated import remove
+from vitdex.query.generate import Target, beginning, generate, judge, optimise
+from vitdex.query.generate_command import generate_command
+from vitdex.query.generated import keep, remove
 from vitdex.query.live import LiveModel, open_model
 from vitdex.query.recipes import RECIPES, FourierCanvas
 from vitdex.query.stimulus import Neuron, Seen, gram_cosines, top_neuron
-from vitdex.schemas.errors import QueryError
+from vitdex.schemas.errors import QueryError, VitdexError
 
 NEURON = Neuron("blocks.5.mlp.fc1", 159)
 
@@ -48,8 +52,8 @@ def checksums(out: Path) -> dict[str, str]:
 def test_the_saved_image_scores_what_its_row_says(live: LiveModel, reference: Reference) -> None:
     before = checksums(live.index.layout.root)
     weights = {name: value.clone() for name, value in live.anatomy.model.state_dict().items()}
-    rows = generate(live, Target((NEURON,), 0), images=2, seed=3, snapshots=[20, 60])
-    assert rows.step.tolist() == [20, 20, 60, 60]
+    rows = generate(live, Target((NEURON,), 0), images=2, seed=3, snapshots=[20, 40])
+    assert rows.step.tolist() == [20, 20, 40, 40]
     assert checksums(live.index.layout.root) == before
     assert all(torch.equal(value, weights[name]) for name, value in live.anatomy.model.state_dict().items())
     folder = live.index.layout.notes_folder
@@ -121,7 +125,7 @@ def test_gram_cosines_are_those_of_gram_matrices() -> None:
 
 def test_a_canvas_starts_where_it_is_told() -> None:
     start = torch.rand(1, 3, 30, 25, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
-    shown = FourierCanvas(start, torch.Generator().manual_seed(0)).pixels().detach()
+    shown = FourierCanvas(start, torch.Generator().manual_seed(0), decay=1.5).pixels().detach()
     assert float((shown - start).abs().mean()) < 0.02  # a little noise, so that no two images of a batch are the same
 
 
@@ -135,18 +139,38 @@ def test_same_seed_same_bytes(live: LiveModel) -> None:
 
 
 def test_diversity_lowers_the_cosine_and_keeps_the_score(live: LiveModel) -> None:
-    pushed = generate(live, Target((NEURON,)), images=2, snapshots=[60])
-    left = RECIPES["default"]
-    RECIPES["default"] = replace(left, diversity=0.0)
-    try:
-        alone = generate(live, Target((NEURON,)), images=2, snapshots=[60])
-    finally:
-        RECIPES["default"] = left
+    target, made = Target((NEURON,)), replace(RECIPES["default"], snapshots=(48,))
+    pushed, alone = (
+        judge(live, target, next(optimise(live, target.objective(live, 0), r, 2, 0, diverse_in=NEURON.layer)).pixels)
+        for r in (made, replace(made, diversity=0.0))
+    )
     assert pushed.diversity.mean() < 0.7 * alone.diversity.mean()
     assert pushed.ratio.mean() > 0.9 * alone.ratio.mean()
 
 
-def test_removed_and_failing_leave_nothing(live: LiveModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_beats_plain_at_equal_steps(live: LiveModel) -> None:
+    target = Target((NEURON,))
+    scores, fine = {}, {}
+    for name in ("default", "plain"):
+        made = replace(RECIPES[name], snapshots=(48,))
+        pixels = next(optimise(live, target.objective(live, 0), made, 1, 0)).pixels
+        scores[name] = judge(live, target, pixels).ratio[0]
+        power = np.abs(np.fft.fft2(pixels[0].mean(-1))) ** 2
+        fine[name] = power[32:65, 32:65].sum()  # above a third of a cycle a pixel along both axes
+    assert scores["default"] > scores["plain"]
+    assert fine["default"] < 0.5 * fine["plain"]
+
+
+@pytest.mark.parametrize("start", ["exemplars", "bird/000.jpg"])
+def test_a_run_starts_from_stored_images(live: LiveModel, start: str) -> None:
+    found = beginning(live, Target((NEURON,)), start, 2)
+    ids = live.index.exemplars(*NEURON, k=15).image_id if start == "exemplars" else [live.index.image_id(start)]
+    expected = np.mean([live.index.arrays["inputs"][i] / 255 for i in ids], axis=0)
+    assert found is not None
+    np.testing.assert_allclose(found.permute(0, 2, 3, 1), [expected, expected], atol=1e-6)
+
+
+def test_removed_leaves_nothing(live: LiveModel) -> None:
     layout = live.index.layout
     rows = generate(live, Target((NEURON,)), images=1, snapshots=[1])
     number, file = int(rows.id[0]), layout.notes_folder / rows.file[0]
@@ -158,11 +182,46 @@ def test_removed_and_failing_leave_nothing(live: LiveModel, monkeypatch: pytest.
     assert not file.exists()
     with Index(layout.root) as again:
         assert number not in set(again.sql("SELECT id FROM generated").id)
-    before = {p.name for p in layout.notes_folder.iterdir()}
-    monkeypatch.setattr("vitdex.query.generated.datetime", None)
-    with pytest.raises(AttributeError):
-        generate(live, Target((NEURON,)), images=1, snapshots=[1])
-    assert {p.name for p in layout.notes_folder.iterdir()} == before
+
+
+def test_a_failing_run_leaves_the_index_as_it_was(live: LiveModel) -> None:
+    layout = live.index.layout
+    generate(live, Target((NEURON,)), images=1, snapshots=[1])
+    notes, files = {p.name for p in layout.notes_folder.iterdir()}, checksums(layout.root)
+    rows = judge(live, Target((NEURON,)), np.zeros((1, 96, 96, 3), np.uint8)).assign(step=1, no_such_column=0)
+    with pytest.raises(duckdb.Error):  # behind the PNG, in the transaction
+        keep(layout, np.zeros((1, 96, 96, 3), np.uint8), rows)
+    assert {p.name for p in layout.notes_folder.iterdir()} == notes
+    assert checksums(layout.root) == files
+    with Index(layout.root) as again:
+        assert set(again.sql("SELECT file FROM generated").file) == notes
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "nothing to excite. Give --class or --neuron"),
+        (["--class", "bird", "--over", "999"], "Patches count from 0 to 63."),
+        (["--class", "bird", "--over", "most"], "One of mean, max, logit"),
+        (["--neuron", "blocks.5.mlp.fc1"], "Write LAYER:UNIT"),
+        (["--neuron", "blocks.5.mlp.fc1:1", "--contrast", "siblings"], "Give --class."),
+        (["--class", "bird", "--device", "nonsense"], "Leave out --device"),
+        (["--remove", "99999"], "no generated image 99999"),
+    ],
+)
+def test_wrong_use_is_one_line(own: Path, words: list[str], message: str) -> None:
+    found = CliRunner().invoke(generate_command, [str(own), *words])
+    assert isinstance(found.exception, VitdexError)
+    assert message in str(found.exception)
+
+
+def test_a_picture_of_the_snapshots(own: Path, tmp_path: Path) -> None:
+    output = tmp_path / "made.png"
+    words = ["--class", "bird", "--images", "2", "--snapshot", "1", "--snapshot", "2", "-o", str(output), "--json"]
+    found = CliRunner().invoke(generate_command, [str(own), *words])
+    assert [row["step"] for row in json.loads(found.stdout)] == [1, 1, 2, 2]
+    with Image.open(output) as picture:
+        assert picture.width > 400  # two snapshots and the real exemplars side by side
 
 
 def test_stopping_keeps_what_is_there(own: Path, tmp_path: Path) -> None:
