@@ -105,7 +105,7 @@ def broken() -> dict[str, tuple[bytes, str]]:
 def test_every_odd_file_is_accounted_for(tmp_path: Path) -> None:
     folder, good, bad = tmp_path / "odd", readable(), broken()
     folder.mkdir()
-    for name, (blob, *_) in (good | bad).items():  # type: ignore[operator]
+    for name, (blob, *_) in (good | bad).items():
         (folder / name).write_bytes(blob)
     for name in (".hidden.png", "._mac.png"):
         (folder / name).write_bytes(b"x")
@@ -122,7 +122,7 @@ def test_every_odd_file_is_accounted_for(tmp_path: Path) -> None:
         skipped = dict(told["skipped"])
         assert told["found"] == len(found) == told["indexed"] + told["failed"] + len(skipped)
         assert set(skipped) == {".hidden.png", "._mac.png", "dangling.png", "pipe.png"}
-        reasons = dict(failures.itertuples(index=False))
+        reasons: dict[str, str] = dict(failures.itertuples(index=False))
         assert set(reasons) == set(bad)
         assert [name for name, (_, reason) in bad.items() if reason not in reasons[name]] == []
         images = index.sql("SELECT path, image_id FROM images").set_index("path").image_id
