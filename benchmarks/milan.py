@@ -26,7 +26,7 @@ import torch
 import zarr
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate, pad
-from vitdex.indexer.build import declare
+from vitdex.indexer.arrays import declare
 from vitdex.indexer.writer import encode_file, write_file
 from vitdex.query import Index
 from vitdex.query.cells import by_part
@@ -131,14 +131,8 @@ def speed(folder: Path | None, like: str, images: int, units: int, turns: int) -
             plain = time.perf_counter() - start
             shutil.rmtree(out)
             start = time.perf_counter()
-            words = [
-                "milan",
-                "export",
-                str(root),
-                str(out),
-                "--layer",
-                LAYER,
-            ]  # in a process of its own, for its memory
+            words = ["milan", "export", str(root), str(out), "--layer", LAYER]
+            # in a process of its own, for its memory
             subprocess.run([sys.executable, "-c", "from vitdex.query.cli import main; main()", *words], check=True)
             ours = time.perf_counter() - start
             shutil.rmtree(out)
@@ -194,7 +188,7 @@ def masks(out: Path, layers: tuple[str, ...], units: int, weights: Path | None) 
             top = top_exemplars(index, layer, chosen, K)
             own = index.sql("SELECT q99 FROM neurons WHERE layer = ? ORDER BY unit", [layer]).q99.to_numpy()[chosen]
             ways = {
-                "stored uint8, exact threshold": (exemplar_maps(index, top), exact),
+                f"stored {index.spec.maps}, exact threshold": (exemplar_maps(index, top), exact),
                 "float16, exact threshold": (direct.astype(np.float16).astype(np.float32), exact),
                 "--exact": (
                     live_maps(live, layer, chosen, top.image_ids),

@@ -173,8 +173,11 @@ class _Tar:
 def _open_tar(path: Path) -> _Tar:
     members: dict[str, tarfile.TarInfo] = {}
     found: list[tuple[str, int | str]] = []
-    for member in _members(path):
+    listed = _members(path)
+    for member in listed:
         name = _inside(member.name)
+        if member.isdir():
+            continue
         if not (member.isreg() or member.issym() or member.islnk()):
             found.append((name, "neither a file nor a folder"))
             continue
@@ -183,21 +186,24 @@ def _open_tar(path: Path) -> _Tar:
         members[name] = member
     targets = {name: _follow(members, name) for name in members}
     found += [(name, target.size if target else 0) for name, target in targets.items()]
-    around = _folder_around([name for name, size in found if isinstance(size, int)])
+    around = _folder_around(listed, [name for name, size in found if isinstance(size, int)])
     entries, skipped, names = sort_names(found, around)
     return _Tar(shown_name(path), entries, skipped, tuple(_start(targets[name]) for name in names), path.resolve())
 
 
-def _folder_around(names: list[str]) -> str:
-    """The folder that packing put around class folders, as 'NAME/', or ''. One folder of images is a class folder."""
+def _folder_around(listed: list[tarfile.TarInfo], names: list[str]) -> str:
+    """The folder that was packed, as 'NAME/', or '' where its content was, as by `tar -C FOLDER -c .`.
+
+    Only so is a tar like the folder that it holds: the packed folder's name is no class.
+    """
     seen = [name for name in names if not is_hidden(name)]
     top = seen[0].partition("/")[0] + "/" if seen else ""
-    around = all(name.startswith(top) for name in seen) and any(name.count("/") > 1 for name in seen)
-    return top if around else ""
+    content = any(member.isdir() and member.name in ("", ".") for member in listed)
+    return top if not content and all(name.startswith(top) for name in seen) else ""
 
 
 def _members(path: Path) -> list[tarfile.TarInfo]:
-    """All members but folders. Raises SourceError where the file is not one whole uncompressed tar."""
+    """All members. Raises SourceError where the file is not one whole uncompressed tar."""
     shown = repr(str(path))
     try:
         with path.open("rb") as file:
@@ -215,7 +221,7 @@ def _members(path: Path) -> list[tarfile.TarInfo]:
                 raise tarfile.ReadError(f"broken header at byte {archive.offset}")
     except (OSError, tarfile.TarError) as error:
         raise SourceError(f"the tar {shown} cannot be listed: {why(error)}", "Copy or make it again") from None
-    return [member for member in members if not member.isdir()]
+    return members
 
 
 def _inside(name: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from filelock import FileLock, Timeout
 
-from ..schemas.errors import BadIndex
+from ..schemas.errors import BadIndex, SourceError
 from ..schemas.integrity import Facts, file_facts
 from ..schemas.layout import Layout, part_bytes
 from ..schemas.manifest import seal_manifest
@@ -115,11 +115,12 @@ def _finish(plan: Plan, layout: Layout, ledger: Ledger, statistics: Statistics) 
     """Weights, metadata, tables; last the manifest, without which there is no index."""
     spec = plan.spec
     entries = ledger.entries(len(spec.parts))
+    images = [facts for entry in entries for facts in entry.images]
+    _check_images(images)
     files = {path: facts for entry in entries for path, facts in entry.files.items()}
     plan.anatomy.model.cpu()
     files |= write_weights(plan, layout)
     files |= write_metadata(spec, layout)
-    images = [facts for entry in entries for facts in entry.images]
     finish = Finish(layout, spec, plan.anatomy, plan.head, plan.names, statistics, images)
     for layer in spec.layers:
         files |= write_by_neuron(finish, layer)
@@ -130,6 +131,12 @@ def _finish(plan: Plan, layout: Layout, ledger: Ledger, statistics: Statistics) 
         files[path.relative_to(layout.root).as_posix()] = file_facts(path)
     write_file(layout.manifest, seal_manifest(describe(plan, entries, files)))
     remove_leftovers(layout)
+
+
+def _check_images(images: list[dict[str, Any]]) -> None:
+    if all("reason" in facts for facts in images):
+        first = f"{images[0]['path']!r}: {images[0]['reason']}"
+        raise SourceError(f"none of {len(images):,} images can be read ({first})", "Mend them and give --overwrite.")
 
 
 def describe(plan: Plan, entries: list[Entry], files: Facts) -> dict[str, Any]:

@@ -108,13 +108,17 @@ def open_model(index: Index, weights: str | Path | None = None, device: str = "c
             "Give --weights FILE with the ones that were used.",
         )
     anatomy = dissect(loaded.model, (height, width))
-    try:
-        target = torch.device(device)
-        loaded.model.to(target)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"no device '{device}' on this machine", "Leave out --device to use the CPU.") from error
+    target = _device(device)
+    loaded.model.to(target)
     mean, std = (torch.tensor(spec.preprocessing[k], device=target).view(3, 1, 1) for k in ("mean", "std"))
     return LiveModel(index, anatomy, target, mean, std)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"no device '{name}' on this machine", "Leave out --device for the CPU.") from error
 
 
 def _source(spec: RunSpec, weights: str | Path | None) -> tuple[str, Path | None]:

@@ -94,12 +94,7 @@ def plan_milan(
     if not index.spec.inputs:
         raise QueryError("this index stores no inputs (--no-inputs)", "Index again without --no-inputs.")
     chosen = {layer: _units(index, layer, units) for layer in layers}
-    found = index.sql(
-        "SELECT count(*) AS n FROM exemplars WHERE layer = ? AND unit = 0 AND side = 'top' AND token = 'patch'",
-        [layers[0]],
-    ).n[0]
-    if not 1 <= k <= found:
-        raise QueryError(f"{k} images a neuron are asked for and the index keeps {found}", f"Choose -k 1 to {found}.")
+    check_k(index, layers[0], k)
     plan = MilanPlan(index, Path(root), chosen, k, size, exact)
     _check_root(plan)
     place = next(p for p in (plan.root, *plan.root.absolute().parents) if p.exists())
@@ -110,6 +105,15 @@ def plan_milan(
             "Choose another disk or fewer units (--units).",
         )
     return plan
+
+
+def check_k(index: Index, layer: str, k: int) -> None:
+    """Raise QueryError where a neuron has fewer than k exemplars, as MILAN would fail on them."""
+    found = index.sql(
+        "SELECT count(*) AS n FROM exemplars WHERE layer = ? AND unit = 0 AND side = 'top' AND token = 'patch'", [layer]
+    ).n[0]
+    if not 1 <= k <= found:
+        raise QueryError(f"{k} images a neuron are asked for and the index keeps {found}", f"Choose -k 1 to {found}.")
 
 
 def _units(index: Index, layer: str, units: Sequence[int] | None) -> NDArray[np.int64]:

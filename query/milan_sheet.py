@@ -9,9 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ..schemas.errors import QueryError
 from . import cells
 from .index import Index
-from .milan import SIZE
+from .milan import SIZE, check_k
 from .milan_files import exemplar_maps, resized, top_exemplars
 from .milan_masks import milan_masks
 
@@ -27,6 +28,7 @@ def draw_sheet(index: Index, layer: str, unit: int, k: int = 15, size: int = SIZ
     Raises QueryError for an unknown neuron and where no maps or no inputs are stored.
     """
     index.neuron_layer(layer, unit)
+    check_k(index, layer, k)
     shown = masked_exemplars(index, layer, unit, k, size)
     titles = index.sql("SELECT source, description FROM descriptions WHERE layer = ? AND unit = ?", [layer, unit])
     words = [f"{row.description}  ({row.source})" for row in titles.sort_values("source").itertuples(index=False)]
@@ -65,4 +67,8 @@ def masked_exemplars(index: Index, layer: str, unit: int, k: int, size: int) -> 
 
 def save_sheet(index: Index, layer: str, unit: int, picture: str | Path, k: int = 15) -> None:
     """Write the sheet to a picture file; the suffix says which kind."""
-    draw_sheet(index, layer, unit, k).savefig(picture)
+    figure = draw_sheet(index, layer, unit, k)
+    try:
+        figure.savefig(picture)
+    except ValueError as error:
+        raise QueryError(f"{picture} is of no kind of picture that is known", "Use .png, .pdf or .svg.") from error

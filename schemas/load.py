@@ -12,17 +12,14 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import os
-import socket
 from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 import timm
 import torch
-from huggingface_hub import constants
+from huggingface_hub import constants, get_session
 from safetensors import SafetensorError, safe_open
 from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
 from torch import Tensor, nn
@@ -123,13 +120,12 @@ def _check_name(name: str) -> None:
 
 
 def _ask_the_hub_once() -> None:
-    """Where the hub cannot be reached, look in its cache alone: its client would retry for a minute."""
-    proxied = any(name.lower() in ("https_proxy", "all_proxy") for name in os.environ)
-    if proxied or constants.HF_HUB_OFFLINE:
+    """Where the hub does not answer, look in its cache alone: its client would try again for a minute."""
+    if constants.HF_HUB_OFFLINE:
         return
     try:
-        socket.create_connection((urlsplit(constants.ENDPOINT).hostname, 443), timeout=8).close()
-    except OSError:
+        get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception:  # of httpx, requests or the proxy's, as the client's version has it
         constants.HF_HUB_OFFLINE = True
 
 

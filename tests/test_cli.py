@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from conftest import SAMPLE
 from vitdex.query import Index
 from vitdex.schemas.errors import QueryError
+from vitdex.schemas.manifest import seal_manifest
 
 MODEL = f"local-dir:{SAMPLE / 'model'}"
 
@@ -43,6 +46,42 @@ def test_wrong_use_is_one_line(words: list[str], message: str, tmp_path: Path, m
     assert result.stderr.count("\n") == 1
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "x").exists()
+
+
+def test_images_none_of_which_can_be_read(tmp_path: Path) -> None:
+    (tmp_path / "pics").mkdir()
+    (tmp_path / "pics" / "a.jpg").write_bytes(b"")
+    result = vitdex("index", tmp_path / "x", "--model", MODEL, "--images", tmp_path / "pics")
+    assert result.returncode == 2
+    assert result.stderr == (
+        "Error: none of 1 images can be read ('a.jpg': the file is empty). Mend them and give --overwrite.\n"
+    )
+    again = vitdex("info", tmp_path / "x")
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+
+
+def test_no_hub_is_told_within_15_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub that takes the call and is silent: its own client would go on trying."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        start = time.monotonic()
+        result = vitdex("index", tmp_path / "x", "--model", "vit_small_patch16_224", "--images", SAMPLE / "images")
+        assert time.monotonic() - start < 15 + 5, "with what a busy machine needs to import torch"
+    assert result.returncode == 2
+    assert "no weights for 'vit_small_patch16_224' from timm's hub" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_newer_format_is_told(sample_path: Path, tmp_path: Path) -> None:
+    manifest = json.loads((sample_path / "manifest.json").read_text())
+    del manifest["sha256"]
+    (tmp_path / "manifest.json").write_bytes(seal_manifest({**manifest, "format_version": 99}))
+    for words in (["info"], ["verify"], ["sql", "FROM images"]):
+        result = vitdex(words[0], tmp_path, *words[1:])
+        assert result.returncode == 2
+        assert "has format 99, this vitdex reads 1. Install" in result.stderr
+        assert result.stderr.count("\n") == 1
 
 
 def test_sql_as_table_csv_and_json(sample_path: Path) -> None:

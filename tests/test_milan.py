@@ -21,7 +21,7 @@ from vitdex.query.descriptions import import_descriptions
 from vitdex.query.live import open_model
 from vitdex.query.milan import export_milan
 from vitdex.query.milan_masks import milan_masks
-from vitdex.schemas.errors import BadIndex, QueryError
+from vitdex.schemas.errors import BadIndex, ModelError, QueryError
 
 LAYER = "blocks.4.mlp.fc1"
 UNITS = [3, 64, 200, 767]
@@ -239,6 +239,19 @@ def test_sheet_is_dark_outside_the_masks(sample: Index, tmp_path: Path) -> None:
     np.testing.assert_array_equal(shown[~inside], np.round(images[~inside] * 0.25).astype(np.uint8))
     save_sheet(sample, LAYER, 7, tmp_path / "sheet.png", k=7)
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_sheet_that_cannot_be_drawn_is_refused(sample: Index, tmp_path: Path) -> None:
+    from vitdex.query.milan_sheet import save_sheet
+
+    for k in (0, 101):
+        with pytest.raises(QueryError, match=f"{k} images a neuron are asked for and the index keeps 100"):
+            save_sheet(sample, LAYER, 7, tmp_path / "sheet.png", k=k)
+    with pytest.raises(QueryError, match=r"sheet.foo is of no kind of picture that is known"):
+        save_sheet(sample, LAYER, 7, tmp_path / "sheet.foo", k=2)
+    with pytest.raises(ModelError, match="no device 'nonsense' on this machine"):
+        export_milan(sample, tmp_path / "a", [LAYER], [0], exact=True, device="nonsense")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_export_as_a_command_runs_no_torch(sample_path: Path, tmp_path: Path) -> None:

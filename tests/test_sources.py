@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import socket
+import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
@@ -341,13 +342,25 @@ def test_a_tar_is_like_the_folder_that_it_holds(tmp_path: Path) -> None:
             assert contents(source) == contents(folder)
 
 
-def test_a_folder_packed_around_class_folders_is_no_class(tmp_path: Path) -> None:
-    packed = (member("._val"), b""), (member("val/dog/a.png"), b"A"), (member("val/cat/b.png"), b"B")
-    source = open_source(str(tarred(tmp_path / "x.tar", *packed, (member("val/list.txt"), b"L"))))
-    assert contents(source) == {"cat/b.png": b"B", "dog/a.png": b"A", "list.txt": b"L"}
-    assert [entry.label for entry in source.entries] == ["cat", "dog", None]
-    source = open_source(str(tarred(tmp_path / "y.tar", (member("dog/a.png"), b"A"), (member("dog/b.png"), b"B"))))
-    assert [entry.label for entry in source.entries] == ["dog", "dog"]
+def test_a_packed_folder_is_no_class(tmp_path: Path) -> None:
+    """`tar cf x.tar FOLDER` and `tar cf x.tar -C FOLDER .` are both what FOLDER is."""
+    files = {
+        "flat": {"a.png": b"A", "b.png": b"B"},
+        "one": {"dog/a.png": b"A"},
+        "val": {"dog/a.png": b"A", "c.txt": b""},
+    }
+    for name, content in files.items():
+        folder = open_source(str(fill(tmp_path / name, {**content, "._x": b""})))
+        for words in (
+            ["-C", str(tmp_path), name],
+            ["-C", str(tmp_path / name), "."],
+            ["-C", str(tmp_path), f"./{name}"],
+        ):
+            subprocess.run(["tar", "cf", tmp_path / "x.tar", *words], check=True)
+            packed = open_source(str(tmp_path / "x.tar"))
+            assert (packed.entries, contents(packed)) == (folder.entries, contents(folder)), words
+    packed = open_source(str(tarred(tmp_path / "y.tar", (member("dog/a.png"), b"A"), (member("cat/b.png"), b"B"))))
+    assert [entry.label for entry in packed.entries] == ["cat", "dog"]
 
 
 def test_unsafe_names_in_a_tar(tmp_path: Path) -> None:
