@@ -21,7 +21,9 @@ lint: $(VENV)/.developing
 	$(BIN)/mypy
 
 bench: $(VENV)/.developing
+	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/queries.py
 
 clean:
 	rm -rf $(VENV) $(DEMO)
