@@ -68,6 +68,11 @@ def connect(layout: Layout, spill: Path, stored_map: StoredMap) -> duckdb.DuckDB
     return db
 
 
+def python_values(parameters: list[Any]) -> list[Any]:
+    """Parameters as DuckDB takes them: numbers out of a DataFrame are NumPy's."""
+    return [p.item() if isinstance(p, np.generic) else p for p in parameters]
+
+
 def quote(path: Path) -> str:
     """A path inside an SQL string."""
     return str(path).replace("'", "''")

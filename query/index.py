@@ -28,7 +28,7 @@ from ..schemas.integrity import Finding
 from ..schemas.layout import Layout
 from ..schemas.manifest import read_manifest
 from ..schemas.records import EXEMPLARS, LayerSpec, RunSpec
-from .connection import ask, connect
+from .connection import ask, connect, python_values
 from .key_neurons import KEY_RANKINGS, key_neurons
 from .stored import stored_map
 
@@ -98,12 +98,11 @@ class Index:
 
     def sql(self, query: str, parameters: list[Any] | None = None, timeout: float | None = None) -> pd.DataFrame:
         """Rows of a query as a DataFrame; `timeout` in seconds. Raises QueryError with DuckDB's complaint."""
-        plain = [p.item() if isinstance(p, np.generic) else p for p in parameters or []]
-        return ask(self.db, query, plain, timeout)
+        return ask(self.db, query, python_values(parameters or []), timeout)
 
     def look_up(self, query: str, parameters: list[Any]) -> pd.DataFrame:
         """Rows of a query of our own, known to be small: without the checks that `sql` makes, in half the time."""
-        return self.db.execute(query, parameters).df()
+        return self.db.execute(query, python_values(parameters)).df()
 
     def exemplars(self, layer: str, unit: int, k: int = 15, side: str = "top", token: str = "patch") -> pd.DataFrame:
         """The k distinct images at one side of a neuron, best first: rank, image_id, patch, pre, post, path, label.

@@ -28,7 +28,7 @@ def key_neurons(index: Index, class_id: int, k: int, by: str, layer: str | None)
     best = index.db.execute(  # both tables are stored by class, block and unit: a tie goes to the earlier row
         f"SELECT layer, unit, {', '.join(first)} FROM {_table(first)} WHERE class_id = ? AND {by} IS NOT NULL "
         f"AND (? IS NULL OR layer = ?) ORDER BY {by} DESC, rowid LIMIT ?",
-        [class_id, layer, layer, k],
+        [class_id, layer, layer, int(k)],
     ).fetchall()
     rest = index.db.execute(
         f"SELECT layer, unit, {', '.join(second)} FROM {_table(second)} WHERE class_id = ? AND list_contains(?, unit)",

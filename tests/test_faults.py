@@ -90,7 +90,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "none", disk], capture_output=True).returncode:
         pytest.skip("mounting is not allowed here")
     yield disk
-    subprocess.run(["umount", disk], check=True)
+    subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 @pytest.mark.parametrize("megabytes", [20, 55])  # full while parts are written; while tables are
