@@ -231,13 +231,17 @@ def test_stopping_keeps_what_is_there(own: Path, tmp_path: Path) -> None:
         before = len(index.sql("SELECT id FROM generated"))
         unit = top_neuron(index, index.class_id("coin")).unit
     running = subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE, text=True)
-    for _ in range(300):
-        time.sleep(0.1)
-        with Index(own) as index:
-            if len(index.sql("SELECT id FROM generated")) > before:
-                break
-    running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=30)
+    try:
+        for _ in range(100):
+            time.sleep(1)  # long enough that the image is kept and the next steps run
+            with Index(own) as index:
+                if len(index.sql("SELECT id FROM generated")) > before:
+                    break
+        time.sleep(1)
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=60)
+    finally:
+        running.kill()
     assert running.returncode == 130
     assert "what there was is kept" in said
     with Index(own) as index:
