@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
@@ -17,6 +18,12 @@ from timm.data import create_transform, resolve_model_data_config
 from vitdex.indexer.build import Quiet, build
 from vitdex.indexer.plan import sample_request
 from vitdex.query import Index
+
+
+def hear_ctrl_c() -> None:
+    """In a child process, before it runs: what a shell starts in its background ignores SIGINT, and Python with it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 
 SAMPLE = Path(str(files("vitdex.data").joinpath("sample")))
 

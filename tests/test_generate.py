@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import Reference
+from conftest import Reference, hear_ctrl_c
 from PIL import Image
 from vitdex.query import Index
 from vitdex.query.generate import Target, beginning, generate, judge, optimise
@@ -230,7 +230,8 @@ def test_stopping_keeps_what_is_there(own: Path, tmp_path: Path) -> None:
     with Index(own) as index:
         before = len(index.sql("SELECT id FROM generated"))
         unit = top_neuron(index, index.class_id("coin")).unit
-    running = subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", code, *words]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c)
     try:
         for _ in range(100):
             time.sleep(1)  # long enough that the image is kept and the next steps run

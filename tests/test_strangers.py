@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import xxhash
+from conftest import hear_ctrl_c
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_cli import vitdex
@@ -133,7 +134,8 @@ def test_time_limit_and_ctrl_c(sample_path: Path) -> None:
     assert result.returncode == 2
     assert result.stderr == "Error: stopped after 0.5 s. Ask for less, or give more time (--timeout).\n"
     code = "from vitdex.query.cli import main; main()"
-    run = subprocess.Popen([sys.executable, "-c", code, "sql", sample_path, endless], stderr=subprocess.PIPE)
+    command = [sys.executable, "-c", code, "sql", str(sample_path), endless]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=hear_ctrl_c)
     time.sleep(3)
     os.kill(run.pid, signal.SIGINT)
     _, said = run.communicate(timeout=30)
