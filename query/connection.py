@@ -58,6 +58,7 @@ def connect(layout: Layout, spill: Path, stored_map: StoredMap) -> duckdb.DuckDB
     for setting in (
         f"temp_directory = '{quote(spill)}'",
         "max_temp_directory_size = '4GB'",
+        "late_materialization_max_rows = 0",  # planning a second scan costs more than our narrow rows save
         "autoinstall_known_extensions = false",
         "autoload_known_extensions = false",
         "allow_community_extensions = false",
