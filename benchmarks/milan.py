@@ -27,7 +27,8 @@ import zarr
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate, pad
 from vitdex.indexer.arrays import declare
-from vitdex.indexer.writer import encode_file, write_file
+from vitdex.indexer.disk import write_file
+from vitdex.indexer.writer import encode_file
 from vitdex.query import Index
 from vitdex.query.cells import by_part
 from vitdex.query.live import BATCH, LiveModel, open_model

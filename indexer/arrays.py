@@ -15,11 +15,12 @@ from ..schemas.integrity import Facts, file_facts
 from ..schemas.layout import ARRAYS, ArraySpec, Layout, arrays
 from ..schemas.records import FORMAT_VERSION, LayerSpec, RunSpec
 from . import orders
+from .disk import write_file
 from .exemplar_maps import gather
 from .finish import Finish
 from .plan import Plan
 from .statistics import rank_images
-from .writer import encode_file, write_file
+from .writer import encode_file
 
 
 def write_weights(plan: Plan, layout: Layout) -> Facts:

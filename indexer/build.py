@@ -20,12 +20,13 @@ from ..schemas.manifest import seal_manifest
 from ..schemas.records import Part
 from .arrays import write_by_neuron, write_exemplar_maps, write_metadata, write_weights
 from .counts import Statistics
+from .disk import write_file
 from .fill import Filled, fresh_statistics, run_parts
 from .finish import Finish
 from .ledger import Entry, Ledger
 from .plan import Plan, Request, check_space, make_plan
 from .tables import build_tables
-from .writer import PartBuffer, write_file
+from .writer import PartBuffer
 
 
 class Progress(Protocol):

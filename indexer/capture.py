@@ -21,7 +21,7 @@ from ..schemas.model import Anatomy, MlpLayer
 from ..schemas.records import RunSpec
 from .counts import Statistics, pick_patches
 from .head import Head
-from .reduce import reduce_compiled, reduce_plain
+from .reduce import Room, reduce_compiled, reduce_plain
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -51,6 +51,7 @@ class Capture:
         self.std = torch.tensor(config["std"], device=self.device).view(3, 1, 1)
         self.kept = _Pass()
         self._hooks: list[Any] = []
+        self._room: dict[str, Room] = {}
 
     def __enter__(self) -> Capture:
         wanted = {layer.name for layer in self.spec.layers}
@@ -85,7 +86,10 @@ class Capture:
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor, ids: Sequence[int]) -> dict[str, Tensor]:
-        """Arrays of a batch from its pixels uint8 [image, y, x, channel], keyed by their path in the index."""
+        """Arrays of a batch from its pixels uint8 [image, y, x, channel], keyed by their path in the index.
+
+        They hold until the next call.
+        """
         self.kept = kept = _Pass(ids)
         if self.spec.counted_patches < self.spec.patches:
             kept.picked = pick_patches(ids, self.spec.patches, self.spec.counted_patches).to(self.device)
@@ -152,21 +156,24 @@ class Capture:
     def _summaries(self, name: str, x: Tensor, y: Tensor) -> None:
         """Reduce values [image, token, neuron] of one layer, x before and y behind the nonlinearity."""
         out, prefix = self.kept.out, self.spec.prefix
-        reduce = reduce_compiled if self.spec.compiled else reduce_plain
-        out |= {f"{name}/{leaf}": found for leaf, found in reduce(x, y, prefix, self.spec.maps).items()}
+        if self.spec.compiled:
+            found = reduce_compiled(x, y, prefix, self.spec.maps, self._room.setdefault(name, {}))
+        else:
+            found = reduce_plain(x, y, prefix, self.spec.maps)
+        out |= {f"{name}/{leaf}": values for leaf, values in found.items()}
         if self.spec.cls:
-            out[f"{name}/cls"] = x[:, 0].float()
+            out[f"{name}/cls"] = x[:, 0].to(torch.float32, copy=True)  # a view would keep the whole layer in memory
         self.statistics.count(name, x, prefix, self.kept.picked, self.spec.compiled)
 
     def _keep_activated(self, layer: MlpLayer, y: Tensor) -> None:
         """Keep what the head will read of a layer: one token, a pooled vector, or, where sigma differs, all patches."""
         kind = self.anatomy.readout.kind
         if kind == "token":
-            self.kept.activated[layer.name] = y[:, 0].float()
+            self.kept.activated[layer.name] = y[:, 0].to(torch.float32, copy=True)
         elif kind == "mean" and layer.post_norm is None:
             self.kept.activated[layer.name] = self.kept.out[f"{layer.name}/post_mean"]
         else:
-            self.kept.activated[layer.name] = y[:, self.spec.prefix :].transpose(1, 2).float()
+            self.kept.activated[layer.name] = y[:, self.spec.prefix :].to(torch.float32, copy=True)
 
     def _read(self, name: str) -> None:
         """activation / sigma, averaged over what the head pools (CLASS SPACE in FORMAT.md): `read` and `scale`."""
@@ -175,10 +182,10 @@ class Capture:
         weight = 1 / kept.sigma  # [image], or [image, patch] where the norm stands before the pooling
         activated, post = kept.activated[name], kept.post_sigma.get(name)
         if activated.ndim == 3:
-            per_patch = (weight if weight.ndim == 2 else weight[:, None]).expand(-1, activated.shape[2])
+            per_patch = (weight if weight.ndim == 2 else weight[:, None]).expand(-1, activated.shape[1])
             if post is not None:
                 per_patch = per_patch / post
-            read, scale = (activated * per_patch[:, None]).mean(2), per_patch.mean(1)
+            read, scale = (activated * per_patch[..., None]).mean(1), per_patch.mean(1)
         else:
             if post is not None:
                 weight = weight / post

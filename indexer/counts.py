@@ -61,41 +61,56 @@ class Statistics:
         self.tail = tail
         self.counts = {a.name: torch.zeros(a.units, BINS, dtype=torch.int32, device=device) for a in layers}
         self.centre: dict[str, Tensor] = {}  # [2, neuron]: 0.99 quantile and deviation of the first batch
-        self.positive = {a.name: np.zeros(a.units, np.int64) for a in layers}
-        self.square = {a.name: np.zeros(a.units) for a in layers}
-        self.total = {a.name: np.zeros(a.units) for a in layers}
+        exact = torch.float32 if torch.device(device).type == "mps" else torch.float64  # MPS has no float64
+        self.positive = {a.name: torch.zeros(a.units, dtype=torch.int64, device=device) for a in layers}
+        self.square = {a.name: torch.zeros(a.units, dtype=exact, device=device) for a in layers}
+        self.total = {a.name: torch.zeros(a.units, dtype=exact, device=device) for a in layers}
         self.prefix_max = {a.name: torch.full((a.units,), -torch.inf, device=device) for a in layers}
         self.largest = {a.name: torch.full((a.units, tail), -torch.inf, device=device) for a in layers}
 
     def count(self, layer: str, x: Tensor, prefix: int, picked: Tensor | None, compiled: bool) -> None:
         """Add a batch of one layer, [image, token, neuron]: of the patches the picked ones [image, k], or all."""
         self.add_prefix(layer, x[:, :prefix].float())
-        if compiled and not self.tail and layer in self.centre:
-            if picked is None:
-                picked = torch.arange(x.shape[1] - prefix).expand(x.shape[0], -1)
-            totals = (self.total[layer], self.square[layer], self.positive[layer])
-            centre = self.centre[layer].numpy()
-            kernels.count(as_stored(x), prefix, picked.numpy(), *centre, self.counts[layer].numpy(), *totals)
-            return
-        values = x[:, prefix:].float()
-        if picked is not None:
-            values = values.gather(1, picked[..., None].expand(-1, -1, values.shape[2]))
-        self.add(layer, values.flatten(0, 1).T.contiguous())
+        values = None
+        if not compiled or layer not in self.centre:
+            values = x[:, prefix:].float()
+            if picked is not None:
+                values = values.gather(1, picked[..., None].expand(-1, -1, values.shape[2]))
+            values = values.flatten(0, 1).T.contiguous()
+        if compiled:
+            self._add_compiled(layer, x, prefix, picked, values)
+        else:
+            assert values is not None
+            self.add(layer, values)
+
+    def _add_compiled(self, layer: str, x: Tensor, prefix: int, picked: Tensor | None, first: Tensor | None) -> None:
+        if first is not None:
+            self._set_centre(layer, first)
+        if picked is None:
+            picked = torch.arange(x.shape[1] - prefix).expand(x.shape[0], -1)
+        raw = as_stored(x)
+        totals = (sums[layer].numpy() for sums in (self.total, self.square, self.positive))
+        centre = self.centre[layer].numpy()
+        kernels.count(raw, prefix, picked.numpy(), *centre, self.counts[layer].numpy(), *totals)
+        if self.tail:
+            kernels.keep_largest(raw, prefix, self.largest[layer].numpy())
+
+    def _set_centre(self, layer: str, values: Tensor) -> None:
+        spread = values.std(1, unbiased=False)
+        self.centre[layer] = torch.stack([_start(values), torch.where(spread > 0, spread, 1.0)])
 
     def add(self, layer: str, values: Tensor) -> None:
         """Add values [neuron, value] of one layer."""
         units = values.shape[0]
         if layer not in self.centre:
-            spread = values.std(1, unbiased=False)
-            self.centre[layer] = torch.stack([_start(values), torch.where(spread > 0, spread, 1.0)])
+            self._set_centre(layer, values)
         centre, spread = self.centre[layer][..., None]
-        self.positive[layer] += (values > 0).sum(1).cpu().numpy()
+        self.positive[layer] += (values > 0).sum(1)
         offsets = torch.arange(units, device=values.device, dtype=torch.int32)[:, None] * BINS
         flat = torch.bincount((bin_of((values - centre) / spread) + offsets).view(-1), minlength=units * BINS)
         self.counts[layer] += flat.view(units, BINS).int()
-        exact = torch.float32 if values.device.type == "mps" else torch.float64  # MPS has no float64
-        self.total[layer] += values.sum(1, dtype=exact).cpu().numpy()
-        self.square[layer] += values.square().sum(1, dtype=exact).cpu().numpy()
+        self.total[layer] += values.sum(1, dtype=self.total[layer].dtype)
+        self.square[layer] += values.square().sum(1, dtype=self.square[layer].dtype)
         if self.tail:
             both = torch.cat([self.largest[layer], values], 1)
             self.largest[layer] = both.topk(self.tail, 1).values
@@ -109,13 +124,14 @@ class Statistics:
         """Everything as arrays on the host."""
         out: dict[str, NDArray[np.generic]] = {}
         for layer in self.counts:
-            out[f"{layer}/counts"] = self.counts[layer].cpu().numpy().copy()
+            counts = self.counts[layer].cpu().numpy()
+            out[f"{layer}/counts"] = counts.astype(np.uint16 if counts.max() < 2**16 else np.int32)
             out[f"{layer}/centre"] = self.centre_of(layer)
-            out[f"{layer}/positive"] = self.positive[layer].copy()
-            out[f"{layer}/total"] = self.total[layer].copy()
-            out[f"{layer}/square"] = self.square[layer].copy()
+            out[f"{layer}/positive"] = self.positive[layer].cpu().numpy().copy()
+            out[f"{layer}/total"] = self.total[layer].cpu().numpy().astype(np.float64)
+            out[f"{layer}/square"] = self.square[layer].cpu().numpy().astype(np.float64)
             out[f"{layer}/prefix_max"] = self.prefix_max[layer].cpu().numpy().copy()
-            out[f"{layer}/largest"] = self.largest[layer].cpu().numpy().copy()
+            out[f"{layer}/largest"] = np.sort(self.largest[layer].cpu().numpy(), 1)  # ascending is also a heap
         return out
 
     def centre_of(self, layer: str) -> NDArray[np.float32]:
@@ -127,13 +143,12 @@ class Statistics:
     def load(self, state: dict[str, NDArray[np.generic]]) -> None:
         for layer, counts in self.counts.items():
             device = counts.device
-            self.counts[layer] = torch.tensor(state[f"{layer}/counts"], device=device)
+            self.counts[layer] = torch.tensor(state[f"{layer}/counts"].astype(np.int32), device=device)
             centre = torch.tensor(state[f"{layer}/centre"], device=device)
             if not bool(centre.isnan().any()):
                 self.centre[layer] = centre
-            self.positive[layer] = np.array(state[f"{layer}/positive"], np.int64)
-            self.total[layer] = np.array(state[f"{layer}/total"], np.float64)
-            self.square[layer] = np.array(state[f"{layer}/square"], np.float64)
+            for name, sums in (("positive", self.positive), ("total", self.total), ("square", self.square)):
+                sums[layer] = torch.tensor(state[f"{layer}/{name}"], dtype=sums[layer].dtype, device=device)
             self.prefix_max[layer] = torch.tensor(state[f"{layer}/prefix_max"], device=device)
             self.largest[layer] = torch.tensor(state[f"{layer}/largest"], device=device)
 
@@ -144,7 +159,7 @@ class Statistics:
         out: NDArray[np.float64] = np.stack([_from_counts(row, shares) for row in counts]) * spread + centre
         if self.tail:
             total = int(counts[0].sum())
-            largest = self.largest[layer].cpu().numpy().astype(np.float64)
+            largest = np.sort(self.largest[layer].cpu().numpy(), 1)[:, ::-1].astype(np.float64)
             for i, share in enumerate(shares):
                 place = total - 1 - (share * total - 0.5)  # Hazen's position, counted from the largest
                 if total and share >= 0.99:
@@ -155,13 +170,16 @@ class Statistics:
         return out.astype(np.float32)
 
     def positive_share(self, layer: str) -> NDArray[np.float32]:
-        share: NDArray[np.float64] = self.positive[layer] / np.maximum(self.counts[layer].sum(1).cpu().numpy(), 1)
+        share: NDArray[np.float64] = self.positive[layer].cpu().numpy() / np.maximum(
+            self.counts[layer].sum(1).cpu().numpy(), 1
+        )
         return share.astype(np.float32)
 
     def deviation(self, layer: str) -> NDArray[np.float32]:
         """Standard deviation over the counted patches."""
         n = np.maximum(self.counts[layer].cpu().numpy().sum(1, dtype=np.int64), 1)
-        variance = self.square[layer] / n - (self.total[layer] / n) ** 2
+        square, total = (sums[layer].cpu().numpy().astype(np.float64) for sums in (self.square, self.total))
+        variance = square / n - (total / n) ** 2
         deviation: NDArray[np.float64] = np.sqrt(np.maximum(variance, 0))
         return deviation.astype(np.float32)
 

@@ -22,8 +22,9 @@ from ..schemas.records import Part
 
 @dataclass(frozen=True)
 class Batch:
-    """Consecutive images: `pixels` uint8 [image, y, x, channel] and `ids` of the readable ones, facts of all."""
+    """Consecutive images from `first` on: facts of all, ids and pixels uint8 [image, y, x, channel] of the readable."""
 
+    first: int
     ids: list[int]
     pixels: Tensor
     facts: list[dict[str, Any]]
@@ -50,7 +51,7 @@ class _Images(Dataset[tuple[int, NDArray[np.uint8] | None, dict[str, Any]]]):
 def _collate(items: Sequence[tuple[int, NDArray[np.uint8] | None, dict[str, Any]]]) -> Batch:
     good = [(i, pixels) for i, pixels, _ in items if pixels is not None]
     stacked = np.stack([p for _, p in good]) if good else np.zeros((0, 1, 1, 3), np.uint8)
-    return Batch([i for i, _ in good], torch.from_numpy(stacked), [facts for _, _, facts in items])
+    return Batch(items[0][0], [i for i, _ in good], torch.from_numpy(stacked), [facts for _, _, facts in items])
 
 
 def _start_worker(_: int) -> None:

@@ -17,8 +17,13 @@ from .capture import Capture
 from .counts import Statistics, tail_length
 from .exemplar_maps import RunningMaps
 from .feed import Batch, feed
+from .machine import keep_freed_memory
 from .plan import Plan
 from .writer import PartBuffer, PartWriter
+
+STATE_SECONDS = (
+    60  # between two states: hundreds of MB, dear beside a part that takes seconds; a killed run redoes them
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Filled:
 
     images: list[dict[str, Any]]  # one an image: path, label, width, height, crop, or reason
     seconds: float
-    state: dict[str, NDArray[np.generic]]  # of the statistics, up to and including this part
+    state: dict[str, NDArray[np.generic]] | None  # of the statistics, up to and including this part; now and then
     kept: dict[str, bytes]  # by layer: maps of a running top (`--maps exemplars` only)
 
 
@@ -47,10 +52,11 @@ def run_parts(
     """Run the images of some parts, in order, and hand each part to `write`, in a thread of its own."""
     if not parts:
         return
-    spec = plan.spec
-    running = _running_maps(spec)
+    keep_freed_memory()
+    spec, running = plan.spec, _running_maps(plan.spec)
     batches = feed(plan.source, spec.preprocessing, parts, spec.batch_size, workers)
     writer = PartWriter([a for a in arrays(spec).values() if a.by_part], write)
+    stated = time.monotonic()
     try:
         with Capture(plan.anatomy, spec, plan.head, statistics) as capture:
             for part in parts:
@@ -58,13 +64,16 @@ def run_parts(
                 images: list[dict[str, Any]] = []
                 while len(images) < part.images:
                     batch = next(batches)
-                    if batch.ids:
-                        _one_batch(capture, batch, part, buffer, running)
+                    _one_batch(capture, batch, part, buffer, running)
                     images += batch.facts
                     advance(len(batch.facts), part_bytes(spec) * len(batch.facts) // part.images)
+                buffer.blank(np.arange(part.images, spec.part_images))
                 kept = {name: maps.of_images(part.start) for name, maps in running.items()}
+                state = None
+                if part is parts[-1] or time.monotonic() - stated >= STATE_SECONDS:
+                    state, stated = statistics.state(), time.monotonic()
                 seconds = round(time.monotonic() - started, 3)
-                writer.submit(part, buffer, Filled(images, seconds, statistics.state(), kept))
+                writer.submit(part, buffer, Filled(images, seconds, state, kept))
     finally:
         writer.close()
 
@@ -78,10 +87,13 @@ def _running_maps(spec: RunSpec) -> dict[str, RunningMaps]:
 
 def _one_batch(capture: Capture, batch: Batch, part: Part, buffer: PartBuffer, running: dict[str, RunningMaps]) -> None:
     """Capture a batch and put its rows into the part."""
+    rows = np.array(batch.ids, np.int64) - part.start
+    buffer.blank(np.setdiff1d(batch.first - part.start + np.arange(len(batch.facts)), rows))
+    if not batch.ids:
+        return
     found = capture(batch.pixels, batch.ids)
     for name, maps in running.items():
         maps.add(found[f"{name}/max"], batch.ids, found.pop(f"{name}/map"))
-    rows = np.array(batch.ids) - part.start
     for path, values in found.items():
         buffer.put(path, rows, values.cpu().numpy())
     buffer.put("valid", rows, np.ones(len(rows), bool))

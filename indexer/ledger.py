@@ -15,8 +15,8 @@ from safetensors.numpy import load, save
 from ..schemas.errors import BadIndex
 from ..schemas.layout import Layout
 from ..schemas.records import RunSpec
+from .disk import write_file
 from .fill import Filled
-from .writer import write_file
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Ledger:
         self.layout = layout
 
     def begin(self, spec: RunSpec) -> int:
-        """Start a run or take up an unfinished one. Returns the first part to do.
+        """Start a run or take up an unfinished one. Returns the first part to do: behind the newest state.
 
         Raises BadIndex, naming what differs, where another run stands in the folder.
         """
@@ -52,30 +52,31 @@ class Ledger:
                 )
         else:
             self.write_run(spec)
-        done = 0
-        while done < len(spec.parts) and self.layout.entry(done).exists():
-            done += 1
-        return done
+        entered = 0
+        while entered < len(spec.parts) and self.layout.entry(entered).exists():
+            entered += 1
+        return max((counted for counted in self.counted() if counted <= entered), default=0)
 
     def write_run(self, spec: RunSpec) -> list[Any]:
         return write_file(self.layout.run, json.dumps(spec.to_json(), indent=1).encode())
 
-    def counted(self) -> int:
-        """How many parts the newest counts hold."""
-        return max((int(file.stem) + 1 for file in self.layout.parts.glob("*.counts")), default=0)
+    def counted(self) -> list[int]:
+        """How many parts each state holds that is kept."""
+        return [int(file.stem) + 1 for file in self.layout.parts.glob("*.counts")]
 
     def entries(self, parts: int) -> list[Entry]:
         return [Entry(**json.loads(self.layout.entry(i).read_text())) for i in range(parts)]
 
     def save_state(self, part: int, filled: Filled) -> None:
-        """Candidates, then the statistics up to and including this part."""
+        """Candidates; the statistics up to and including this part where there are any."""
         for layer, content in filled.kept.items():
             write_file(self.layout.candidates(part, layer), content)
-        write_file(self.layout.counts(part), Zstd(level=1, checksum=True).encode(save(filled.state)))
+        if filled.state is not None:
+            write_file(self.layout.counts(part), _packed(filled.state))
 
     def load_counts(self, part: int) -> dict[str, NDArray[np.generic]]:
         try:
-            state: dict[str, NDArray[np.generic]] = load(Zstd().decode(self.layout.counts(part).read_bytes()))
+            state = _unpacked(self.layout.counts(part).read_bytes())
         except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             raise BadIndex(
                 f"{self.layout.counts(part)} is missing or damaged", "Repeat the command with --repair."
@@ -84,9 +85,19 @@ class Ledger:
 
     def finish_part(self, entry: Entry) -> None:
         write_file(self.layout.entry(entry.part), json.dumps(asdict(entry), indent=1).encode())
-        self.forget_counts(entry.part)
+        self.forget_old_counts(entry.part)
 
-    def forget_counts(self, before: int) -> None:
-        """Only the newest counts are kept."""
-        if before:
-            self.layout.counts(before - 1).unlink(missing_ok=True)
+    def forget_old_counts(self, part: int) -> None:
+        """Of the counts up to this part only the newest are kept."""
+        for counted in sorted(n for n in self.counted() if n <= part + 1)[:-1]:
+            self.layout.counts(counted - 1).unlink(missing_ok=True)
+
+
+def _packed(state: dict[str, NDArray[np.generic]]) -> bytes:
+    """A state as a file, compressed array by array, so that it never lies in memory twice."""
+    zstd = Zstd(level=1, checksum=True)
+    return save({name: np.frombuffer(zstd.encode(save({"": array})), np.uint8) for name, array in state.items()})
+
+
+def _unpacked(content: bytes) -> dict[str, NDArray[np.generic]]:
+    return {name: load(Zstd().decode(packed))[""] for name, packed in load(content).items()}

@@ -20,6 +20,8 @@ from ..schemas.codes import CODES
 from ..schemas.records import TOKEN_TOP
 from . import kernels
 
+Room = dict[str, NDArray[Any]]
+
 
 def reduce_plain(x: Tensor, y: Tensor, prefix: int, maps: str) -> dict[str, Tensor]:
     """The definition, in torch."""
@@ -48,31 +50,37 @@ def encode_maps(maps: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return ((maps - low[..., None]) * scale[..., None]).round_().clamp_(0, CODES).to(torch.uint8)
 
 
-def reduce_compiled(x: Tensor, y: Tensor, prefix: int, maps: str) -> dict[str, Tensor]:
-    """The same on the CPU, by kernels that read x twice."""
+def reduce_compiled(x: Tensor, y: Tensor, prefix: int, maps: str, room: Room | None = None) -> dict[str, Tensor]:
+    """The same on the CPU, by a kernel that reads x once. What it returned for an earlier `room` is overwritten."""
     raw, active = as_stored(x), as_stored(y)
     images, tokens, units = raw.shape
-    high, low, mean, post_mean = (np.empty((images, units), np.float32) for _ in range(4))
-    argmax, top = np.empty((images, units), np.uint16), np.empty((images, tokens, TOKEN_TOP), np.uint16)
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
-    kernels.summarise(raw, active, prefix, high, low, mean, argmax, post_mean)
-    kernels.largest_neurons(raw, top)
-    found: dict[str, NDArray[Any]] = {
-        "max": high,
-        "min": low,
-        "mean": mean,
-        "argmax": argmax,
-        "post_mean": post_mean,
-        "token_top": top,
+    of_neuron, coded = (images, units), maps in ("uint8", "exemplars")
+    shapes: dict[str, tuple[tuple[int, ...], type]] = {
+        "max": (of_neuron, np.float32),
+        "min": (of_neuron, np.float32),
+        "mean": (of_neuron, np.float32),
+        "argmax": (of_neuron, np.uint16),
+        "post_mean": (of_neuron, np.float32),
+        "token_top": ((images, tokens, TOKEN_TOP), np.uint16),
+        "map": ((images, units, tokens - prefix) if coded else (images, 0, 0), np.uint8),
     }
+    found = _arrays(shapes, {} if room is None else room)
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    kernels.summarise(raw, active, prefix, *found.values())
+    if not coded:
+        del found["map"]
     out = {leaf: torch.from_numpy(array) for leaf, array in found.items()}
     if maps == "float16":
         out["map"] = x[:, prefix:].transpose(1, 2).half()
-    elif maps != "none":
-        codes = np.empty((images, units, tokens - prefix), np.uint8)
-        kernels.encode(raw, prefix, high, low, codes)
-        out["map"] = torch.from_numpy(codes)
     return out
+
+
+def _arrays(shapes: dict[str, tuple[tuple[int, ...], type]], room: Room) -> Room:
+    """The first rows of the arrays in `room`, where they have enough: fresh memory costs more than filling it."""
+    for leaf, (shape, dtype) in shapes.items():
+        if leaf not in room or len(room[leaf]) < shape[0]:
+            room[leaf] = np.empty(shape, dtype)
+    return {leaf: room[leaf][: shape[0]] for leaf, (shape, _) in shapes.items()}
 
 
 def as_stored(x: Tensor) -> NDArray[Any]:

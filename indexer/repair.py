@@ -23,12 +23,13 @@ from ..schemas.records import Part, RunSpec
 from .arrays import write_by_neuron, write_exemplar_maps, write_metadata, write_weights
 from .build import Progress, describe, only_writer, remove_leftovers
 from .counts import Statistics
+from .disk import write_file
 from .fill import Filled, fresh_statistics, run_parts
 from .finish import Columns, Finish
 from .ledger import Entry, Ledger
 from .plan import Plan, Request, make_plan
 from .tables import build_tables, kept_in_tables, load_kept, save_kept
-from .writer import PartBuffer, write_file
+from .writer import PartBuffer
 
 
 def repair(request: Request, progress: Progress) -> list[str]:
@@ -116,7 +117,7 @@ class _Repair:
 
     def _gather(self) -> Statistics:
         """Run all images again for their statistics and the maps of the top exemplars, behind the newest counts."""
-        statistics, done = fresh_statistics(self.spec), self.ledger.counted()
+        statistics, done = fresh_statistics(self.spec), max(self.ledger.counted(), default=0)
         try:
             if done:
                 statistics.load(self.ledger.load_counts(done - 1))
@@ -125,7 +126,7 @@ class _Repair:
 
         def write(part: Part, buffer: PartBuffer, filled: Filled) -> None:
             self.ledger.save_state(part.index, filled)
-            self.ledger.forget_counts(part.index)
+            self.ledger.forget_old_counts(part.index)
 
         run_parts(self.plan, self.spec.parts[done:], statistics, self.workers, self.progress.advance, write)
         return statistics

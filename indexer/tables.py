@@ -18,9 +18,9 @@ from ..schemas.integrity import Facts
 from ..schemas.load import ClassNames
 from ..schemas.records import OTHER_EXEMPLARS, LayerSpec, RunSpec
 from .class_tables import class_columns, class_means, insert_activations, insert_scores
+from .disk import adopt_file, write_file
 from .finish import KEPT, Columns, Finish
 from .statistics import Means, largest, rank_images
-from .writer import adopt_file, write_file
 
 SIDES = ("left", "top", "right", "bottom")
 CROP_COLUMNS = (

@@ -5,21 +5,18 @@ A file is a Zarr v3 chunk (values + crc32c) or a shard (such chunks one behind a
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import google_crc32c
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
-from ..schemas.integrity import file_facts
 from ..schemas.layout import ArraySpec
 from ..schemas.records import Part
+from .disk import page_aligned
 
 
 class PartBuffer:
@@ -27,24 +24,30 @@ class PartBuffer:
 
     def __init__(self, specs: list[ArraySpec]) -> None:
         self.specs = {a.path: a for a in specs}
-        self._raw = {a.path: np.zeros(a.file_bytes, np.uint8) for a in specs}
+        self._raw = {a.path: page_aligned(a.file_bytes) for a in specs}
         self._views = {path: _chunks(self._raw[path], a) for path, a in self.specs.items()}
+        self.blank(np.arange(specs[0].file_shape[0]), [a.path for a in specs if not a.path.endswith("/map")])
 
-    def reset(self) -> None:
-        """Every row as if its image could not be read: NaN, 0, false."""
-        for path, view in self._views.items():
-            view[...] = np.nan if self.specs[path].dtype.startswith("float") else 0
+    def blank(self, rows: NDArray[np.int64], paths: Sequence[str] | None = None) -> None:
+        """Some rows as if their images could not be read: NaN, 0, false."""
+        for path in paths if paths is not None else self.specs:
+            self._fill(path, rows, np.nan if self.specs[path].dtype.startswith("float") else 0)
 
     def put(self, path: str, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
         """Values of some rows (positions within the part)."""
+        view, spec = self._views[path], self.specs[path]
+        if spec.chunks_per_file > 1 and spec.chunks[0] > 1:  # [image, chunk, neuron, patch]
+            values = values.reshape(len(rows), view.shape[0], *view.shape[2:])
+        self._fill(path, rows, values)
+
+    def _fill(self, path: str, rows: NDArray[np.int64], values: NDArray[Any] | float) -> None:
         view, spec = self._views[path], self.specs[path]
         if spec.chunks_per_file == 1:
             view[0, rows] = values
         elif spec.chunks[0] == 1:
             view[rows, 0] = values
         else:  # chunks split the neurons: [chunk, image, neuron, patch]
-            split = values.reshape(len(rows), view.shape[0], *view.shape[2:])
-            view[:, rows] = split.swapaxes(0, 1)
+            view.swapaxes(0, 1)[rows] = values
 
     def files(self, part: int) -> dict[str, memoryview]:
         """Path and content of each file, with checksums and shard indices filled in."""
@@ -78,36 +81,11 @@ def _crc(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def encode_file(values: NDArray[Any], spec: ArraySpec) -> memoryview:
     """One file's bytes from its values [file shape]: for arrays that are written whole."""
-    raw = np.zeros(spec.file_bytes, np.uint8)
+    raw = page_aligned(spec.file_bytes)
     per_axis = [s // c for s, c in zip(spec.file_shape, spec.chunks, strict=True)]
     assert all(n == 1 for n in per_axis[1:]), "files are split along their first axis alone"
     _chunks(raw, spec)[...] = values.reshape(spec.chunks_per_file, *spec.chunks)
     return seal(raw, spec)
-
-
-def write_file(target: Path, content: bytes | memoryview) -> list[Any]:
-    """Write a file under a temporary name, flush it to the disk, rename it. Returns [bytes, xxh3 checksum]."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.partial")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:  # a full disk: leave room for what is written next
-        temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(target)) from error
-    temporary.replace(target)
-    return [len(content), xxhash.xxh3_128_hexdigest(content)]
-
-
-def adopt_file(temporary: Path, target: Path) -> list[Any]:
-    """Flush a file that a library has written and give it its name. Returns [bytes, xxh3 checksum]."""
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    facts = file_facts(temporary)
-    temporary.replace(target)
-    return facts
 
 
 class PartWriter:
@@ -124,10 +102,9 @@ class PartWriter:
         self._thread.start()
 
     def buffer(self) -> PartBuffer:
-        """An empty buffer; waits until one is written."""
+        """A buffer, with what it held before; waits until one is written."""
         buffer = self._free.get()
         self._raise()
-        buffer.reset()
         return buffer
 
     def submit(self, part: Part, buffer: PartBuffer, extra: Any) -> None:

@@ -77,6 +77,18 @@ def test_killed_and_repeated_is_the_same(tmp_path: Path, whole: dict[str, Any]) 
     assert content(build(request(out), Quiet())) == whole
 
 
+@pytest.mark.parametrize(("seconds", "again"), [(0, 96 - 48), (60, 96)])
+def test_a_repeated_run_goes_on_behind_the_newest_state(
+    seconds: int, again: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitdex.indexer.fill.STATE_SECONDS", seconds)
+    with pytest.raises(KeyboardInterrupt):
+        build(request(tmp_path / "a"), StopAfter(64))  # in the fourth part of six
+    counting = StopAfter(1000)
+    build(request(tmp_path / "a"), counting)
+    assert 1000 - counting.left == again
+
+
 def test_exemplar_maps_survive_an_interruption(tmp_path: Path) -> None:
     choices = {"maps": "exemplars", "limit": 120, "part_images": 40}
     plain = content(build(request(tmp_path / "plain", **choices), Quiet()))
