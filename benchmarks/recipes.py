@@ -67,6 +67,7 @@ def trial(live: LiveModel, class_id: int, recipe: Recipe, post: bool, images: in
     share, rms = fine_energy(shot.pixels)
     columns = ["pre_mean", "ratio", "percentile", "p_class", "diversity"]
     found = {name: float(rows[name].mean()) for name in columns}
+    found["named"] = float((rows.predicted == class_id).mean())
     return found | {"exceeds": float((rows.ratio > 1).mean()), "fine_share": share, "fine_rms": rms}
 
 
@@ -130,18 +131,23 @@ def evaluate(live: LiveModel, output: Path) -> None:
     rows = []
     for class_id, name in enumerate(names):
         rows.append(row := trial(live, class_id, RECIPES["default"], False, images=2))
-        print(f"| {name} | " + " | ".join(f"{row[c]:.3g}" for c in [*SHOWN, "percentile"]) + " |", flush=True)
+        print(f"| {name} | " + " | ".join(f"{row[c]:.3g}" for c in [*SHOWN, "named", "percentile"]) + " |", flush=True)
     found = pd.DataFrame(rows, index=names)
     figure = Figure(figsize=(7.2, 3.4), layout="constrained")
-    axes = figure.subplots(1, 3, sharey=True)
-    panels = {"ratio": "score, best real image = 1", "p_class": "probability of the class", "diversity": "Gram cosine"}
+    axes = figure.subplots(1, 4, sharey=True)
+    panels = {
+        "ratio": "score, best real = 1",
+        "named": "named by the model",
+        "p_class": "probability",
+        "diversity": "Gram cosine",
+    }
     for axis, (column, label) in zip(axes, panels.items(), strict=True):
         axis.barh(names, found[column], color="#4477aa")
         axis.set_xlabel(label)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].axvline(1, color="black", linewidth=1, linestyle="--")
-    axes[1].set_xlim(0, 1)
-    axes[2].set_xlim(0, 1)
+    for axis in axes[1:]:
+        axis.set_xlim(0, 1)
     axes[0].invert_yaxis()
     figure.savefig(output, dpi=130)
 

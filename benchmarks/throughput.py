@@ -20,6 +20,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import vitdex.indexer  # noqa: F401 - before torch, for how its idle threads wait
+
+# isort: split
 import click
 import numpy as np
 import timm

@@ -67,12 +67,17 @@ class Plan:
 
     @property
     def memory_bytes(self) -> int:
-        """Of a run, beyond the program's own: model, two parts, a batch's maps, the counts."""
+        """Of a run, beyond the program's own: model, two parts, counts and their state, a batch's values and codes."""
+        spec = self.spec
         weights = sum(p.numel() * 4 for p in self.anatomy.model.parameters())
-        batch = self.spec.batch_size * self.spec.neurons * self.spec.patches
-        counts = self.spec.neurons * BINS * 4
-        running = self.spec.neurons * EXEMPLARS * self.spec.patches if self.spec.maps == "exemplars" else 0
-        return weights + 2 * part_bytes(self.spec) + 2 * batch + counts + running
+        widest = max(layer.units for layer in spec.layers)
+        values = (
+            4 * spec.batch_size * spec.tokens * widest * 4
+        )  # of a layer before and behind, and what the model holds
+        codes = spec.batch_size * spec.neurons * spec.patches
+        counts = spec.neurons * BINS * (4 + 2)
+        running = spec.neurons * EXEMPLARS * spec.patches if spec.maps == "exemplars" else 0
+        return weights + 2 * part_bytes(spec) + values + codes + counts + running
 
 
 def sample_request(out: Path, **choices: object) -> Request:

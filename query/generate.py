@@ -121,7 +121,8 @@ def judge(live: LiveModel, target: Target, pixels: NDArray[np.uint8]) -> pd.Data
 
     pre and post are this neuron's values on the patches. ratio: (value - median) / (best - median) over the real images
     of the index, 1 is as good as the best; percentile: percent of the real images below. Both by what was excited: the
-    mean, the largest patch (for objectives on the max or one patch), or the logit. diversity: the mean cosine of its
+    mean, the largest patch (for objectives on the max or one patch), or the logit. p_class: of the class that was asked
+    for; predicted: the class that the model names. diversity: the mean cosine of its
     Gram matrix with the others'.
     """
     layers = tuple(dict.fromkeys(neuron.layer for neuron in target.neurons))
@@ -131,6 +132,7 @@ def judge(live: LiveModel, target: Target, pixels: NDArray[np.uint8]) -> pd.Data
     alike = likeness(gram_cosines(seen.values[layers[0]])).cpu().numpy() if several else np.nan
     named = live.spec.classes and target.class_id is not None
     chance = seen.logits.softmax(1)[:, target.class_id].cpu().numpy() if named else np.nan
+    answer = pd.array(seen.logits.argmax(1).tolist() if live.spec.classes else [None] * len(pixels), dtype="UInt32")
     rows = []
     for neuron in target.neurons:
         pre = seen.values[neuron.layer][..., neuron.unit]
@@ -156,6 +158,7 @@ def judge(live: LiveModel, target: Target, pixels: NDArray[np.uint8]) -> pd.Data
             "ratio": (reached - middle) / (real.max() - middle),
             "percentile": 100 * (real[None] < reached[:, None]).mean(1),
             "p_class": chance,
+            "predicted": answer,
             "diversity": alike,
         }
         rows.append(pd.DataFrame(found))

@@ -26,7 +26,7 @@ CREATE TABLE IF NOT EXISTS descriptions (  -- what a neuron was called, and by w
 CREATE TABLE IF NOT EXISTS generated (     -- images made to excite a neuron; file: inside notes/
     id UINTEGER, layer VARCHAR, unit UINTEGER, class_id UINTEGER, recipe VARCHAR, seed BIGINT, step UINTEGER,
     objective VARCHAR, pre_mean FLOAT, pre_max FLOAT, post_mean FLOAT, post_max FLOAT, ratio FLOAT, percentile FLOAT,
-    p_class FLOAT, diversity FLOAT, file VARCHAR, created TIMESTAMP
+    p_class FLOAT, predicted UINTEGER, diversity FLOAT, file VARCHAR, created TIMESTAMP
 );
 """
 TABLES = ("descriptions", "generated")

@@ -74,6 +74,7 @@ def test_the_saved_image_scores_what_its_row_says(live: LiveModel, reference: Re
         "ratio": ratio,
         "percentile": [100 * (real < m).mean() for m in mean],
         "p_class": logits.softmax(1)[:, 0],
+        "predicted": logits.argmax(1),
     }
     for name, expected in direct.items():
         np.testing.assert_allclose(rows[name], expected, rtol=2e-3, atol=1e-4, err_msg=name)
