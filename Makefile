@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= sample.vitdex
+BENCH ?= bench
 
 .PHONY: demo test soak lint bench clean
 
@@ -21,9 +22,13 @@ lint: $(VENV)/.developing
 	$(BIN)/mypy
 
 bench: $(VENV)/.developing
-	$(BIN)/python benchmarks/throughput.py
-	$(BIN)/python benchmarks/scale.py
-	$(BIN)/python benchmarks/queries.py
+	$(BIN)/python benchmarks/lanes.py --record $(BENCH)
+	$(BIN)/python benchmarks/throughput.py --count 1000 --counted 16 --record $(BENCH)
+	$(BIN)/python benchmarks/writer.py --record $(BENCH)
+	$(BIN)/python benchmarks/precision.py --record $(BENCH)
+	$(BIN)/python benchmarks/scale.py --record $(BENCH)
+	$(BIN)/python benchmarks/queries.py $(BENCH)
+	$(BIN)/python benchmarks/report.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) $(DEMO)

@@ -9,7 +9,6 @@ share of the float32 map's range.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import click
 import numpy as np
 from numpy.typing import NDArray
+from record import Figure, record
 from vitdex.indexer.build import Quiet, build
 from vitdex.indexer.plan import Request, sample_request
 from vitdex.query import Index
@@ -55,10 +55,10 @@ def compare(index: Index, exact: Index) -> dict[str, float]:
 @click.option("--weights", type=click.Path(path_type=Path))
 @click.option("--images")
 @click.option("--limit", default=256, show_default=True)
-@click.option("--json", "out", type=click.Path(path_type=Path), help="Also write the figures to this file.")
+@click.option("--record", "out", type=click.Path(path_type=Path), help="Also write the figures into this folder.")
 def main(model: str | None, weights: Path | None, images: str | None, limit: int, out: Path | None) -> None:
     """The price of bfloat16 and float16."""
-    figures = {}
+    figures = []
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         request = Request(root, model, images, weights) if model and images else sample_request(root)
@@ -68,12 +68,13 @@ def main(model: str | None, weights: Path | None, images: str | None, limit: int
         print("|---|---|---|---|---|")
         for precision in ("bfloat16", "float16"):
             with Index(build(replace(request, out=root / precision, precision=precision), Quiet())) as index:
-                figures[precision] = found = compare(index, exact)
+                found = compare(index, exact)
+            figures.append(Figure(f"top 15 in {precision} the same as in float32", found["agreement"]))
+            figures.append(Figure(f"median error of maps in {precision}, of their range", found["0.5"]))
             shown = f"{found['agreement']:.1%} | {found['first']:.1%} | {found['0.5']:.2%} | {found['0.99']:.2%}"
             print(f"| {precision} | {shown} |", flush=True)
         exact.close()
-    if out:
-        out.write_text(json.dumps(figures, indent=1))
+    record(out, "precision", figures)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Stored look-ups at the scale of ImageNet's validation set through ViT-B/16: warm medians against what was asked.
 
-python benchmarks/queries.py
+python benchmarks/queries.py [FOLDER FOR JSON]
 
 The index is synthetic: random values in the order and the encoding in which an index holds them, and only the files
 that the questions read.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import resource
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from typing import Any
 
 import duckdb
 import numpy as np
+from record import HEADER, Figure, record
 from vitdex.indexer import writer
 from vitdex.query import Index
 from vitdex.query.groups import neighbours, top_images
@@ -167,13 +169,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder))
         before = anonymous_memory()
-        print("| question | median, warm | asked |\n|---|---|---|")
+        print(HEADER)
+        figures = []
         with Index(folder) as index:
             for name, asked, ask in questions(index):
-                print(f"| {name} | {median(ask):.2f} ms | {'' if asked is None else f'< {asked:g} ms'} |", flush=True)
+                figures.append(Figure(name, median(ask), "ms", asked))
+                print(figures[-1].line, flush=True)
         print(f"\nmemory of its own: {before:.2f} GB before the questions, {anonymous_memory():.2f} GB behind them")
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(f"peak with mapped files and the making of the index: {peak:.2f} GB")
+        record(Path(sys.argv[1]) if len(sys.argv) > 1 else None, "queries", figures)
 
 
 if __name__ == "__main__":

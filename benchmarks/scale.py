@@ -21,6 +21,7 @@ import psutil
 import timm
 import torch
 from PIL import Image
+from record import Figure, record
 from safetensors.torch import save_file
 from vitdex.indexer import tables
 from vitdex.indexer.arrays import write_by_neuron
@@ -98,7 +99,8 @@ def own() -> float:
 @click.option("--images", default=50_000, show_default=True)
 @click.option("--model", default="vit_base_patch16_224", show_default=True)
 @click.option("--folder", type=click.Path(path_type=Path), help="On the disk to be measured.")
-def main(images: int, model: str, folder: Path | None) -> None:
+@click.option("--record", "out", type=click.Path(path_type=Path), help="Also write the figures into this folder.")
+def main(images: int, model: str, folder: Path | None, out: Path | None) -> None:
     """Time and memory of finishing."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
         plan = planned(Path(place), model, images)
@@ -127,6 +129,11 @@ def main(images: int, model: str, folder: Path | None) -> None:
         click.echo(f"{'together':<24}{sum(steps.values()):>8.1f} s")
         click.echo(f"memory of its own {most:.2f} GB at most, with mapped files {peak():.2f} GB")
         click.echo(f"database {layout.database.stat().st_size / 1e9:.2f} GB")
+        figures = [
+            Figure("finishing at ImageNet's scale", sum(steps.values()), "s", 120),
+            Figure("its memory", most, "GB", 4),
+        ]
+        record(out, "scale", figures)
 
 
 class Watch:

@@ -10,7 +10,6 @@ to the last part's ledger entry, checksums and flushing included; the end of a r
 
 from __future__ import annotations
 
-import json
 import resource
 import shutil
 import statistics
@@ -28,6 +27,7 @@ import numpy as np
 import timm
 import torch
 from PIL import Image, ImageFilter
+from record import Figure, record
 from safetensors.torch import save_file
 from vitdex.indexer.build import fill
 from vitdex.indexer.capture import DTYPES, normalise
@@ -36,6 +36,8 @@ from vitdex.indexer.fill import fresh_statistics
 from vitdex.indexer.ledger import Ledger
 from vitdex.indexer.plan import Plan, Request, default_workers, make_plan
 from vitdex.schemas.layout import Layout, part_bytes
+
+ASKED = {("float32", "none"): 0.93, ("bfloat16", "none"): 0.90, ("float32", "uint8"): 0.86, ("bfloat16", "uint8"): 0.79}
 
 
 def jpegs(folder: Path, count: int) -> None:
@@ -99,6 +101,10 @@ class Row:
         """The plain loop's time as a share of indexing's: the median turn."""
         return statistics.median(p / i for p, i in zip(self.plain, self.index, strict=True))
 
+    def figure(self, device: str) -> Figure:
+        asked = ASKED.get((self.precision, self.maps)) if device == "cpu" else None
+        return Figure(f"indexing / plain loop, {self.precision}, maps {self.maps}", self.ratio, "", asked, more=True)
+
     def line(self, count: int) -> str:
         plain, index = (count / statistics.median(seconds) for seconds in (self.plain, self.index))
         return f"| {self.precision} | {self.maps} | {plain:.2f} | {index:.2f} | {self.ratio:.3f} |"
@@ -116,7 +122,7 @@ class Row:
 @click.option("--maps", "kinds", multiple=True, default=["none", "uint8"], show_default=True)
 @click.option("--counted", type=int, help="Patches of an image that are counted; 16 in a run over 50,000 images.")
 @click.option("--folder", type=click.Path(path_type=Path), help="On the disk to be measured.")
-@click.option("--json", "out", type=click.Path(path_type=Path), help="Also write the figures to this file.")
+@click.option("--record", "out", type=click.Path(path_type=Path), help="Also write the figures into this folder.")
 def main(
     images: str | None,
     model: str,
@@ -170,8 +176,8 @@ def main(
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         click.echo(f"forward {lanes.forward / lanes.total:.0%} of the plain loop; peak {peak / 1e9:.2f} GB, with "
                    f"the libraries; announced {allowed / 1e9:.2f} GB")  # fmt: skip
-        if out:
-            out.write_text(json.dumps([vars(row) | {"ratio": row.ratio} for row in rows], indent=1))
+        figures = [row.figure(device) for row in rows]
+        record(out, f"throughput-{'-'.join(precisions)}", [*figures, Figure("peak memory", peak / 1e9, "GB")])
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Every way writes the same bytes, checksums included, and flushes them; its files
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 import shutil
@@ -22,6 +21,7 @@ import click
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from record import Figure, record
 from vitdex.indexer.arrays import declare
 from vitdex.indexer.disk import STEP, page_aligned, write_file
 from vitdex.indexer.writer import PartBuffer
@@ -103,7 +103,7 @@ def by_tensorstore(folder: Path, specs: list[ArraySpec], values: Values) -> None
 @click.option("--folder", type=click.Path(path_type=Path), help="On the disk to be measured.")
 @click.option("--layers", default=12, show_default=True)
 @click.option("--turns", default=5, show_default=True)
-@click.option("--json", "out", type=click.Path(path_type=Path), help="Also write the figures to this file.")
+@click.option("--record", "out", type=click.Path(path_type=Path), help="Also write the figures into this folder.")
 def main(folder: Path | None, layers: int, turns: int, out: Path | None) -> None:
     """Writing maps, turn by turn."""
     specs = [layer(number) for number in range(layers)]
@@ -135,8 +135,8 @@ def main(folder: Path | None, layers: int, turns: int, out: Path | None) -> None
         print(f"| {name} | {statistics.median(found):.0f} | {min(found):.0f} | {max(found):.0f} |")
     ratio = statistics.median(o / r for o, r in zip(speeds["vitdex"], speeds["raw sequential write"], strict=True))
     print(f"\nvitdex / raw sequential write, median turn: {ratio:.2f}")
-    if out:
-        out.write_text(json.dumps({"MB/s": speeds, "ratio to raw": ratio}, indent=1))
+    figures = [Figure(f"maps written by {name}", statistics.median(found), "MB/s") for name, found in speeds.items()]
+    record(out, "writer", [Figure("vitdex / raw sequential write", ratio, asked=0.7, more=True), *figures])
 
 
 if __name__ == "__main__":

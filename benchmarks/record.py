@@ -1,0 +1,46 @@
+"""Figures of the benchmarks: each adds its own to one folder of JSON files; `report.py` makes a table and a picture."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure. asked: what it must reach, None where nothing was asked; more: whether more is better."""
+
+    what: str
+    value: float
+    unit: str = ""
+    asked: float | None = None
+    more: bool = False
+
+    @property
+    def reached(self) -> float | None:
+        """How far what was asked is reached: 1 and above is enough."""
+        if self.asked is None:
+            return None
+        return self.value / self.asked if self.more else self.asked / self.value
+
+    @property
+    def line(self) -> str:
+        asked = "" if self.asked is None else f"{'≥' if self.more else '≤'} {self.asked:g}"
+        return f"| {self.what} | {self.value:.3g} {self.unit} | {asked} |"
+
+
+HEADER = "| what | measured | asked |\n|---|---|---|"
+
+
+def record(folder: Path | None, name: str, figures: list[Figure]) -> None:
+    """Write a benchmark's figures, where a folder is given."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.json").write_text(json.dumps([asdict(figure) for figure in figures], indent=1))
+
+
+def recorded(folder: Path) -> dict[str, list[Figure]]:
+    """The figures of every benchmark that has written into the folder."""
+    files = sorted(folder.glob("*.json"))
+    return {file.stem: [Figure(**found) for found in json.loads(file.read_text())] for file in files}
