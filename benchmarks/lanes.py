@@ -78,8 +78,7 @@ def lanes(plan: Plan, workers: int, place: Path) -> dict[str, float]:
             buffer.put(path, rows, values.cpu().numpy())
 
     def write() -> None:
-        for path, content in buffer.files(0).items():
-            write_file(place / path, content)
+        buffer.store(0, lambda path, content: write_file(place / path, content))
 
     found["copy"] = median(copy, count, device)
     found["write"] = median(write, spec.part_images, device)

@@ -68,8 +68,7 @@ def direct(folder: Path, layers: int, content: Values) -> None:
 
 def ours(folder: Path, buffer: PartBuffer) -> None:
     """Checksums and files, as the indexer's writing lane makes them of a full buffer."""
-    for path, content in buffer.files(0).items():
-        write_file(folder / path, content)
+    buffer.store(0, lambda path, content: write_file(folder / path, content))
 
 
 def by_zarr(folder: Path, specs: list[ArraySpec], values: Values) -> None:

@@ -71,7 +71,7 @@ def fill(
     def write(part: Part, buffer: PartBuffer, filled: Filled) -> None:
         """Files first, then the statistics, last the entry that vouches for them."""
         root = ledger.layout.root
-        files = {path: write_file(root / path, content) for path, content in buffer.files(part.index).items()}
+        files = buffer.store(part.index, lambda path, content: write_file(root / path, content))
         ledger.save_state(part.index, filled)
         ledger.finish_part(Entry(part.index, files, filled.images, filled.seconds))
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import google_crc32c
 import numpy as np
@@ -17,6 +18,10 @@ from numpy.typing import NDArray
 from ..schemas.layout import ArraySpec
 from ..schemas.records import Part
 from .disk import page_aligned
+
+FILES_AT_ONCE = 4
+
+T = TypeVar("T")
 
 
 class PartBuffer:
@@ -51,7 +56,14 @@ class PartBuffer:
 
     def files(self, part: int) -> dict[str, memoryview]:
         """Path and content of each file, with checksums and shard indices filled in."""
-        return {a.file(part, *[0] * (len(a.shape) - 1)): seal(self._raw[path], a) for path, a in self.specs.items()}
+        return self.store(part, lambda path, content: content)
+
+    def store(self, part: int, keep: Callable[[str, memoryview], T]) -> dict[str, T]:
+        """What `keep` makes of each file's path and content, some at once: one is written while another is summed."""
+        names = {a.file(part, *[0] * (len(a.shape) - 1)): a for a in self.specs.values()}
+        with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+            kept = pool.map(lambda name: keep(name, seal(self._raw[names[name].path], names[name])), names)
+            return dict(zip(names, kept, strict=True))
 
 
 def _chunks(raw: NDArray[np.uint8], spec: ArraySpec) -> NDArray[Any]:
