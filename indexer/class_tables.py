@@ -13,6 +13,7 @@ from torch import nn
 
 from ..schemas.records import LayerSpec
 from .finish import Finish
+from .rows import insert
 from .statistics import Means, score_ranks
 
 CLASSES_AT_ONCE = 50  # in memory as rows
@@ -122,6 +123,4 @@ def _insert(
         "class_id": np.repeat(np.arange(classes.start, classes.stop, dtype=np.uint32), len(units)),
         **{name: np.ascontiguousarray(value).ravel() for name, value in columns.items()},
     }
-    db.register("rows", pd.DataFrame(rows))
-    db.execute(f"INSERT INTO {table} BY NAME FROM rows")
-    db.unregister("rows")
+    insert(db, table, rows)

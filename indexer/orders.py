@@ -23,7 +23,7 @@ def _keys(values, keys):
         b = bits[i]
         if values[i] != values[i]:
             keys[i] = 0xFFFFFFFF
-        elif b == 0x80000000 or b == 0:
+        elif b == 0x80000000:  # -0, as 0
             keys[i] = 0x7FFFFFFF
         else:
             keys[i] = b if b & 0x80000000 else b ^ 0x7FFFFFFF

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -20,6 +19,7 @@ from ..schemas.records import OTHER_EXEMPLARS, LayerSpec, RunSpec
 from .class_tables import class_columns, class_means, insert_activations, insert_scores
 from .disk import adopt_file, write_file
 from .finish import KEPT, Columns, Finish
+from .rows import insert
 from .statistics import Means, largest, rank_images
 
 SIDES = ("left", "top", "right", "bottom")
@@ -91,20 +91,6 @@ def kept_in_tables(database: Path, spec: RunSpec) -> dict[str, Columns]:
     query = f"SELECT {', '.join(KEPT)} FROM neurons WHERE layer = ? ORDER BY unit"
     with duckdb.connect(str(database), read_only=True) as db:
         return {layer.name: db.execute(query, [layer.name]).fetchnumpy() for layer in spec.layers}
-
-
-def insert(db: duckdb.DuckDBPyConnection, table: str, columns: dict[str, Any], what: str = "*") -> None:
-    """Add rows from columns; a column that is one word holds it in every row."""
-    rows = max(len(c) for c in columns.values() if c is not None and not isinstance(c, str))
-    full = {k: constant(c, rows) if isinstance(c, str) else c for k, c in columns.items()}
-    db.register("rows", pd.DataFrame(full))
-    db.execute(f"INSERT INTO {table} BY NAME SELECT {what} FROM rows")
-    db.unregister("rows")
-
-
-def constant(word: str, rows: int) -> Any:
-    """One word for all rows: DuckDB reads codes many times faster than Python strings."""
-    return pd.Categorical.from_codes(np.zeros(rows, np.int8), pd.Index([word]))
 
 
 def _images_and_classes(finish: Finish, db: duckdb.DuckDBPyConnection) -> NDArray[np.int64]:

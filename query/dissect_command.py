@@ -10,7 +10,7 @@ from . import class_story, dissect_values
 from . import regions as region
 from .concepts import concepts
 from .console import OUT, form_options, show
-from .dissect_options import BY, CLASS, LAYER, QUANTILE, WEIGHTS, finish, mask_options, masks_if_any, save
+from .dissect_options import BY, CLASS, LAYER, QUANTILE, WEIGHTS, finish, mask_options, masks_if_any
 from .index import Index
 from .masks import open_masks
 from .selectivity import selectivity, selectivity_by_block
@@ -75,6 +75,7 @@ def regions(
         else:
             show(region.unions(index, class_, region.TOPS, by, quantile, masks, weights), form)
         if picture is not None:
+            from .figures import save
             from .region_figure import regions_figure
 
             save(regions_figure(index, class_, region.TOPS, by, quantile, masks, weights=weights), picture)

@@ -36,15 +36,7 @@ def finish(table: pd.DataFrame, form: str | None, picture: Path | None, draw: An
     if picture is not None:
         from . import figures
 
-        save(draw(figures), picture)
-
-
-def save(figure: Any, picture: Path) -> None:
-    """Write a figure. Raises QueryError for a kind of file that matplotlib cannot write."""
-    try:
-        figure.savefig(picture)
-    except ValueError as error:
-        raise QueryError(f"no picture of the kind '{picture.suffix}'", "Name it .png, .pdf or .svg.") from error
+        figures.save(draw(figures), picture)
 
 
 def masks_if_any(index: Index, folder: str | None, names: str | None) -> Masks | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+
+from ..schemas.errors import QueryError
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#DDCC77", "#117733", "#882255")
 GREY = "#999999"
@@ -17,6 +20,14 @@ KINDS = {
     "post_mean": "mean of the patches after the nonlinearity",
     "cls_post_mean": "CLS token after the nonlinearity",
 }
+
+
+def save(figure: Figure, picture: Path) -> None:
+    """Write a figure. Raises QueryError for a kind of file that matplotlib cannot write."""
+    try:
+        figure.savefig(picture)
+    except ValueError as error:
+        raise QueryError(f"no picture of the kind '{picture.suffix}'", "Name it .png, .pdf or .svg.") from error
 
 
 def _axes(width: float, height: float, columns: int = 1, **options: Any) -> tuple[Figure, Any]:

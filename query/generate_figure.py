@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
+from .figures import save
 from .index import Index
 
 
@@ -19,7 +20,7 @@ def draw_generated(index: Index, rows: pd.DataFrame, output: Path, most: int = 4
     high = len(shots[steps[0]])
     best = index.exemplars(str(first.layer.iloc[0]), int(first.unit.iloc[0]), k=high) if index.spec.inputs else None
     wide = len(steps) + (best is not None)
-    figure = Figure(figsize=(1.7 * wide, 1.85 * high + 0.5), layout="constrained")
+    figure = Figure(figsize=(1.7 * wide, 1.85 * high + 0.5), layout="constrained", dpi=100)
     axes = figure.subplots(high, wide, squeeze=False)
     for column, step in enumerate(steps):
         for row, made in enumerate(shots[step].itertuples(index=False)):
@@ -35,4 +36,4 @@ def draw_generated(index: Index, rows: pd.DataFrame, output: Path, most: int = 4
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
     figure.suptitle(f"{first.layer.iloc[0]}:{first.unit.iloc[0]}, {first.recipe.iloc[0]} recipe", fontsize=9)
-    figure.savefig(output, dpi=100)
+    save(figure, output)

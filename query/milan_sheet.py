@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ..schemas.errors import QueryError
 from . import cells
+from .figures import save
 from .index import Index
 from .milan import SIZE, check_k
 from .milan_files import exemplar_maps, resized, top_exemplars
@@ -67,8 +67,4 @@ def masked_exemplars(index: Index, layer: str, unit: int, k: int, size: int) -> 
 
 def save_sheet(index: Index, layer: str, unit: int, picture: str | Path, k: int = 15) -> None:
     """Write the sheet to a picture file; the suffix says which kind."""
-    figure = draw_sheet(index, layer, unit, k)
-    try:
-        figure.savefig(picture)
-    except ValueError as error:
-        raise QueryError(f"{picture} is of no kind of picture that is known", "Use .png, .pdf or .svg.") from error
+    save(draw_sheet(index, layer, unit, k), Path(picture))

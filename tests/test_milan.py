@@ -247,7 +247,7 @@ def test_a_sheet_that_cannot_be_drawn_is_refused(sample: Index, tmp_path: Path) 
     for k in (0, 101):
         with pytest.raises(QueryError, match=f"{k} images a neuron are asked for and the index keeps 100"):
             save_sheet(sample, LAYER, 7, tmp_path / "sheet.png", k=k)
-    with pytest.raises(QueryError, match=r"sheet.foo is of no kind of picture that is known"):
+    with pytest.raises(QueryError, match=r"no picture of the kind '.foo'"):
         save_sheet(sample, LAYER, 7, tmp_path / "sheet.foo", k=2)
     with pytest.raises(ModelError, match="no device 'nonsense' on this machine"):
         export_milan(sample, tmp_path / "a", [LAYER], [0], exact=True, device="nonsense")
