@@ -55,6 +55,8 @@ class Ledger:
         entered = 0
         while entered < len(spec.parts) and self.layout.entry(entered).exists():
             entered += 1
+        if entered == len(spec.parts):  # a state came with the last part; without it this is an index that lost files
+            return entered
         return max((counted for counted in self.counted() if counted <= entered), default=0)
 
     def write_run(self, spec: RunSpec) -> list[Any]:

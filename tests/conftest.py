@@ -66,3 +66,9 @@ def reference() -> Reference:
             logits.append(model(torch.stack([transform(image) for image in opened])))
     fc1 = {name: torch.cat(outputs).numpy() for name, outputs in kept.items()}
     return Reference(model, paths, fc1, torch.cat(logits).numpy())
+
+
+@pytest.fixture
+def state_with_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Statistics saved with every part, not once a minute: a small run that is stopped has something to go on from."""
+    monkeypatch.setattr("vitdex.indexer.fill.STATE_SECONDS", 0)

@@ -24,8 +24,10 @@ from vitdex.schemas.errors import BadIndex
 from vitdex.schemas.layout import Layout
 
 TEN_PARTS: dict[str, Any] = {"limit": 80, "part_images": 8, "batch_size": 8}
+pytestmark = pytest.mark.usefixtures("state_with_every_part")
 RUN = (
     "import sys; from pathlib import Path; from vitdex.indexer.build import Quiet, build;"
+    "from vitdex.indexer import fill; fill.STATE_SECONDS = 0;"
     "from vitdex.indexer.plan import sample_request;"
     f"build(sample_request(Path(sys.argv[1]), device='cpu', **{TEN_PARTS!r}), Quiet())"
 )

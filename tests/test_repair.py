@@ -24,6 +24,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "exemplars": {"limit": 120, "part_images": 40, "batch_size": 20, "maps": "exemplars"},
 }
 
+pytestmark = pytest.mark.usefixtures("state_with_every_part")
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
