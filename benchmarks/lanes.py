@@ -27,12 +27,12 @@ from record import Figure, record
 from safetensors.torch import save_file
 from throughput import jpegs
 from vitdex.indexer.capture import DTYPES, Capture, normalise
-from vitdex.indexer.disk import write_file
 from vitdex.indexer.feed import feed
 from vitdex.indexer.fill import fresh_statistics
 from vitdex.indexer.machine import keep_freed_memory
 from vitdex.indexer.plan import Plan, Request, default_workers, make_plan
 from vitdex.indexer.writer import PartBuffer
+from vitdex.schemas.disk import write_file
 from vitdex.schemas.layout import arrays
 
 TIMES = 7

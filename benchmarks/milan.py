@@ -27,7 +27,6 @@ import zarr
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate, pad
 from vitdex.indexer.arrays import declare
-from vitdex.indexer.disk import write_file
 from vitdex.indexer.writer import encode_file
 from vitdex.query import Index
 from vitdex.query.cells import by_part
@@ -35,6 +34,7 @@ from vitdex.query.live import BATCH, LiveModel, open_model
 from vitdex.query.milan_exact import exact_thresholds, live_maps
 from vitdex.query.milan_files import exemplar_maps, top_exemplars
 from vitdex.query.milan_masks import milan_masks
+from vitdex.schemas.disk import write_file
 from vitdex.schemas.layout import ArraySpec, Layout, arrays
 from vitdex.schemas.manifest import seal_manifest
 from vitdex.schemas.records import LayerSpec, RunSpec

@@ -23,8 +23,8 @@ import zarr
 from numpy.typing import NDArray
 from record import Figure, record
 from vitdex.indexer.arrays import declare
-from vitdex.indexer.disk import STEP, page_aligned, write_file
 from vitdex.indexer.writer import PartBuffer
+from vitdex.schemas.disk import STEP, page_aligned, write_file
 from vitdex.schemas.layout import ArraySpec, units_per_chunk
 
 IMAGES, UNITS, PATCHES = 256, 3072, 196  # a part of ViT-B/16

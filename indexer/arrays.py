@@ -11,11 +11,11 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec
 
+from ..schemas.disk import write_file
 from ..schemas.integrity import Facts, file_facts
 from ..schemas.layout import ARRAYS, ArraySpec, Layout, arrays
 from ..schemas.records import FORMAT_VERSION, LayerSpec, RunSpec
 from . import orders
-from .disk import write_file
 from .exemplar_maps import gather
 from .finish import Finish
 from .plan import Plan

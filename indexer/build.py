@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from filelock import FileLock, Timeout
 
+from ..schemas.disk import write_file
 from ..schemas.errors import BadIndex, SourceError
 from ..schemas.integrity import Facts, file_facts
 from ..schemas.layout import Layout, part_bytes
@@ -20,7 +21,6 @@ from ..schemas.manifest import seal_manifest
 from ..schemas.records import Part
 from .arrays import write_by_neuron, write_exemplar_maps, write_metadata, write_weights
 from .counts import Statistics
-from .disk import write_file
 from .fill import Filled, fresh_statistics, run_parts
 from .finish import Finish
 from .ledger import Entry, Ledger

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from ..schemas.disk import write_file
 from ..schemas.errors import BadIndex
 from ..schemas.layout import Layout
 from ..schemas.records import RunSpec
-from .disk import write_file
 from .fill import Filled
 
 

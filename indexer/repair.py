@@ -15,6 +15,7 @@ from typing import Any
 import duckdb
 import xxhash
 
+from ..schemas.disk import write_file
 from ..schemas.errors import BadIndex, DamagedIndex
 from ..schemas.integrity import Facts, check_files, file_facts, listed_files
 from ..schemas.layout import ARRAYS, Layout, arrays, part_files
@@ -23,7 +24,6 @@ from ..schemas.records import Part, RunSpec
 from .arrays import write_by_neuron, write_exemplar_maps, write_metadata, write_weights
 from .build import Progress, describe, only_writer, remove_leftovers
 from .counts import Statistics
-from .disk import write_file
 from .fill import Filled, fresh_statistics, run_parts
 from .finish import Columns, Finish
 from .ledger import Entry, Ledger

@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
+from ..schemas.disk import adopt_file, write_file
 from ..schemas.errors import BadIndex
 from ..schemas.integrity import Facts
 from ..schemas.load import ClassNames
 from ..schemas.records import OTHER_EXEMPLARS, LayerSpec, RunSpec
 from .class_tables import class_columns, class_means, insert_activations, insert_scores
-from .disk import adopt_file, write_file
 from .finish import KEPT, Columns, Finish
 from .rows import insert
 from .statistics import Means, largest, rank_images

@@ -15,9 +15,9 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from ..schemas.disk import page_aligned
 from ..schemas.layout import ArraySpec
 from ..schemas.records import Part
-from .disk import page_aligned
 
 FILES_AT_ONCE = 4
 

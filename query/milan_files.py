@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..schemas.disk import DirectFile
 from . import cells
 from .index import Index
 from .milan_masks import milan_masks
@@ -21,7 +21,7 @@ from .milan_masks import milan_masks
 if TYPE_CHECKING:
     from .live import LiveModel  # imports torch
 
-BLOCK_BYTES = 100_000_000  # maps held at once
+BLOCK_BYTES = 100_000_000  # maps or images held at once
 
 
 @dataclass(frozen=True)
@@ -82,24 +82,22 @@ def write_masks(
         for first in range(0, units, block):
             here = slice(first, first + block)
             for maps, threshold in zip(exemplar_maps(index, top[here], live), thresholds[here], strict=True):
-                file.write(milan_masks(maps, threshold, (size, size)).data)
+                file.write(milan_masks(maps, threshold, (size, size)).data.cast("B"))
                 bar.update(k * size * size)
 
 
 def write_images(path: Path, index: Index, top: Exemplars, size: int, bar: Any) -> None:
-    """uint8 [unit, k, 3, y, x], RGB: each image is read, resized and turned once, and written wherever it belongs."""
+    """uint8 [unit, k, 3, y, x], RGB, some units at a time: each of their images is read, resized and turned once."""
     units, k = top.image_ids.shape
-    flat = top.image_ids.ravel()
-    order = np.argsort(flat, kind="stable")
-    image_ids, starts = np.unique(flat[order], return_index=True)
+    block = max(1, BLOCK_BYTES // (k * 3 * size**2))
     with npy_file(path, (units, k, 3, size, size)) as file:
-        begin, length = file.tell(), 3 * size * size
-        for (_, pixels), places in zip(cells.images(index, image_ids), np.split(order, starts[1:]), strict=True):
-            planes = np.ascontiguousarray(resized(pixels, size).transpose(2, 0, 1)).data
-            for place in places.tolist():
-                file.seek(begin + place * length)
-                file.write(planes)
-            bar.update(len(places) * length)
+        for first in range(0, units, block):
+            ids = top.image_ids[first : first + block].ravel()
+            planes = np.empty((len(ids), 3, size, size), np.uint8)
+            for image_id, pixels in cells.images(index, np.unique(ids)):
+                planes[ids == image_id] = resized(pixels, size).transpose(2, 0, 1)
+            file.write(planes.data.cast("B"))
+            bar.update(planes.nbytes)
 
 
 def resized(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -110,14 +108,10 @@ def resized(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def npy_file(path: Path, shape: tuple[int, ...]) -> Iterator[BinaryIO]:
+def npy_file(path: Path, shape: tuple[int, ...]) -> Iterator[DirectFile]:
     """A new .npy file of uint8 in C order, open behind its header; flushed to the disk at the end."""
-    with path.open("wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        file.flush()
-        if hasattr(os, "posix_fallocate"):  # images come out of order: in one piece they are written twice as fast
-            os.posix_fallocate(file.fileno(), 0, file.tell() + prod(shape))
+    header = BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    with DirectFile(path) as file:
+        file.write(header.getvalue())
         yield file
-        file.flush()
-        os.fsync(file.fileno())

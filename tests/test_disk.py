@@ -12,9 +12,9 @@ import pytest
 import torch
 import xxhash
 from vitdex.indexer.capture import Capture
-from vitdex.indexer.disk import DIRECT_BYTES, page_aligned, write_file
 from vitdex.indexer.fill import fresh_statistics
 from vitdex.indexer.plan import make_plan, sample_request
+from vitdex.schemas.disk import DIRECT_BYTES, STEP, DirectFile, page_aligned, write_file
 
 
 @pytest.mark.parametrize("refused", [None, "open", "write"])
@@ -33,6 +33,27 @@ def test_large_files_are_whole_with_and_without_direct_writing(
     assert (tmp_path / "a/b").read_bytes() == content.tobytes()
     assert facts == [len(content), xxhash.xxh3_128_hexdigest(content.tobytes())]
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize("refused", [None, "open", "pwrite"])
+def test_a_stream_is_whole_with_and_without_direct_writing(
+    refused: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = np.random.default_rng(0).integers(0, 256, 2 * STEP + 777, np.uint8)
+    if refused:
+        accepting = getattr(os, refused)
+        flags = iter([True])
+
+        def refuse(*arguments: Any) -> int:
+            if next(flags, False):  # the first time: the file system knows no direct writing
+                raise OSError(errno.EINVAL, "Invalid argument")
+            return int(accepting(*arguments))
+
+        monkeypatch.setattr(os, refused, refuse)
+    with DirectFile(tmp_path / "a") as file:
+        for piece in np.split(content, [1, 100, STEP - 3, STEP + 5]):
+            file.write(piece.data)
+    assert (tmp_path / "a").read_bytes() == content.tobytes()
 
 
 def test_a_batch_keeps_no_layer_alive(tmp_path: Path) -> None:

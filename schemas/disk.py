@@ -9,13 +9,14 @@ import errno
 import mmap
 import os
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from ..schemas.integrity import file_facts
+from .integrity import file_facts
 
 DIRECT_BYTES = 2**20  # smaller files go through the page cache
 STEP = 2**23
@@ -74,3 +75,63 @@ def adopt_file(temporary: Path, target: Path) -> list[Any]:
     facts = file_facts(temporary)
     temporary.replace(target)
     return facts
+
+
+class DirectFile:
+    """A new file written from start to end, past the page cache where that can be; flushed when it is closed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._room, self._held, self._done = path, page_aligned(STEP), 0, 0
+        path.write_bytes(b"")
+        self._direct = hasattr(os, "O_DIRECT")
+        self._file = -1
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            self._file = os.open(self._path, os.O_WRONLY | (os.O_DIRECT if self._direct else 0))
+        except OSError as error:
+            self._give_in(error)
+
+    def _give_in(self, error: OSError) -> None:
+        """Go on through the page cache where the file system refuses to be written to past it."""
+        if error.errno != errno.EINVAL or not self._direct:
+            raise error
+        if self._file >= 0:
+            os.close(self._file)
+        self._direct = False
+        self._open()
+
+    def __enter__(self) -> DirectFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._file)
+        if error is None:
+            with self._path.open("r+b") as file:
+                file.seek(self._done)
+                file.write(self._room[: self._held].data)
+                file.flush()
+                os.fsync(file.fileno())
+
+    def write(self, content: bytes | memoryview) -> None:
+        """Add bytes behind what was written before."""
+        values = np.frombuffer(content, np.uint8)
+        while len(values):
+            fitting = values[: STEP - self._held]
+            self._room[self._held : self._held + len(fitting)] = fitting
+            self._held += len(fitting)
+            values = values[len(fitting) :]
+            if self._held == STEP:
+                self._flush()
+
+    def _flush(self) -> None:
+        sent = 0
+        while sent < STEP:
+            try:
+                sent += os.pwrite(self._file, self._room[sent:].data, self._done + sent)
+            except OSError as error:
+                self._give_in(error)
+        self._done, self._held = self._done + STEP, 0
