@@ -36,6 +36,7 @@ from vitdex.schemas.disk import write_file
 from vitdex.schemas.layout import arrays
 
 TIMES = 7
+COUNT = 384  # images; of fewer, the largest values themselves would be kept, which a large run does not
 
 
 def median(run: Callable[[], Any], images: int, device: str) -> float:
@@ -109,10 +110,10 @@ def main(
         root = Path(place)
         if images is None:
             images = str(root / "images")
-            jpegs(Path(images), 256)
+            jpegs(Path(images), COUNT)
         torch.manual_seed(0)
         save_file(timm.create_model(model).state_dict(), root / "weights.safetensors")
-        request = Request(root / "out", model, images, root / "weights.safetensors", limit=256, device=device)
+        request = Request(root / "out", model, images, root / "weights.safetensors", limit=COUNT, device=device)
         for precision in ("float32", "bfloat16"):
             plan = make_plan(replace(request, batch_size=batch_size, precision=precision))
             plan = replace(plan, spec=replace(plan.spec, counted_patches=16))  # as in a run over 50,000 images

@@ -16,6 +16,9 @@ import torch
 from matplotlib.figure import Figure as Picture
 from record import HEADER, Figure, recorded
 
+TICKS = (0.5, 1, 2, 5, 10, 20, 50)
+MOST = 300  # where the figures stand
+
 
 def draw(figures: list[Figure], output: Path) -> None:
     """How far each figure reaches what was asked of it."""
@@ -23,10 +26,15 @@ def draw(figures: list[Figure], output: Path) -> None:
     axis = picture.subplots()
     for place, figure in enumerate(figures):
         reached = figure.reached or 0.0
-        axis.barh(place, reached, color="#4477aa" if reached >= 1 else "#cc6677")
-        axis.text(reached, place, f" {figure.value:.3g} {figure.unit}", va="center", fontsize=7)
+        colour = "#4477aa" if reached >= 1 else "#cc6677"
+        axis.plot([1, reached], [place, place], color=colour, linewidth=2)
+        axis.plot(reached, place, "o", color=colour)
+        axis.text(MOST, place, f"{figure.value:.3g} {figure.unit}", ha="right", va="center", fontsize=7)
     axis.axvline(1, color="black", linewidth=1, linestyle="--")
     axis.set_xscale("log")
+    axis.set_xlim(0.5, MOST)
+    axis.set_xticks(TICKS, map(str, TICKS))
+    axis.minorticks_off()
     axis.set_yticks(range(len(figures)), [figure.what for figure in figures], fontsize=7)
     axis.set_xlabel("measured against asked; 1 and above is enough")
     axis.spines[["top", "right"]].set_visible(False)
