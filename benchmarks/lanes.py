@@ -21,16 +21,14 @@ import vitdex.indexer  # noqa: F401 - before torch, for how its idle threads wai
 # isort: split
 import click
 import numpy as np
-import timm
 import torch
 from record import Figure, record
-from safetensors.torch import save_file
-from throughput import jpegs
+from throughput import prepared
 from vitdex.indexer.capture import DTYPES, Capture, normalise
 from vitdex.indexer.feed import feed
 from vitdex.indexer.fill import fresh_statistics
 from vitdex.indexer.machine import keep_freed_memory
-from vitdex.indexer.plan import Plan, Request, default_workers, make_plan
+from vitdex.indexer.plan import Plan, default_workers, make_plan
 from vitdex.indexer.writer import PartBuffer
 from vitdex.schemas.disk import write_file
 from vitdex.schemas.layout import arrays
@@ -108,14 +106,9 @@ def main(
     figures = []
     with tempfile.TemporaryDirectory(dir=folder) as place:
         root = Path(place)
-        if images is None:
-            images = str(root / "images")
-            jpegs(Path(images), COUNT)
-        torch.manual_seed(0)
-        save_file(timm.create_model(model).state_dict(), root / "weights.safetensors")
-        request = Request(root / "out", model, images, root / "weights.safetensors", limit=COUNT, device=device)
+        request = replace(prepared(root, model, images, COUNT), device=device, batch_size=batch_size)
         for precision in ("float32", "bfloat16"):
-            plan = make_plan(replace(request, batch_size=batch_size, precision=precision))
+            plan = make_plan(replace(request, precision=precision))
             plan = replace(plan, spec=replace(plan.spec, counted_patches=16))  # as in a run over 50,000 images
             found = lanes(plan, workers, root)
             figures += [Figure(f"{lane}, {precision}", value, "ms an image") for lane, value in found.items()]

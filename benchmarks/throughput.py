@@ -48,6 +48,16 @@ def jpegs(folder: Path, count: int) -> None:
         noise.filter(ImageFilter.GaussianBlur(2)).save(folder / f"{i:06d}.jpg", quality=90)
 
 
+def prepared(root: Path, model: str, images: str | None, count: int) -> Request:
+    """A request for so many images, made where there are none, through a model of random weights."""
+    if images is None:
+        images = str(root / "images")
+        jpegs(Path(images), count)
+    torch.manual_seed(0)
+    save_file(timm.create_model(model).state_dict(), root / "weights.safetensors")
+    return Request(root / "out", model, images, root / "weights.safetensors", limit=count)
+
+
 @dataclass
 class Lanes:
     """Seconds of one plain loop, in all and by lane."""
@@ -140,12 +150,7 @@ def main(
     """Indexing against the plain loop."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
         root = Path(place)
-        if images is None:
-            images = str(root / "images")
-            jpegs(Path(images), count)
-        torch.manual_seed(0)
-        save_file(timm.create_model(model).state_dict(), root / "weights.safetensors")
-        request = Request(root / "out", model, images, root / "weights.safetensors", limit=count)
+        request = prepared(root, model, images, count)
         request = replace(request, device=device, batch_size=batch_size, workers=workers)
         rows, lanes = [], Lanes()
         for precision in precisions:
