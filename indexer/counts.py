@@ -25,6 +25,7 @@ from torch import Tensor
 from ..schemas.records import LayerSpec
 from . import kernels
 from .bins import BINS, EDGES, bin_of
+from .machine import large_zeros
 from .reduce import as_stored
 
 EXACT_VALUES = 2**16
@@ -59,7 +60,7 @@ class Statistics:
 
     def __init__(self, layers: Sequence[LayerSpec], tail: int, device: str | torch.device) -> None:
         self.tail = tail
-        self.counts = {a.name: torch.zeros(a.units, BINS, dtype=torch.int32, device=device) for a in layers}
+        self.counts = {a.name: torch.from_numpy(large_zeros((a.units, BINS), np.int32)).to(device) for a in layers}
         self.centre: dict[str, Tensor] = {}  # [2, neuron]: 0.99 quantile and deviation of the first batch
         exact = torch.float32 if torch.device(device).type == "mps" else torch.float64  # MPS has no float64
         self.positive = {a.name: torch.zeros(a.units, dtype=torch.int64, device=device) for a in layers}
@@ -143,7 +144,7 @@ class Statistics:
     def load(self, state: dict[str, NDArray[np.generic]]) -> None:
         for layer, counts in self.counts.items():
             device = counts.device
-            self.counts[layer] = torch.tensor(state[f"{layer}/counts"].astype(np.int32), device=device)
+            counts.copy_(torch.from_numpy(state[f"{layer}/counts"].astype(np.int32)))
             centre = torch.tensor(state[f"{layer}/centre"], device=device)
             if not bool(centre.isnan().any()):
                 self.centre[layer] = centre

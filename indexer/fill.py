@@ -60,7 +60,7 @@ def run_parts(
     try:
         with Capture(plan.anatomy, spec, plan.head, statistics) as capture:
             for part in parts:
-                started, buffer = time.monotonic(), writer.buffer()
+                started, buffer = time.monotonic(), writer.buffer
                 images: list[dict[str, Any]] = []
                 while len(images) < part.images:
                     batch = next(batches)
@@ -73,7 +73,7 @@ def run_parts(
                 if part is parts[-1] or time.monotonic() - stated >= STATE_SECONDS:
                     state, stated = statistics.state(), time.monotonic()
                 seconds = round(time.monotonic() - started, 3)
-                writer.submit(part, buffer, Filled(images, seconds, state, kept))
+                writer.submit(part, Filled(images, seconds, state, kept))
     finally:
         writer.close()
 

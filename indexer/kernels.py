@@ -15,7 +15,8 @@ from .bins import HALF, LOWEST, STEPS
 
 TILE = 64  # neurons at once: their rows of codes stay in the cache
 COUNTED_TILE = 128
-BLOCK = 32  # neurons whose maximum decides whether any of them is among a token's largest
+HELD = 536  # values of a neuron that are counted at once; no power of two, or their rows would share cache lines
+GROUP = 32  # neurons whose maximum decides whether any of them is among a token's largest
 _SPAN = np.float32(CODES)
 _ZERO_BIN = (127 + LOWEST) * STEPS
 
@@ -44,7 +45,7 @@ def summarise(x, y, prefix, high, low, mean, argmax, post_mean, top, codes):
         largest, smallest, total, post = high[i], low[i], mean[i], post_mean[i]
         largest[:], smallest[:], total[:], post[:] = -np.inf, np.inf, 0, 0
         place = np.zeros(units, np.int32)  # as wide as the values: then the loops become vector instructions
-        most, best = np.empty((units + BLOCK - 1) // BLOCK, np.float32), np.empty(top.shape[2], np.float32)
+        most, best = np.empty((units + GROUP - 1) // GROUP, np.float32), np.empty(top.shape[2], np.float32)
         for t in range(tokens):
             _largest_neurons(x[i, t], most, best, top[i, t])
             if t >= prefix:
@@ -72,43 +73,55 @@ def _add_patch(row, active, p, largest, smallest, total, place, post):
 
 @numba.njit(cache=True)
 def _largest_neurons(row, most, best, out):
-    """Places of a token's largest neurons, descending, ties to the lower: found in the blocks with the largest maxima.
+    """Places of a token's largest neurons, descending, ties to the lower.
 
-    `most` [block] and `best` [TOKEN_TOP] are scratch.
+    Neurons b, b + groups, b + 2 * groups ... are a group; only those whose maximum reaches the TOKEN_TOP largest maxima
+    are searched. `most` [group] and `best` [TOKEN_TOP] are scratch.
     """
-    _block_maxima(row, most)
+    groups = len(most)
+    _group_maxima(row, most)
+    bound = np.float32(np.inf)
+    for _ in range(len(best)):  # in the end at least as many values are this large as are wanted
+        bound = _largest_below(most, bound)
     best[:], out[:] = -np.inf, 0
-    for b in range(len(most)):
-        if most[b] > best[-1]:
-            _insert(most[b], b, best, out)
-    bound = best[-1]  # at least as many values are this large as are wanted
-    best[:], out[:] = -np.inf, 0
-    for b in range(len(most)):
+    for b in range(groups):
         if most[b] >= bound:
-            for u in range(b * BLOCK, min((b + 1) * BLOCK, len(row))):
+            for u in range(b, len(row), groups):
                 v = _value(row[u])
-                if v >= bound and v > best[-1]:
+                if v >= bound:
                     _insert(v, u, best, out)
 
 
+@numba.njit(cache=True)
+def _group_maxima(row, most):
+    groups = len(most)
+    most[:] = -np.inf
+    for first in range(0, len(row), groups):
+        part = row[first : first + groups]
+        for b in range(len(part)):
+            v = _value(part[b])
+            most[b] = v if v > most[b] else most[b]
+
+
 @numba.njit(cache=True, fastmath={"nnan", "nsz"})  # a maximum becomes vector instructions only without NaN
-def _block_maxima(row, most):
+def _largest_below(most, bound):
+    """-inf where there is none."""
+    best = np.float32(-np.inf)
     for b in range(len(most)):
-        part = row[b * BLOCK : (b + 1) * BLOCK]
-        best = np.float32(-np.inf)
-        for u in range(len(part)):
-            best = max(best, _value(part[u]))
-        most[b] = best
+        best = max(best, most[b] if most[b] < bound else np.float32(-np.inf))
+    return best
 
 
 @numba.njit(cache=True)
 def _insert(value, place, best, places):
-    """Into a descending list, behind its equals; the last one falls out."""
-    j = len(best) - 1
-    while j > 0 and value > best[j - 1]:
-        best[j], places[j] = best[j - 1], places[j - 1]
+    """Into a list, descending and by place within equals; the last one falls out."""
+    j = len(best)
+    while j > 0 and (value > best[j - 1] or (value == best[j - 1] and place < places[j - 1])):
         j -= 1
-    best[j], places[j] = value, place
+        if j + 1 < len(best):
+            best[j + 1], places[j + 1] = best[j], places[j]
+    if j < len(best):
+        best[j], places[j] = value, place
 
 
 @numba.njit(cache=True, error_model="numpy")
@@ -133,34 +146,54 @@ def _encode(x, high, low, codes):
                 out[p] = tile[p, u]
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=True, cache=True, error_model="numpy")
 def count(x, prefix, picked, centre, unit, counts, total, square, positive):
     """Add the picked patches [image, k] of every image to each neuron's bins and moments (counts.py)."""
     images, _, units = x.shape
+    k = picked.shape[1]
     for tile in numba.prange((units + COUNTED_TILE - 1) // COUNTED_TILE):
-        first = tile * COUNTED_TILE
-        n = min(COUNTED_TILE, units - first)
-        middle, size = centre[first : first + n], unit[first : first + n]
-        place = np.empty(n, np.int32)
+        first, last = tile * COUNTED_TILE, min((tile + 1) * COUNTED_TILE, units)
+        n = last - first
+        bins, place, held = np.empty((n, max(k, HELD)), np.uint16), np.empty(n, np.int32), 0
         sums, squares, above = np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.int32)
         for i in range(images):
+            if held + k > bins.shape[1]:
+                _add_bins(bins[:, :held], counts[first:last])
+                held = 0
             sums[:], squares[:], above[:] = 0, 0, 0
-            for j in range(picked.shape[1]):
-                row = x[i, prefix + picked[i, j], first : first + n]
-                for u in range(n):  # without branches, so that it becomes vector instructions
-                    v = _value(row[u])
-                    bits = np.float32((v - middle[u]) / size[u]).view(np.int32)
-                    magnitude = min(max(((bits & 0x7FFFFFFF) >> 16) - _ZERO_BIN, 0), HALF - 1)
-                    place[u] = HALF - 1 - magnitude if bits < 0 else HALF + magnitude
-                    sums[u] += v
-                    squares[u] += v * v
-                    above[u] += np.int32(v > 0)
+            for j in range(k):
+                row = x[i, prefix + picked[i, j], first:last]
+                _find_bins(row, centre[first:last], unit[first:last], place, sums, squares, above)
                 for u in range(n):
-                    counts[first + u, place[u]] += 1
+                    bins[u, held] = place[u]
+                held += 1
             for u in range(n):
                 total[first + u] += sums[u]
                 square[first + u] += squares[u]
                 positive[first + u] += above[u]
+        _add_bins(bins[:, :held], counts[first:last])
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _find_bins(row, centre, unit, place, sums, squares, above):
+    """Bins of values [neuron], and their part in the moments."""
+    for u in range(len(row)):  # without branches, so that it becomes vector instructions
+        v = _value(row[u])
+        bits = np.float32((v - centre[u]) / unit[u]).view(np.int32)
+        magnitude = min(max(((bits & 0x7FFFFFFF) >> 16) - _ZERO_BIN, 0), HALF - 1)
+        place[u] = HALF - 1 - magnitude if bits < 0 else HALF + magnitude
+        sums[u] += v
+        squares[u] += v * v
+        above[u] += np.int32(v > 0)
+
+
+@numba.njit(cache=True)
+def _add_bins(bins, counts):
+    """Count bins [neuron, value] a neuron at a time: its own counts then lie in the nearest cache."""
+    for u in range(len(bins)):
+        mine = counts[u]
+        for bin in bins[u]:
+            mine[bin] += 1
 
 
 @numba.njit(parallel=True, cache=True)

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..schemas.codes import CODES
 from ..schemas.records import TOKEN_TOP
 from . import kernels
+from .machine import large_zeros
 
 Room = dict[str, NDArray[Any]]
 
@@ -79,7 +80,7 @@ def _arrays(shapes: dict[str, tuple[tuple[int, ...], type]], room: Room) -> Room
     """The first rows of the arrays in `room`, where they have enough: fresh memory costs more than filling it."""
     for leaf, (shape, dtype) in shapes.items():
         if leaf not in room or len(room[leaf]) < shape[0]:
-            room[leaf] = np.empty(shape, dtype)
+            room[leaf] = large_zeros(shape, dtype)
     return {leaf: room[leaf][: shape[0]] for leaf, (shape, _) in shapes.items()}
 
 

@@ -5,10 +5,9 @@ A file is a Zarr v3 chunk (values + crc32c) or a shard (such chunks one behind a
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import google_crc32c
@@ -25,16 +24,23 @@ T = TypeVar("T")
 
 
 class PartBuffer:
-    """All by-part arrays of one part, in memory as they will lie on disk."""
+    """All by-part arrays of one part, in memory as they will lie on disk.
+
+    Between `hold` and the end of an array's writing, what would change its values waits.
+    """
 
     def __init__(self, specs: list[ArraySpec]) -> None:
         self.specs = {a.path: a for a in specs}
+        self._free = {a.path: threading.Event() for a in specs}
+        self.release()
         self._raw = {a.path: page_aligned(a.file_bytes) for a in specs}
         self._views = {path: _chunks(self._raw[path], a) for path, a in self.specs.items()}
         self.blank(np.arange(specs[0].file_shape[0]), [a.path for a in specs if not a.path.endswith("/map")])
 
     def blank(self, rows: NDArray[np.int64], paths: Sequence[str] | None = None) -> None:
         """Some rows as if their images could not be read: NaN, 0, false."""
+        if not len(rows):  # nothing to wait for
+            return
         for path in paths if paths is not None else self.specs:
             self._fill(path, rows, np.nan if self.specs[path].dtype.startswith("float") else 0)
 
@@ -47,6 +53,7 @@ class PartBuffer:
 
     def _fill(self, path: str, rows: NDArray[np.int64], values: NDArray[Any] | float) -> None:
         view, spec = self._views[path], self.specs[path]
+        self._free[path].wait()
         if spec.chunks_per_file == 1:
             view[0, rows] = values
         elif spec.chunks[0] == 1:
@@ -54,16 +61,38 @@ class PartBuffer:
         else:  # chunks split the neurons: [chunk, image, neuron, patch]
             view.swapaxes(0, 1)[rows] = values
 
+    def hold(self) -> None:
+        """Keep all values as they are until they are stored."""
+        for free in self._free.values():
+            free.clear()
+
+    def release(self) -> None:
+        for free in self._free.values():
+            free.set()
+
     def files(self, part: int) -> dict[str, memoryview]:
         """Path and content of each file, with checksums and shard indices filled in."""
-        return self.store(part, lambda path, content: content)
+        return {_name(spec, part): seal(self._raw[spec.path], spec) for spec in self.specs.values()}
 
     def store(self, part: int, keep: Callable[[str, memoryview], T]) -> dict[str, T]:
-        """What `keep` makes of each file's path and content, some at once: one is written while another is summed."""
-        names = {a.file(part, *[0] * (len(a.shape) - 1)): a for a in self.specs.values()}
+        """What `keep` makes of each file's path and content, some at once: one is written while another is summed.
+
+        An array whose file is kept may change again.
+        """
+
+        def one(spec: ArraySpec) -> tuple[str, T]:
+            name = _name(spec, part)
+            kept = keep(name, seal(self._raw[spec.path], spec))
+            self._free[spec.path].set()
+            return name, kept
+
         with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-            kept = pool.map(lambda name: keep(name, seal(self._raw[names[name].path], names[name])), names)
-            return dict(zip(names, kept, strict=True))
+            return dict(pool.map(one, self.specs.values()))
+
+
+def _name(spec: ArraySpec, part: int) -> str:
+    """Path of a part's file of an array."""
+    return spec.file(part, *[0] * (len(spec.shape) - 1))
 
 
 def _chunks(raw: NDArray[np.uint8], spec: ArraySpec) -> NDArray[Any]:
@@ -101,44 +130,34 @@ def encode_file(values: NDArray[Any], spec: ArraySpec) -> memoryview:
 
 
 class PartWriter:
-    """Writes parts in a thread while the next one is computed. Two buffers: one is filled, one is written."""
+    """Writes a part in a thread while the next one is computed, into the same memory as files leave it."""
 
     def __init__(self, specs: list[ArraySpec], write: Callable[[Part, PartBuffer, Any], None]) -> None:
-        self._free: queue.Queue[PartBuffer] = queue.Queue()
-        for _ in range(2):
-            self._free.put(PartBuffer(specs))
-        self._todo: queue.Queue[tuple[Part, PartBuffer, Any] | None] = queue.Queue(1)
+        self.buffer = PartBuffer(specs)
         self._write = write
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
-        self._thread.start()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self._written: Future[None] | None = None
 
-    def buffer(self) -> PartBuffer:
-        """A buffer, with what it held before; waits until one is written."""
-        buffer = self._free.get()
-        self._raise()
-        return buffer
-
-    def submit(self, part: Part, buffer: PartBuffer, extra: Any) -> None:
-        self._raise()
-        self._todo.put((part, buffer, extra))
+    def submit(self, part: Part, extra: Any) -> None:
+        """Have what the buffer holds written; raises what the writing of the part before raised."""
+        self._wait()
+        self.buffer.hold()
+        self._written = self._thread.submit(self._run, part, extra)
 
     def close(self) -> None:
-        """Wait for the last part; raises what the writing raised."""
-        if self._thread.is_alive():
-            self._todo.put(None)
-            self._thread.join()
-        self._raise()
+        """Wait for the last part; raises what its writing raised."""
+        try:
+            self._wait()
+        finally:
+            self._thread.shutdown()
 
-    def _raise(self) -> None:
-        if self._error:
-            raise self._error
+    def _wait(self) -> None:
+        written, self._written = self._written, None
+        if written:
+            written.result()
 
-    def _run(self) -> None:
-        while item := self._todo.get():
-            if self._error is None:
-                try:
-                    self._write(*item)
-                except BaseException as error:
-                    self._error = error
-            self._free.put(item[1])
+    def _run(self, part: Part, extra: Any) -> None:
+        try:
+            self._write(part, self.buffer, extra)
+        finally:
+            self.buffer.release()
