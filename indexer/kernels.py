@@ -13,11 +13,14 @@ from numba.extending import overload
 from ..schemas.codes import CODES
 from .bins import HALF, LOWEST, STEPS
 
-TILE = 64  # neurons at once: their rows of codes stay in the cache
+TILE = 256  # neurons at once: their rows of codes stay in the cache
+HEAP_TILE = 64
 COUNTED_TILE = 128
 HELD = 536  # values of a neuron that are counted at once; no power of two, or their rows would share cache lines
+ROWS = 14  # patches at once
 GROUP = 32  # neurons whose maximum decides whether any of them is among a token's largest
 _SPAN = np.float32(CODES)
+_8, _16, _24 = np.uint32(8), np.uint32(16), np.uint32(24)  # a sum of two would be 64 bits wide to Numba
 _ZERO_BIN = (127 + LOWEST) * STEPS
 
 
@@ -46,10 +49,19 @@ def summarise(x, y, prefix, high, low, mean, argmax, post_mean, top, codes):
         largest[:], smallest[:], total[:], post[:] = -np.inf, np.inf, 0, 0
         place = np.zeros(units, np.int32)  # as wide as the values: then the loops become vector instructions
         most, best = np.empty((units + GROUP - 1) // GROUP, np.float32), np.empty(top.shape[2], np.float32)
-        for t in range(tokens):
+        for t in range(prefix):
             _largest_neurons(x[i, t], most, best, top[i, t])
-            if t >= prefix:
-                _add_patch(x[i, t], y[i, t], np.int32(t - prefix), largest, smallest, total, place, post)
+        first = prefix
+        while first < tokens:
+            many = ROWS if first + ROWS <= tokens else 1
+            rows, active, p = x[i, first : first + many], y[i, first : first + many], np.int32(first - prefix)
+            if many == ROWS:
+                _add_patches(rows, active, p, largest, smallest, total, place, post)
+            else:
+                _add_patch(rows[0], active[0], p, largest, smallest, total, place, post)
+            for r in range(many):
+                _largest_neurons(rows[r], most, best, top[i, first + r])
+            first += many
         for u in range(units):
             total[u] /= patches
             post[u] /= patches
@@ -59,15 +71,32 @@ def summarise(x, y, prefix, high, low, mean, argmax, post_mean, top, codes):
 
 
 @numba.njit(cache=True)
+def _add_patches(rows, active, p, largest, smallest, total, place, post):
+    """Add ROWS patches from p on: a sum is fetched once for all of them, and the rows are read side by side."""
+    for u in range(rows.shape[1]):  # without branches, so that it becomes vector instructions
+        high, low, at, sum = largest[u], smallest[u], place[u], total[u]
+        for r in range(ROWS):
+            v = _value(rows[r, u])
+            at = p + np.int32(r) if v > high else at
+            high = v if v > high else high
+            low = v if v < low else low
+            sum += v
+        largest[u], smallest[u], place[u], total[u] = high, low, at, sum
+    for u in range(active.shape[1]):
+        sum = post[u]
+        for r in range(ROWS):
+            sum += _value(active[r, u])
+        post[u] = sum
+
+
+@numba.njit(cache=True)
 def _add_patch(row, active, p, largest, smallest, total, place, post):
-    for u in range(len(row)):  # without branches, so that it becomes vector instructions
+    for u in range(len(row)):
         v = _value(row[u])
-        more = v > largest[u]
-        place[u] = p if more else place[u]
-        largest[u] = v if more else largest[u]
+        place[u] = p if v > largest[u] else place[u]
+        largest[u] = v if v > largest[u] else largest[u]
         smallest[u] = v if v < smallest[u] else smallest[u]
         total[u] += v
-    for u in range(len(row)):
         post[u] += _value(active[u])
 
 
@@ -125,25 +154,41 @@ def _insert(value, place, best, places):
 
 
 @numba.njit(cache=True, error_model="numpy")
-def _encode(x, high, low, codes):
-    """Codes of one image's maps between their own extremes, transposed: uint8 [neuron, patch]."""
+def _encode(x, highest, lowest, codes):
+    """Codes of one image's maps between their own extremes, transposed: uint8 [neuron, patch].
+
+    Four patches' codes make a word (the first in its lowest byte), so that a quarter of the moves turns them round.
+    """
     patches, units = x.shape
-    tile = np.empty((patches, TILE), np.uint8)
-    scale = np.empty(TILE, np.float32)
+    words = (patches + 3) // 4
+    word, turned, scale = np.empty(TILE, np.uint32), np.empty((TILE, words), np.uint32), np.empty(TILE, np.float32)
+    turned_bytes = turned.view(np.uint8)
     for first in range(0, units, TILE):
         n = min(TILE, units - first)
-        bottom = low[first : first + n]
+        bottom = lowest[first : first + n]
         for u in range(n):
-            span = high[first + u] - bottom[u]
+            span = highest[first + u] - bottom[u]
             scale[u] = _SPAN / span if span > 0 else np.float32(0)
-        for p in range(patches):
-            row = x[p, first : first + n]
+        for w in range(words):
+            p, q = 4 * w, patches - 1  # where fewer than four are left, the last is repeated
+            a, b = x[p, first : first + n], x[min(p + 1, q), first : first + n]
+            c, d = x[min(p + 2, q), first : first + n], x[min(p + 3, q), first : first + n]
+            for u in range(n):  # without branches, so that it becomes vector instructions
+                low, factor = bottom[u], scale[u]
+                one, two = _code(_value(a[u]), low, factor), _code(_value(b[u]), low, factor)
+                three, four = _code(_value(c[u]), low, factor), _code(_value(d[u]), low, factor)
+                word[u] = one | two << _8 | three << _16 | four << _24
             for u in range(n):
-                tile[p, u] = np.uint8(np.int32(np.rint((_value(row[u]) - bottom[u]) * scale[u])))
+                turned[u, w] = word[u]
         for u in range(n):
             out = codes[first + u]
             for p in range(patches):
-                out[p] = tile[p, u]
+                out[p] = turned_bytes[u, p]
+
+
+@numba.njit(cache=True)
+def _code(value, low, factor):
+    return np.uint32(np.int32(np.rint((value - low) * factor)))
 
 
 @numba.njit(parallel=True, cache=True, error_model="numpy")
@@ -200,10 +245,10 @@ def _add_bins(bins, counts):
 def keep_largest(x, prefix, heaps):
     """Put every patch of x into its neuron's heap of the largest values: float32 [neuron, kept], the least first."""
     images, tokens, units = x.shape
-    for tile in numba.prange((units + TILE - 1) // TILE):
+    for tile in numba.prange((units + HEAP_TILE - 1) // HEAP_TILE):
         for i in range(images):
             for t in range(prefix, tokens):
-                for u in range(tile * TILE, min((tile + 1) * TILE, units)):
+                for u in range(tile * HEAP_TILE, min((tile + 1) * HEAP_TILE, units)):
                     v = _value(x[i, t, u])
                     if v > heaps[u, 0]:
                         _replace_least(heaps[u], v)

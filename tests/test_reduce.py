@@ -9,10 +9,11 @@ from vitdex.indexer.reduce import reduce_compiled, reduce_plain
 from vitdex.schemas.records import LayerSpec
 
 PREFIX = 2
+IMAGES, PATCHES, UNITS = 30, 27, 300  # no multiples of what the kernels take at once, and more than that
 
 
-def values(kind: torch.dtype, units: int = 77) -> torch.Tensor:
-    x = torch.randn(5, PREFIX + 21, units, generator=torch.Generator().manual_seed(units)) * 3 - 1
+def values(kind: torch.dtype) -> torch.Tensor:
+    x = torch.randn(IMAGES, PREFIX + PATCHES, UNITS, generator=torch.Generator().manual_seed(0)) * 3 - 1
     x[:, :, 3] = -0.25  # a flat map
     x[1, 5, 8] = x[1, 9, 8] = x[1].max() + 1  # the same maximum on two patches
     x[2, 4, 60:64] = 50  # four neurons alike at the top of a token
@@ -37,14 +38,14 @@ def test_compiled_reductions_are_the_plain_ones(kind: torch.dtype, maps: str) ->
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("some", "tail"), [(True, 0), (False, 0), (False, 9)])
 def test_compiled_counts_are_the_plain_ones(kind: torch.dtype, some: bool, tail: int) -> None:
-    layers = [LayerSpec("a", 0, "hidden", 77)]
+    layers = [LayerSpec("a", 0, "hidden", UNITS)]
     plain, compiled = Statistics(layers, tail, "cpu"), Statistics(layers, tail, "cpu")
-    picked = torch.tensor([[0, 7, 20]]).expand(5, -1) if some else None
+    picked = torch.tensor([[0, 7, 20]]).expand(IMAGES, -1) if some else None
     for scale in (1, 2, 0.1):
         x = (values(torch.float32) * scale).to(kind)
         plain.count("a", x, PREFIX, picked, False)
         compiled.count("a", x, PREFIX, picked, True)
-    assert plain.counts["a"].sum() == 77 * 5 * 3 * (3 if some else 21)
+    assert plain.counts["a"].sum() == UNITS * IMAGES * 3 * (3 if some else PATCHES)
     ours, theirs = compiled.state(), plain.state()
     for name in ("counts", "centre", "positive", "prefix_max", "largest"):
         assert (ours[f"a/{name}"] == theirs[f"a/{name}"]).all(), name
