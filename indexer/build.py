@@ -6,7 +6,6 @@ import contextlib
 import platform
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -70,12 +69,10 @@ def fill(
     """Run and write every part from `done` on."""
 
     def write(part: Part, buffer: PartBuffer, filled: Filled) -> None:
-        """Files and, beside them, the statistics; last the entry that vouches for them."""
+        """Files first, then the statistics, last the entry that vouches for them."""
         root = ledger.layout.root
-        with ThreadPoolExecutor(1) as beside:
-            saved = beside.submit(ledger.save_state, part.index, filled)
-            files = buffer.store(part.index, lambda path, content: write_file(root / path, content))
-            saved.result()
+        files = buffer.store(part.index, lambda path, content: write_file(root / path, content))
+        ledger.save_state(part.index, filled)
         ledger.finish_part(Entry(part.index, files, filled.images, filled.seconds))
 
     run_parts(plan, plan.spec.parts[done:], statistics, workers, advance, write)

@@ -21,7 +21,7 @@ from ..schemas.model import Anatomy, MlpLayer
 from ..schemas.records import RunSpec
 from .counts import Statistics, pick_patches
 from .head import Head
-from .reduce import Room, reduce_compiled, reduce_plain
+from .reduce import Room, first_rows, reduce_compiled, reduce_plain, room_for
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -51,7 +51,10 @@ class Capture:
         self.std = torch.tensor(config["std"], device=self.device).view(3, 1, 1)
         self.kept = _Pass()
         self._hooks: list[Any] = []
-        self._room: dict[str, Room] = {}
+        self._room: dict[str, Room] = {}  # by layer; only where reductions are compiled
+        if spec.compiled:
+            of_batch = (spec.batch_size, spec.tokens, spec.prefix)
+            self._room = {layer.name: room_for(*of_batch, layer.units, spec.maps) for layer in spec.layers}
 
     def __enter__(self) -> Capture:
         wanted = {layer.name for layer in self.spec.layers}
@@ -157,19 +160,25 @@ class Capture:
         """Reduce values [image, token, neuron] of one layer, x before and y behind the nonlinearity."""
         out, prefix = self.kept.out, self.spec.prefix
         if self.spec.compiled:
-            found = reduce_compiled(x, y, prefix, self.spec.maps, self._room.setdefault(name, {}))
+            found = reduce_compiled(x, y, prefix, self.spec.maps, self._room[name])
         else:
             found = reduce_plain(x, y, prefix, self.spec.maps)
         out |= {f"{name}/{leaf}": values for leaf, values in found.items()}
         if self.spec.cls:
-            out[f"{name}/cls"] = x[:, 0].to(torch.float32, copy=True)  # a view would keep the whole layer in memory
+            out[f"{name}/cls"] = self._own(name, "cls", x[:, 0])
         self.statistics.count(name, x, prefix, self.kept.picked, self.spec.compiled)
+
+    def _own(self, name: str, leaf: str, x: Tensor) -> Tensor:
+        """Values [image, neuron] in float32 and in memory of their own: a view would keep the whole layer."""
+        if self.spec.compiled:
+            return first_rows(self._room[name][leaf], len(x)).copy_(x)
+        return x.to(torch.float32, copy=True)
 
     def _keep_activated(self, layer: MlpLayer, y: Tensor) -> None:
         """Keep what the head will read of a layer: one token, a pooled vector, or, where sigma differs, all patches."""
         kind = self.anatomy.readout.kind
         if kind == "token":
-            self.kept.activated[layer.name] = y[:, 0].to(torch.float32, copy=True)
+            self.kept.activated[layer.name] = self._own(layer.name, "activated", y[:, 0])
         elif kind == "mean" and layer.post_norm is None:
             self.kept.activated[layer.name] = self.kept.out[f"{layer.name}/post_mean"]
         else:

@@ -61,7 +61,9 @@ class Statistics:
     def __init__(self, layers: Sequence[LayerSpec], tail: int, device: str | torch.device) -> None:
         self.tail = tail
         self.counts = {a.name: torch.from_numpy(large_zeros((a.units, BINS), np.int32)).to(device) for a in layers}
-        self.centre: dict[str, Tensor] = {}  # [2, neuron]: 0.99 quantile and deviation of the first batch
+        # [2, neuron]: 0.99 quantile and deviation of the first batch; NaN before it
+        self.centre = {a.name: torch.full((2, a.units), torch.nan, device=device) for a in layers}
+        self._centred: set[str] = set()
         exact = torch.float32 if torch.device(device).type == "mps" else torch.float64  # MPS has no float64
         self.positive = {a.name: torch.zeros(a.units, dtype=torch.int64, device=device) for a in layers}
         self.square = {a.name: torch.zeros(a.units, dtype=exact, device=device) for a in layers}
@@ -73,7 +75,7 @@ class Statistics:
         """Add a batch of one layer, [image, token, neuron]: of the patches the picked ones [image, k], or all."""
         self.add_prefix(layer, x[:, :prefix].float())
         values = None
-        if not compiled or layer not in self.centre:
+        if not compiled or layer not in self._centred:
             values = x[:, prefix:].float()
             if picked is not None:
                 values = values.gather(1, picked[..., None].expand(-1, -1, values.shape[2]))
@@ -98,12 +100,13 @@ class Statistics:
 
     def _set_centre(self, layer: str, values: Tensor) -> None:
         spread = values.std(1, unbiased=False)
-        self.centre[layer] = torch.stack([_start(values), torch.where(spread > 0, spread, 1.0)])
+        torch.stack([_start(values), torch.where(spread > 0, spread, 1.0)], out=self.centre[layer])
+        self._centred.add(layer)
 
     def add(self, layer: str, values: Tensor) -> None:
         """Add values [neuron, value] of one layer."""
         units = values.shape[0]
-        if layer not in self.centre:
+        if layer not in self._centred:
             self._set_centre(layer, values)
         centre, spread = self.centre[layer][..., None]
         self.positive[layer] += (values > 0).sum(1)
@@ -119,26 +122,27 @@ class Statistics:
     def add_prefix(self, layer: str, values: Tensor) -> None:
         """Prefix tokens' values [image, token, neuron]: they decide with the patches whether a neuron is dead."""
         if values.shape[1]:
-            self.prefix_max[layer] = torch.maximum(self.prefix_max[layer], values.amax((0, 1)))
+            torch.maximum(self.prefix_max[layer], values.amax((0, 1)), out=self.prefix_max[layer])
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """Everything as arrays on the host."""
-        out: dict[str, NDArray[np.generic]] = {}
-        for layer in self.counts:
-            counts = self.counts[layer].cpu().numpy()
-            out[f"{layer}/counts"] = counts.astype(np.uint16 if counts.max() < 2**16 else np.int32)
-            out[f"{layer}/centre"] = self.centre_of(layer)
-            out[f"{layer}/positive"] = self.positive[layer].cpu().numpy().copy()
-            out[f"{layer}/total"] = self.total[layer].cpu().numpy().astype(np.float64)
-            out[f"{layer}/square"] = self.square[layer].cpu().numpy().astype(np.float64)
-            out[f"{layer}/prefix_max"] = self.prefix_max[layer].cpu().numpy().copy()
-            out[f"{layer}/largest"] = np.sort(self.largest[layer].cpu().numpy(), 1)  # ascending is also a heap
-        return out
+        return {f"{layer}/{leaf}": array for layer in self.counts for leaf, array in self.state_of(layer).items()}
+
+    def state_of(self, layer: str) -> dict[str, NDArray[np.generic]]:
+        counts = self.counts[layer].cpu().numpy()
+        return {
+            "counts": counts.astype(np.uint16 if counts.max() < 2**16 else np.int32),
+            "centre": self.centre_of(layer),
+            "positive": self.positive[layer].cpu().numpy().copy(),
+            "total": self.total[layer].cpu().numpy().astype(np.float64),
+            "square": self.square[layer].cpu().numpy().astype(np.float64),
+            "prefix_max": self.prefix_max[layer].cpu().numpy().copy(),
+            "largest": np.sort(self.largest[layer].cpu().numpy(), 1),  # ascending is also a heap
+        }
 
     def centre_of(self, layer: str) -> NDArray[np.float32]:
         """Centre and unit of a layer's bins: float32 [2, neuron]; NaN while nothing was counted."""
-        units = len(self.total[layer])
-        found: NDArray[np.float32] = self.centre.get(layer, torch.full((2, units), torch.nan)).cpu().numpy().copy()
+        found: NDArray[np.float32] = self.centre[layer].cpu().numpy().copy()
         return found
 
     def load(self, state: dict[str, NDArray[np.generic]]) -> None:
@@ -147,7 +151,8 @@ class Statistics:
             counts.copy_(torch.from_numpy(state[f"{layer}/counts"].astype(np.int32)))
             centre = torch.tensor(state[f"{layer}/centre"], device=device)
             if not bool(centre.isnan().any()):
-                self.centre[layer] = centre
+                self.centre[layer].copy_(centre)
+                self._centred.add(layer)
             for name, sums in (("positive", self.positive), ("total", self.total), ("square", self.square)):
                 sums[layer] = torch.tensor(state[f"{layer}/{name}"], dtype=sums[layer].dtype, device=device)
             self.prefix_max[layer] = torch.tensor(state[f"{layer}/prefix_max"], device=device)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ..schemas.layout import arrays, part_bytes
 from ..schemas.records import EXEMPLARS, Part, RunSpec
@@ -19,11 +18,11 @@ from .exemplar_maps import RunningMaps
 from .feed import Batch, feed
 from .machine import keep_freed_memory
 from .plan import Plan
+from .states import pack_state
 from .writer import PartBuffer, PartWriter
 
-STATE_SECONDS = (
-    60  # between two states: hundreds of MB, dear beside a part that takes seconds; a killed run redoes them
-)
+# Between two states: hundreds of MB, dear beside a part that takes seconds; a killed run redoes them.
+STATE_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Filled:
 
     images: list[dict[str, Any]]  # one an image: path, label, width, height, crop, or reason
     seconds: float
-    state: dict[str, NDArray[np.generic]] | None  # of the statistics, up to and including this part; now and then
+    state: bytes | None  # the statistics up to and including this part (states.py); now and then
     kept: dict[str, bytes]  # by layer: maps of a running top (`--maps exemplars` only)
 
 
@@ -71,7 +70,7 @@ def run_parts(
                 kept = {name: maps.of_images(part.start) for name, maps in running.items()}
                 state = None
                 if part is parts[-1] or time.monotonic() - stated >= STATE_SECONDS:
-                    state, stated = statistics.state(), time.monotonic()
+                    state, stated = pack_state(statistics), time.monotonic()
                 seconds = round(time.monotonic() - started, 3)
                 writer.submit(part, Filled(images, seconds, state, kept))
     finally:

@@ -7,16 +7,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numcodecs import Zstd
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from ..schemas.disk import write_file
 from ..schemas.errors import BadIndex
 from ..schemas.layout import Layout
 from ..schemas.records import RunSpec
 from .fill import Filled
+from .states import unpack_state
 
 
 @dataclass(frozen=True)
@@ -74,11 +73,11 @@ class Ledger:
         for layer, content in filled.kept.items():
             write_file(self.layout.candidates(part, layer), content)
         if filled.state is not None:
-            write_file(self.layout.counts(part), _packed(filled.state))
+            write_file(self.layout.counts(part), filled.state)
 
     def load_counts(self, part: int) -> dict[str, NDArray[np.generic]]:
         try:
-            state = _unpacked(self.layout.counts(part).read_bytes())
+            state = unpack_state(self.layout.counts(part).read_bytes())
         except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             raise BadIndex(
                 f"{self.layout.counts(part)} is missing or damaged", "Repeat the command with --repair."
@@ -93,13 +92,3 @@ class Ledger:
         """Of the counts up to this part only the newest are kept."""
         for counted in sorted(n for n in self.counted() if n <= part + 1)[:-1]:
             self.layout.counts(counted - 1).unlink(missing_ok=True)
-
-
-def _packed(state: dict[str, NDArray[np.generic]]) -> bytes:
-    """A state as a file, compressed array by array, so that it never lies in memory twice."""
-    zstd = Zstd(level=1, checksum=True)
-    return save({name: np.frombuffer(zstd.encode(save({"": array})), np.uint8) for name, array in state.items()})
-
-
-def _unpacked(content: bytes) -> dict[str, NDArray[np.generic]]:
-    return {name: load(Zstd().decode(packed))[""] for name, packed in load(content).items()}

@@ -31,6 +31,6 @@ def keep_freed_memory() -> None:
 
 
 def large_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """Zeros on huge pages where the system has them: fresh small ones cost several times as much to fill."""
+    """Zeros outside the heap. NumPy would ask for huge pages, which a virtual machine may be slow to give."""
     size = prod(shape) * np.dtype(dtype).itemsize
     return page_aligned(max(size, 1))[:size].view(dtype).reshape(shape)

@@ -67,17 +67,15 @@ class Plan:
 
     @property
     def memory_bytes(self) -> int:
-        """Of a run, beyond the program's own: model, two parts, counts and their state, a batch's values and codes."""
+        """Of a run, beyond the program's own: model, a part, counts and their state, a batch's values and codes."""
         spec = self.spec
         weights = sum(p.numel() * 4 for p in self.anatomy.model.parameters())
         widest = max(layer.units for layer in spec.layers)
-        values = (
-            4 * spec.batch_size * spec.tokens * widest * 4
-        )  # of a layer before and behind, and what the model holds
+        values = 6 * spec.batch_size * spec.tokens * widest * 4  # a layer before and behind, and what attention holds
         codes = spec.batch_size * spec.neurons * spec.patches
         counts = spec.neurons * BINS * (4 + 2)
         running = spec.neurons * EXEMPLARS * spec.patches if spec.maps == "exemplars" else 0
-        return weights + 2 * part_bytes(spec) + values + codes + counts + running
+        return weights + part_bytes(spec) + values + codes + counts + running
 
 
 def sample_request(out: Path, **choices: object) -> Request:

@@ -21,7 +21,8 @@ from ..schemas.records import TOKEN_TOP
 from . import kernels
 from .machine import large_zeros
 
-Room = dict[str, NDArray[Any]]
+KERNEL_LEAVES = ("max", "min", "mean", "argmax", "post_mean", "token_top", "map")  # in the order of its arguments
+Room = dict[str, Tensor]
 
 
 def reduce_plain(x: Tensor, y: Tensor, prefix: int, maps: str) -> dict[str, Tensor]:
@@ -51,11 +52,13 @@ def encode_maps(maps: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return ((maps - low[..., None]) * scale[..., None]).round_().clamp_(0, CODES).to(torch.uint8)
 
 
-def reduce_compiled(x: Tensor, y: Tensor, prefix: int, maps: str, room: Room | None = None) -> dict[str, Tensor]:
-    """The same on the CPU, by a kernel that reads x once. What it returned for an earlier `room` is overwritten."""
-    raw, active = as_stored(x), as_stored(y)
-    images, tokens, units = raw.shape
-    of_neuron, coded = (images, units), maps in ("uint8", "exemplars")
+def room_for(images: int, tokens: int, prefix: int, units: int, maps: str) -> Room:
+    """Arrays for what a layer of up to so many images leaves.
+
+    Made before the forward pass and used by every batch: what is allocated within it and stays lands between the large
+    tensors that go, and their room cannot be used again (0.7 GB of ViT-S/16 in batches of 32).
+    """
+    of_neuron, patches = (images, units), tokens - prefix
     shapes: dict[str, tuple[tuple[int, ...], type]] = {
         "max": (of_neuron, np.float32),
         "min": (of_neuron, np.float32),
@@ -63,25 +66,27 @@ def reduce_compiled(x: Tensor, y: Tensor, prefix: int, maps: str, room: Room | N
         "argmax": (of_neuron, np.uint16),
         "post_mean": (of_neuron, np.float32),
         "token_top": ((images, tokens, TOKEN_TOP), np.uint16),
-        "map": ((images, units, tokens - prefix) if coded else (images, 0, 0), np.uint8),
+        "map": ((images, units, patches) if maps in ("uint8", "exemplars") else (images, 0, 0), np.uint8),
+        "cls": (of_neuron, np.float32),
+        "activated": (of_neuron, np.float32),
     }
-    found = _arrays(shapes, {} if room is None else room)
+    return {leaf: torch.from_numpy(large_zeros(shape, dtype)) for leaf, (shape, dtype) in shapes.items()}
+
+
+def first_rows(room: Tensor, images: int) -> Tensor:
+    return room if len(room) == images else room[:images]
+
+
+def reduce_compiled(x: Tensor, y: Tensor, prefix: int, maps: str, room: Room) -> dict[str, Tensor]:
+    """The same on the CPU, by a kernel that reads x once. What it returned for the same room before is overwritten."""
+    found = {leaf: first_rows(room[leaf], len(x)) for leaf in KERNEL_LEAVES}
     numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
-    kernels.summarise(raw, active, prefix, *found.values())
-    if not coded:
-        del found["map"]
-    out = {leaf: torch.from_numpy(array) for leaf, array in found.items()}
+    kernels.summarise(as_stored(x), as_stored(y), prefix, *(values.numpy() for values in found.values()))
     if maps == "float16":
-        out["map"] = x[:, prefix:].transpose(1, 2).half()
-    return out
-
-
-def _arrays(shapes: dict[str, tuple[tuple[int, ...], type]], room: Room) -> Room:
-    """The first rows of the arrays in `room`, where they have enough: fresh memory costs more than filling it."""
-    for leaf, (shape, dtype) in shapes.items():
-        if leaf not in room or len(room[leaf]) < shape[0]:
-            room[leaf] = large_zeros(shape, dtype)
-    return {leaf: room[leaf][: shape[0]] for leaf, (shape, _) in shapes.items()}
+        found["map"] = x[:, prefix:].transpose(1, 2).half()
+    elif maps == "none":
+        del found["map"]
+    return found
 
 
 def as_stored(x: Tensor) -> NDArray[Any]:

@@ -24,10 +24,7 @@ STEP = 2**23
 
 def page_aligned(size: int) -> NDArray[np.uint8]:
     """Zeros that can be written past the page cache."""
-    pages = mmap.mmap(-1, size)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(pages, np.uint8)
+    return np.frombuffer(mmap.mmap(-1, size), np.uint8)
 
 
 def write_file(target: Path, content: bytes | memoryview) -> list[Any]:

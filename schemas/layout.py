@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
+from math import ceil, prod
 from pathlib import Path
 
 import numpy as np
@@ -280,12 +280,11 @@ def part_bytes(spec: RunSpec) -> int:
 
 
 def fitting_part_images(spec: RunSpec) -> int:
-    """Images of a part: whole batches, at most PART_IMAGES images and about PART_BYTES."""
-    one = part_bytes_of_one_image(spec)
-    most = max(1, min(PART_IMAGES, PART_BYTES // one))
-    if most > spec.batch_size:
-        most -= most % spec.batch_size
-    return min(most, spec.images)
+    """Images of a part: at most PART_IMAGES and about PART_BYTES, whole batches, and all parts alike: files are padded."""
+    most = max(1, min(PART_IMAGES, PART_BYTES // part_bytes_of_one_image(spec)))
+    step = spec.batch_size if spec.batch_size <= most else 1
+    parts = ceil(spec.images / (most - most % step))
+    return min(step * ceil(spec.images / parts / step), spec.images)
 
 
 def part_bytes_of_one_image(spec: RunSpec) -> int:

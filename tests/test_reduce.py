@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from vitdex.indexer.counts import Statistics
-from vitdex.indexer.reduce import reduce_compiled, reduce_plain
+from vitdex.indexer.reduce import reduce_compiled, reduce_plain, room_for
 from vitdex.schemas.records import LayerSpec
 
 PREFIX = 2
@@ -25,7 +25,8 @@ def values(kind: torch.dtype) -> torch.Tensor:
 def test_compiled_reductions_are_the_plain_ones(kind: torch.dtype, maps: str) -> None:
     x = values(kind)
     y = torch.nn.functional.gelu(x)
-    plain, compiled = reduce_plain(x, y, PREFIX, maps), reduce_compiled(x, y, PREFIX, maps)
+    plain = reduce_plain(x, y, PREFIX, maps)
+    compiled = reduce_compiled(x, y, PREFIX, maps, room_for(IMAGES + 1, PREFIX + PATCHES, PREFIX, UNITS, maps))
     assert set(plain) == set(compiled)
     for leaf in set(plain) - {"mean", "post_mean", "token_top"}:
         assert torch.equal(plain[leaf].double(), compiled[leaf].double()), leaf
