@@ -23,7 +23,8 @@ lint: $(VENV)/.developing
 
 bench: $(VENV)/.developing
 	$(BIN)/python benchmarks/lanes.py --record $(BENCH)
-	$(BIN)/python benchmarks/throughput.py --count 1000 --counted 16 --record $(BENCH)
+	$(BIN)/python benchmarks/throughput.py --count 1120 --counted 16 --record $(BENCH)
+	$(BIN)/python benchmarks/memory.py --counted 16 --record $(BENCH)
 	$(BIN)/python benchmarks/writer.py --record $(BENCH)
 	$(BIN)/python benchmarks/precision.py --record $(BENCH)
 	$(BIN)/python benchmarks/scale.py --record $(BENCH)

@@ -280,7 +280,7 @@ def part_bytes(spec: RunSpec) -> int:
 
 
 def fitting_part_images(spec: RunSpec) -> int:
-    """Images of a part: at most PART_IMAGES and about PART_BYTES, whole batches, and all parts alike: files are padded."""
+    """Images of a part: at most PART_IMAGES, about PART_BYTES, whole batches; parts alike, as files are padded."""
     most = max(1, min(PART_IMAGES, PART_BYTES // part_bytes_of_one_image(spec)))
     step = spec.batch_size if spec.batch_size <= most else 1
     parts = ceil(spec.images / (most - most % step))
