@@ -11,7 +11,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,17 +37,18 @@ TIMES = 7
 COUNT = 384  # images; of fewer, the largest values themselves would be kept, which a large run does not
 
 
-def median(run: Callable[[], Any], images: int, device: str) -> float:
-    """Milliseconds an image."""
-    run()
-    seconds = []
-    for _ in range(TIMES):
-        start = time.perf_counter()
-        run()
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return 1000 * statistics.median(seconds) / images
+def medians(runs: Sequence[Callable[[], Any]], images: int, device: str) -> list[float]:
+    """Milliseconds an image of each, turn by turn."""
+    seconds: list[list[float]] = [[] for _ in runs]
+    for turn in range(TIMES + 1):  # the first one warms up
+        for run, taken in zip(runs, seconds, strict=True):
+            start = time.perf_counter()
+            run()
+            if device.startswith("cuda"):
+                torch.cuda.synchronize()
+            if turn:
+                taken.append(time.perf_counter() - start)
+    return [1000 * statistics.median(taken) / images for taken in seconds]
 
 
 def lanes(plan: Plan, workers: int, place: Path) -> dict[str, float]:
@@ -65,11 +66,15 @@ def lanes(plan: Plan, workers: int, place: Path) -> dict[str, float]:
         with torch.inference_mode(), torch.autocast(device, precision, enabled=spec.precision != "float32"):
             plan.anatomy.model(normalise(batch.pixels.to(device), mean, std))
 
-    found["forward"] = median(forward, count, device)
-    with Capture(plan.anatomy, spec, plan.head, fresh_statistics(spec)) as capture:
-        both = median(lambda: capture(batch.pixels, batch.ids), count, device)
-        arrays_of_batch = capture(batch.pixels, batch.ids)
+    capture = Capture(plan.anatomy, spec, plan.head, fresh_statistics(spec))
+
+    def captured() -> dict[str, torch.Tensor]:
+        with capture:  # its hooks are there for this one alone
+            return capture(batch.pixels, batch.ids)
+
+    found["forward"], both = medians((forward, captured), count, device)
     found["reduce"] = both - found["forward"]
+    arrays_of_batch = captured()
     buffer = PartBuffer([a for a in arrays(spec).values() if a.by_part])
 
     def copy() -> None:
@@ -79,8 +84,8 @@ def lanes(plan: Plan, workers: int, place: Path) -> dict[str, float]:
     def write() -> None:
         buffer.store(0, lambda path, content: write_file(place / path, content))
 
-    found["copy"] = median(copy, count, device)
-    found["write"] = median(write, spec.part_images, device)
+    (found["copy"],) = medians((copy,), count, device)
+    (found["write"],) = medians((write,), spec.part_images, device)
     return found
 
 
