@@ -18,7 +18,7 @@ import vitdex.indexer  # noqa: F401 - before torch, for how its idle threads wai
 
 # isort: split
 import click
-from record import Figure, record
+from record import Figure, own_bytes, record
 from throughput import indexing, prepared
 from vitdex.indexer.fill import STATE_SECONDS
 from vitdex.indexer.plan import default_workers, make_plan
@@ -29,22 +29,16 @@ PARTS_ASKED = 2.5
 GROWTH_ASKED = 1.02
 
 
-def resident() -> int:
-    """Bytes of this process in memory, without the pages of files."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "RssShmem")))
-
-
 class Watch(threading.Thread):
     """Looks at the memory until it is told to stop."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.start_bytes, self.seen, self.stopped = resident(), list[int](), threading.Event()
+        self.start_bytes, self.seen, self.stopped = own_bytes(), list[int](), threading.Event()
 
     def run(self) -> None:
         while not self.stopped.wait(SECONDS):
-            self.seen.append(resident() - self.start_bytes)
+            self.seen.append(own_bytes() - self.start_bytes)
 
     def stop(self) -> list[int]:
         self.stopped.set()

@@ -21,7 +21,7 @@ from typing import Any
 
 import duckdb
 import numpy as np
-from record import HEADER, Figure, record
+from record import HEADER, Figure, own_bytes, record
 from vitdex.indexer import writer
 from vitdex.query import Index
 from vitdex.query.groups import neighbours, top_images
@@ -168,17 +168,11 @@ def median(ask: Callable[[], Any]) -> float:
     return statistics.median(seconds) * 1000
 
 
-def anonymous_memory() -> float:
-    """GB of this process that are not pages of files (Linux)."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["RssAnon"].split()[0]) / 1e6
-
-
 def main() -> None:
     """Make the index in a temporary folder, ask, print."""
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder))
-        before = anonymous_memory()
+        before = own_bytes() / 1e9
         print(HEADER)
         figures = []
         with Index(folder) as index:
@@ -188,7 +182,7 @@ def main() -> None:
         peer = f"exemplars of a neuron by a NumPy scan of {SCANNED:,} images' maps, not {IMAGES:,}"
         figures.append(Figure(peer, median(scan(Path(folder))), "ms"))
         print(figures[-1].line, flush=True)
-        print(f"\nmemory of its own: {before:.2f} GB before the questions, {anonymous_memory():.2f} GB behind them")
+        print(f"\nmemory of its own: {before:.2f} GB before the questions, {own_bytes() / 1e9:.2f} GB behind them")
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(f"peak with mapped files and the making of the index: {peak:.2f} GB")
         record(Path(sys.argv[1]) if len(sys.argv) > 1 else None, "queries", figures)

@@ -1,4 +1,7 @@
-"""Figures of the benchmarks: each adds its own to one folder of JSON files; `report.py` makes a table and a picture."""
+"""Figures of the benchmarks: each adds its own to one folder of JSON files; `report.py` makes a table and a picture.
+
+And the memory of a process, which several of them watch.
+"""
 
 from __future__ import annotations
 
@@ -44,3 +47,9 @@ def recorded(folder: Path) -> dict[str, list[Figure]]:
     """The figures of every benchmark that has written into the folder."""
     files = sorted(folder.glob("*.json"))
     return {file.stem: [Figure(**found) for found in json.loads(file.read_text())] for file in files}
+
+
+def own_bytes() -> int:
+    """Bytes of this process in memory that are not pages of files (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "RssShmem")))

@@ -1,6 +1,6 @@
 """One batch through the model: every layer's maps and summaries, on the device.
 
-    with Capture(anatomy, spec, head, device) as capture:
+    with Capture(anatomy, spec, head, statistics) as capture:
         arrays = capture(pixels, image_ids)      # {"blocks.0.mlp.fc1/max": [image, neuron], ...}
 
 All reductions are made in float32, whatever the precision of the forward pass.

@@ -2,7 +2,7 @@
 
     statistics = Statistics(layers, exact=tail_length(values), device="cpu")
     statistics.add("blocks.0.mlp.fc1", values)      # [neuron, value], float32
-    state = statistics.state()                       # arrays; Statistics.load puts them back
+    state = statistics.state_of("blocks.0.mlp.fc1")  # arrays; states.py packs those of all layers for Statistics.load
 
 Values fall into bins on a float scale around the neuron's own 0.99 quantile and in units of its own spread (both of
 its first batch): 128 steps an octave from 2**-8 to 2**10, both ways, so that bins are finest where the thresholds are.
@@ -124,11 +124,8 @@ class Statistics:
         if values.shape[1]:
             torch.maximum(self.prefix_max[layer], values.amax((0, 1)), out=self.prefix_max[layer])
 
-    def state(self) -> dict[str, NDArray[np.generic]]:
-        """Everything as arrays on the host."""
-        return {f"{layer}/{leaf}": array for layer in self.counts for leaf, array in self.state_of(layer).items()}
-
     def state_of(self, layer: str) -> dict[str, NDArray[np.generic]]:
+        """Everything of a layer as arrays on the host."""
         counts = self.counts[layer].cpu().numpy()
         return {
             "counts": counts.astype(np.uint16 if counts.max() < 2**16 else np.int32),

@@ -74,6 +74,7 @@ def room_for(images: int, tokens: int, prefix: int, units: int, maps: str) -> Ro
 
 
 def first_rows(room: Tensor, images: int) -> Tensor:
+    """Of a whole batch the room itself: even a view is an allocation that stays."""
     return room if len(room) == images else room[:images]
 
 

@@ -10,6 +10,7 @@ from vitdex.indexer.bins import EDGES, bin_of
 from vitdex.indexer.counts import Statistics, counted_patches, pick_patches, tail_length
 from vitdex.indexer.exemplar_maps import RunningMaps, key_ids
 from vitdex.indexer.orders import transpose
+from vitdex.indexer.states import pack_state, unpack_state
 from vitdex.indexer.statistics import Means, largest, rank_images, score_ranks
 from vitdex.schemas.layout import units_per_chunk
 from vitdex.schemas.records import LayerSpec
@@ -136,10 +137,11 @@ def test_state_goes_round() -> None:
     layers = [LayerSpec("x", 0, "hidden", 5)]
     one, two = Statistics(layers, 3, "cpu"), Statistics(layers, 3, "cpu")
     one.add("x", torch.from_numpy(TIED[:, :20].copy()))
-    two.load(one.state())
+    two.load(unpack_state(pack_state(one)))
     for statistics in (one, two):
         statistics.add("x", torch.from_numpy(TIED[:, 20:].copy()))
-    assert {k: v.tolist() for k, v in one.state().items()} == {k: v.tolist() for k, v in two.state().items()}
+    states = [unpack_state(pack_state(statistics)) for statistics in (one, two)]
+    assert {k: v.tolist() for k, v in states[0].items()} == {k: v.tolist() for k, v in states[1].items()}
 
 
 def test_chunks_divide_the_units() -> None:
