@@ -17,10 +17,10 @@ from typing import Any
 import click
 import google_crc32c
 import xxhash
-from vitdex.indexer import writer
 from vitdex.indexer.build import Quiet, build
 from vitdex.indexer.plan import sample_request
-from vitdex.query.verify import verify as check
+from vitdex.indexer.run import part_writer as writer
+from vitdex.schemas.integrity import verify as check
 
 
 @click.group()

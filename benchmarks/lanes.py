@@ -24,14 +24,14 @@ import numpy as np
 import torch
 from record import Figure, record
 from throughput import prepared
-from vitdex.indexer.capture import DTYPES, Capture, normalise
-from vitdex.indexer.feed import feed
-from vitdex.indexer.fill import fresh_statistics
-from vitdex.indexer.machine import keep_freed_memory
+from vitdex.indexer.memory import keep_freed_memory
 from vitdex.indexer.plan import Plan, default_workers, make_plan
-from vitdex.indexer.writer import PartBuffer
-from vitdex.schemas.disk import write_file
-from vitdex.schemas.layout import arrays
+from vitdex.indexer.run.capture import DTYPES, Capture, normalise
+from vitdex.indexer.run.feed import feed
+from vitdex.indexer.run.part_runner import fresh_statistics
+from vitdex.indexer.run.part_writer import PartBuffer
+from vitdex.schemas.array_specs import arrays
+from vitdex.schemas.storage.atomic_files import write_file
 
 TIMES = 7
 COUNT = 384  # images; of fewer, the largest values themselves would be kept, which a large run does not

@@ -20,9 +20,9 @@ import vitdex.indexer  # noqa: F401 - before torch, for how its idle threads wai
 import click
 from record import Figure, own_bytes, record
 from throughput import indexing, prepared
-from vitdex.indexer.fill import STATE_SECONDS
 from vitdex.indexer.plan import default_workers, make_plan
-from vitdex.schemas.layout import part_bytes
+from vitdex.indexer.run.part_runner import STATE_SECONDS
+from vitdex.schemas.array_specs import part_bytes
 
 SECONDS = 0.05  # between two looks
 PARTS_ASKED = 2.5

@@ -26,18 +26,19 @@ import torch
 import zarr
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate, pad
-from vitdex.indexer.arrays import declare
-from vitdex.indexer.writer import encode_file
-from vitdex.query import Index
-from vitdex.query.cells import by_part
-from vitdex.query.live import BATCH, LiveModel, open_model
-from vitdex.query.milan_exact import exact_thresholds, live_maps
-from vitdex.query.milan_files import exemplar_maps, top_exemplars
-from vitdex.query.milan_masks import milan_masks
-from vitdex.schemas.disk import write_file
-from vitdex.schemas.layout import ArraySpec, Layout, arrays
+from vitdex.indexer.run.part_writer import encode_file
+from vitdex.indexer.tables.whole_arrays import declare
+from vitdex.query.export.milan_files import exemplar_maps, top_exemplars
+from vitdex.query.export.milan_masks import milan_masks
+from vitdex.query.index import Index
+from vitdex.query.model.exact_thresholds import exact_thresholds, live_maps
+from vitdex.query.model.live_model import BATCH, LiveModel, open_model
+from vitdex.query.stored.maps import by_part
+from vitdex.schemas.array_specs import ArraySpec, arrays
+from vitdex.schemas.layout import Layout
 from vitdex.schemas.manifest import seal_manifest
-from vitdex.schemas.records import LayerSpec, RunSpec
+from vitdex.schemas.run_spec import LayerSpec, RunSpec
+from vitdex.schemas.storage.atomic_files import write_file
 
 LAYER, K, SIZE = "blocks.0.mlp.fc1", 15, 224
 NOISE = np.random.default_rng(0).integers(0, 256, 16_000_000, np.uint8)
@@ -134,7 +135,9 @@ def speed(folder: Path | None, like: str, images: int, units: int, turns: int) -
             start = time.perf_counter()
             words = ["milan", "export", str(root), str(out), "--layer", LAYER]
             # in a process of its own, for its memory
-            subprocess.run([sys.executable, "-c", "from vitdex.query.cli import main; main()", *words], check=True)
+            subprocess.run(
+                [sys.executable, "-c", "from vitdex.query.commands.main import main; main()", *words], check=True
+            )
             ours = time.perf_counter() - start
             shutil.rmtree(out)
             peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6  # Linux counts KiB

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from record import Figure, record
 from vitdex.indexer.build import Quiet, build
 from vitdex.indexer.plan import Request, sample_request
-from vitdex.query import Index
+from vitdex.query.index import Index
 
 K = 15
 SHARES = (0.5, 0.99)

@@ -20,11 +20,15 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
-from vitdex.query import Index
-from vitdex.query.generate import Target, judge, optimise
-from vitdex.query.live import LiveModel, open_model
-from vitdex.query.recipes import RECIPES, Recipe
-from vitdex.query.stimulus import Neuron, Objective, top_neuron
+from vitdex.query.generate.judge import judge
+from vitdex.query.generate.objectives import Objective
+from vitdex.query.generate.optimise import optimise
+from vitdex.query.generate.recipes import RECIPES, Recipe
+from vitdex.query.generate.target import Target
+from vitdex.query.index import Index
+from vitdex.query.lookups.key_neurons import top_neuron
+from vitdex.query.model.live_model import LiveModel, open_model
+from vitdex.query.stored.names import Neuron
 
 DEFAULT = replace(RECIPES["default"], diversity=0.0)
 PLAIN = replace(RECIPES["plain"], diversity=0.0)

@@ -23,14 +23,15 @@ import torch
 from PIL import Image
 from record import Figure, record
 from safetensors.torch import save_file
-from vitdex.indexer import tables
-from vitdex.indexer.arrays import write_by_neuron
-from vitdex.indexer.counts import Statistics
-from vitdex.indexer.finish import Finish
 from vitdex.indexer.plan import Plan, Request, make_plan
-from vitdex.indexer.writer import encode_file
-from vitdex.schemas.layout import Layout, arrays
-from vitdex.schemas.records import RunSpec
+from vitdex.indexer.run.part_writer import encode_file
+from vitdex.indexer.statistics.threshold_counts import Statistics
+from vitdex.indexer.tables import build_tables as tables
+from vitdex.indexer.tables.filled_index import Finish
+from vitdex.indexer.tables.whole_arrays import write_by_neuron
+from vitdex.schemas.array_specs import arrays
+from vitdex.schemas.layout import Layout
+from vitdex.schemas.run_spec import RunSpec
 
 LEAVES = ("max", "mean", "post_mean", "cls", "read", "argmax")
 

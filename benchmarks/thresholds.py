@@ -16,13 +16,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from vitdex.data.sources import open_source
-from vitdex.indexer.capture import normalise
-from vitdex.indexer.counts import EXACT_VALUES, Statistics, counted_patches, pick_patches, tail_length
-from vitdex.indexer.feed import feed
-from vitdex.schemas.load import Loaded, load_model
-from vitdex.schemas.model import Anatomy, dissect
-from vitdex.schemas.records import LayerSpec, Part
+from vitdex.data.images.sources import open_source
+from vitdex.data.models.anatomy import Anatomy
+from vitdex.data.models.load import Loaded, load_model
+from vitdex.data.models.probe import dissect
+from vitdex.indexer.run.capture import normalise
+from vitdex.indexer.run.feed import feed
+from vitdex.indexer.statistics.threshold_counts import (
+    EXACT_VALUES,
+    Statistics,
+    counted_patches,
+    pick_patches,
+    tail_length,
+)
+from vitdex.schemas.run_spec import LayerSpec, Part
 
 SHARES = (0.99, 0.995)
 BATCH = 16

@@ -29,11 +29,11 @@ from PIL import Image, ImageFilter
 from record import Figure, record
 from safetensors.torch import save_file
 from vitdex.indexer.build import fill
-from vitdex.indexer.capture import DTYPES, normalise
-from vitdex.indexer.feed import feed
-from vitdex.indexer.fill import fresh_statistics
 from vitdex.indexer.ledger import Ledger
 from vitdex.indexer.plan import Plan, Request, default_workers, make_plan
+from vitdex.indexer.run.capture import DTYPES, normalise
+from vitdex.indexer.run.feed import feed
+from vitdex.indexer.run.part_runner import fresh_statistics
 from vitdex.schemas.layout import Layout
 
 ASKED = {("float32", "none"): 0.93, ("bfloat16", "none"): 0.90, ("float32", "uint8"): 0.86, ("bfloat16", "uint8"): 0.79}

@@ -22,10 +22,10 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from record import Figure, record
-from vitdex.indexer.arrays import declare
-from vitdex.indexer.writer import PartBuffer
-from vitdex.schemas.disk import STEP, page_aligned, write_file
-from vitdex.schemas.layout import ArraySpec, units_per_chunk
+from vitdex.indexer.run.part_writer import PartBuffer
+from vitdex.indexer.tables.whole_arrays import declare
+from vitdex.schemas.array_specs import ArraySpec, units_per_chunk
+from vitdex.schemas.storage.atomic_files import STEP, page_aligned, write_file
 
 IMAGES, UNITS, PATCHES = 256, 3072, 196  # a part of ViT-B/16
 CHUNK = units_per_chunk(UNITS, IMAGES * PATCHES)

@@ -13,20 +13,21 @@ from typing import Any, Protocol
 import torch
 from filelock import FileLock, Timeout
 
-from ..schemas.disk import write_file
+from ..schemas.array_specs import part_bytes
 from ..schemas.errors import BadIndex, SourceError
 from ..schemas.integrity import Facts, file_facts
-from ..schemas.layout import Layout, part_bytes
+from ..schemas.layout import Layout
 from ..schemas.manifest import seal_manifest
-from ..schemas.records import Part
-from .arrays import write_by_neuron, write_exemplar_maps, write_metadata, write_weights
-from .counts import Statistics
-from .fill import Filled, fresh_statistics, run_parts
-from .finish import Finish
+from ..schemas.run_spec import Part
+from ..schemas.storage.atomic_files import write_file
 from .ledger import Entry, Ledger
 from .plan import Plan, Request, check_space, make_plan
-from .tables import build_tables
-from .writer import PartBuffer
+from .run.part_runner import Filled, fresh_statistics, run_parts
+from .run.part_writer import PartBuffer
+from .statistics.threshold_counts import Statistics
+from .tables.build_tables import build_tables
+from .tables.filled_index import Finish
+from .tables.whole_arrays import write_by_neuron, write_exemplar_maps, write_metadata, write_weights
 
 
 class Progress(Protocol):

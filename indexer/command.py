@@ -23,7 +23,7 @@ class Bar:
     def planned(self, plan: Any, done: int) -> None:
         from tqdm import tqdm
 
-        from ..schemas.layout import size
+        from ..schemas.sizes import bytes_text as size
 
         self.spec = spec = plan.spec
         click.echo(
@@ -38,7 +38,7 @@ class Bar:
         self.bar = tqdm(total=spec.images, initial=done, unit="img", disable=not sys.stderr.isatty())
 
     def advance(self, images: int, written: int) -> None:
-        from ..schemas.layout import size
+        from ..schemas.sizes import bytes_text as size
 
         self.written += written
         self.bar.set_postfix_str(size(self.written), refresh=False)

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from ..schemas.disk import write_file
 from ..schemas.errors import BadIndex
 from ..schemas.layout import Layout
-from ..schemas.records import RunSpec
-from .fill import Filled
-from .states import unpack_state
+from ..schemas.run_spec import RunSpec
+from ..schemas.storage.atomic_files import write_file
+from .run.part_runner import Filled
+from .statistics.saved_state import unpack_state
 
 
 @dataclass(frozen=True)

@@ -6,20 +6,24 @@ import os
 import shutil
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 
 import torch
 
-from ..data.sources import Source, list_hash, open_source
+from ..data.images.sources import Source, list_hash, open_source
+from ..data.labels.class_names import ClassNames
+from ..data.models.anatomy import Anatomy
+from ..data.models.device import choose_device
+from ..data.models.head import Head, find_head
+from ..data.models.load import LOCAL, Loaded, load_model
+from ..data.models.probe import dissect
+from ..data.packaged import IMAGES, MODEL
+from ..schemas.array_specs import arrays, fitting_part_images, part_bytes
 from ..schemas.errors import BadIndex, ModelError
-from ..schemas.layout import arrays, fitting_part_images, part_bytes, size
-from ..schemas.load import LOCAL, ClassNames, Loaded, load_model
-from ..schemas.model import Anatomy, dissect
-from ..schemas.records import EXEMPLARS, LayerSpec, Maps, Precision, RunSpec
-from .bins import BINS
-from .counts import counted_patches
-from .head import Head, find_head
+from ..schemas.run_spec import EXEMPLARS, LayerSpec, Maps, Precision, RunSpec
+from ..schemas.sizes import bytes_text
+from .statistics.bins import BINS
+from .statistics.threshold_counts import counted_patches
 
 VERSIONS = ("torch", "numba", "timm", "torchvision", "pillow", "numpy")
 
@@ -80,8 +84,7 @@ class Plan:
 
 def sample_request(out: Path, **choices: object) -> Request:
     """A request for the packaged images and model."""
-    sample = Path(str(files("vitdex.data").joinpath("sample")))
-    return Request(out, f"{LOCAL}{sample / 'model'}", str(sample / "images"), **choices)  # type: ignore[arg-type]
+    return Request(out, f"{LOCAL}{MODEL}", str(IMAGES), **choices)  # type: ignore[arg-type]
 
 
 def make_plan(request: Request) -> Plan:
@@ -136,16 +139,6 @@ def default_workers() -> int:
     return max(1, min(8, (os.cpu_count() or 2) // 2))
 
 
-def choose_device(asked: str | None) -> str:
-    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    device = asked or best
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"no device '{device}' on this machine", f"Leave out --device to use {best}.") from error
-    return device
-
-
 def layer_specs(anatomy: Anatomy, kinds: tuple[str, ...]) -> tuple[LayerSpec, ...]:
     out = []
     for layer in anatomy.layers:
@@ -195,6 +188,6 @@ def check_space(plan: Plan, out: Path, already: int) -> None:
         smaller = {
             m: replace(plan, spec=replace(plan.spec, maps=m)).index_bytes for m in ("uint8", "exemplars", "none")
         }
-        fitting = [f"--maps {m} ({size(b)})" for m, b in smaller.items() if b < min(free, plan.index_bytes)]
+        fitting = [f"--maps {m} ({bytes_text(b)})" for m, b in smaller.items() if b < min(free, plan.index_bytes)]
         remedy = f"Choose {' or '.join(fitting)}." if fitting else "Choose another disk or fewer images (--limit)."
-        raise BadIndex(f"the index needs {size(needed)} and {size(free)} are free", remedy)
+        raise BadIndex(f"the index needs {bytes_text(needed)} and {bytes_text(free)} are free", remedy)

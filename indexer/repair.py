@@ -15,21 +15,22 @@ from typing import Any
 import duckdb
 import xxhash
 
-from ..schemas.disk import write_file
+from ..schemas.array_specs import ARRAYS, arrays, part_files
 from ..schemas.errors import BadIndex, DamagedIndex
 from ..schemas.integrity import Facts, check_files, file_facts, listed_files
-from ..schemas.layout import ARRAYS, Layout, arrays, part_files
+from ..schemas.layout import Layout
 from ..schemas.manifest import read_manifest, salvage_files, seal_manifest
-from ..schemas.records import Part, RunSpec
-from .arrays import write_by_neuron, write_exemplar_maps, write_metadata, write_weights
+from ..schemas.run_spec import Part, RunSpec
+from ..schemas.storage.atomic_files import write_file
 from .build import Progress, describe, only_writer, remove_leftovers
-from .counts import Statistics
-from .fill import Filled, fresh_statistics, run_parts
-from .finish import Columns, Finish
 from .ledger import Entry, Ledger
 from .plan import Plan, Request, make_plan
-from .tables import build_tables, kept_in_tables, load_kept, save_kept
-from .writer import PartBuffer
+from .run.part_runner import Filled, fresh_statistics, run_parts
+from .run.part_writer import PartBuffer
+from .statistics.threshold_counts import Statistics
+from .tables.build_tables import build_tables, kept_in_tables, load_kept, save_kept
+from .tables.filled_index import Columns, Finish
+from .tables.whole_arrays import write_by_neuron, write_exemplar_maps, write_metadata, write_weights
 
 
 def repair(request: Request, progress: Progress) -> list[str]:

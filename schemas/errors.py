@@ -1,5 +1,9 @@
 """Every error a user can cause. Inner code states the fact; the command line prints it with the remedy."""
 
+from __future__ import annotations
+
+REPAIR = "Repeat the 'vitdex index' command that made it with --repair."
+
 
 class VitdexError(Exception):
     """Base of all errors that vitdex raises on purpose: one line of fact, one of remedy."""
@@ -30,7 +34,13 @@ class BadIndex(VitdexError):
 
 
 class DamagedIndex(BadIndex):
-    """A finished index whose files are not as they were made: `vitdex verify` names them, --repair makes them again."""
+    """A finished index whose files are not as they were made: `vitdex verify` names them, --repair makes them again.
+
+    Every door that reads an index raises this one, with the same remedy, for every kind of damage.
+    """
+
+    def __init__(self, fact: str, remedy: str = REPAIR) -> None:
+        super().__init__(fact, remedy)
 
 
 class QueryError(VitdexError):

@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from threading import Lock
 from typing import Any, Literal
 
 import xxhash
 
-from .errors import BadIndex
+from .errors import BadIndex, DamagedIndex
 from .layout import Layout
+from .manifest import read_manifest, seal_manifest
+from .progress import Progress, silent
 
 Fault = Literal["missing", "damaged", "foreign"]
 Facts = dict[str, list[Any]]  # path inside the index: [bytes, xxh3-128 checksum]
@@ -41,6 +44,53 @@ def file_facts(path: Path, advance: Callable[[int], object] = lambda count: None
             size += count
             advance(count)
     return [size, digest.hexdigest()]
+
+
+def verify(path: str | Path, quick: bool = False, *, progress: Progress | None = None) -> list[Finding]:
+    """Compare every file of an index with its checksum in the manifest; `quick`: with its size alone.
+
+    Args:
+        path: the index's folder.
+        quick: sizes only.
+        progress: told the bytes read, and all bytes.
+
+    Returns:
+        What is damaged, missing or foreign, by path; where the manifest is damaged, that alone.
+
+    Raises:
+        BadIndex: no finished index of this format, or a manifest that names files outside it.
+
+    Example:
+        >>> verify("imagenet.vitdex")
+        []
+    """
+    layout = Layout(Path(path))
+    try:
+        manifest = read_manifest(layout)
+    except DamagedIndex:
+        return [_bad_manifest(layout)]
+    files = listed_files(manifest, layout.root)
+    findings = check_files(layout, files, quick, _counted(sum(size for size, _ in files.values()), progress))
+    if layout.manifest.read_bytes() != seal_manifest(manifest):  # the same values in other bytes: 1E5 for 1e5
+        findings.append(_bad_manifest(layout))
+    return findings
+
+
+def _bad_manifest(layout: Layout) -> Finding:
+    return Finding(layout.manifest.name, "damaged", "it does not match its own checksum")
+
+
+def _counted(total: int, progress: Progress | None) -> Callable[[int], object]:
+    """What several threads may tell of the bytes that each has read."""
+    done, lock = 0, Lock()
+
+    def advance(count: int) -> None:
+        nonlocal done
+        with lock:
+            done += count
+            (progress or silent)(done, total)
+
+    return advance
 
 
 def check_files(

@@ -7,11 +7,9 @@ import json
 import re
 from typing import Any
 
-from .errors import BadIndex, DamagedIndex
+from .errors import REPAIR, BadIndex, DamagedIndex
 from .layout import Layout
-from .records import FORMAT, FORMAT_VERSION, RunSpec
-
-REPAIR = "Repeat the 'vitdex index' command that made it with --repair."
+from .run_spec import FORMAT, FORMAT_VERSION, RunSpec
 
 
 def seal_manifest(content: dict[str, Any]) -> bytes:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
@@ -17,7 +19,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from vitdex.indexer.build import Quiet, build
 from vitdex.indexer.plan import sample_request
-from vitdex.query import Index
+from vitdex.query.index import Index
 
 
 def hear_ctrl_c() -> None:
@@ -26,6 +28,12 @@ def hear_ctrl_c() -> None:
 
 
 SAMPLE = Path(str(files("vitdex.data").joinpath("sample")))
+
+
+def vitdex(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    command = [sys.executable, "-c", "from vitdex.query.commands.main import main; main()", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="session")
@@ -71,4 +79,4 @@ def reference() -> Reference:
 @pytest.fixture
 def state_with_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """Statistics saved with every part, not once a minute: a small run that is stopped has something to go on from."""
-    monkeypatch.setattr("vitdex.indexer.fill.STATE_SECONDS", 0)
+    monkeypatch.setattr("vitdex.indexer.run.part_runner.STATE_SECONDS", 0)

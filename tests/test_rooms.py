@@ -35,11 +35,11 @@ def test_rooms_import_only_what_they_may(room: str) -> None:
     "code",
     [
         "import vitdex.query",
-        "from click.testing import CliRunner; from vitdex.query.cli import cli; "
+        "from click.testing import CliRunner; from vitdex.query.commands.main import cli; "
         "assert 'index' in CliRunner().invoke(cli, ['--help']).output",
-        "from click.testing import CliRunner; from vitdex.query.cli import cli; "
+        "from click.testing import CliRunner; from vitdex.query.commands.main import cli; "
         "assert '--maps' in CliRunner().invoke(cli, ['index', '--help']).output",
-        "from click.testing import CliRunner; from vitdex.query.cli import cli; "
+        "from click.testing import CliRunner; from vitdex.query.commands.main import cli; "
         "assert all(CliRunner().invoke(cli, [name, '--help']).exit_code == 0 for name in cli.list_commands(None))",
     ],
 )
@@ -50,7 +50,7 @@ def test_looking_up_and_help_load_no_torch(code: str) -> None:
 
 def test_stored_look_ups_load_no_torch(sample_path: Path) -> None:
     code = (
-        "import sys; from vitdex.query import Index; i = Index(sys.argv[1]); i.map('blocks.0.mlp.fc1', 0, 0); "
+        "import sys; from vitdex.query.index import Index; i = Index(sys.argv[1]); i.map('blocks.0.mlp.fc1', 0, 0); "
         "i.exemplars('blocks.0.mlp.fc1', 0); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(sample_path)], check=True)

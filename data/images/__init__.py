@@ -1,0 +1,1 @@
+"""Images as they come: sources that list files, decoding, preprocessing."""

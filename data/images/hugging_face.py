@@ -1,0 +1,99 @@
+"""Hugging Face data sets as a source: from the hub, or from a folder of `save_to_disk`. Needs the extra `hf`."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...schemas.errors import SourceError, UnreadableImage
+from .entries import Entry, Skipped, read_file, shown_name
+
+
+@dataclass(frozen=True)
+class HuggingFace:
+    name: str
+    entries: tuple[Entry, ...]
+    skipped: tuple[Skipped, ...]
+    images: Any  # a datasets.Dataset of one column, not decoded
+
+    def read(self, i: int) -> bytes:
+        (image,) = self.images[i].values()
+        if image is None:
+            raise UnreadableImage("the row holds no image")
+        blob: bytes | None = image["bytes"]
+        return read_file(image["path"]) if blob is None else blob
+
+
+def open_hub(where: str) -> HuggingFace:
+    dataset, _, split = where.removeprefix("hf:").partition(":")
+    name, _, config = dataset.partition("@")
+    if not (name and split):
+        raise SourceError(f"{where!r} names no split", "Write hf:NAME:SPLIT or hf:NAME@CONFIG:SPLIT")
+    datasets = _datasets()
+    try:
+        rows = datasets.load_dataset(name, config or None, split=split)
+    except Exception as error:  # of many libraries: the hub's, the network's, the file formats'
+        raise SourceError(f"{where!r} cannot be loaded: {_line(error)}", "Check name, split and network") from None
+    shown = Path(name).name if name.startswith(("/", ".", "~")) or Path(name).exists() else name
+    return _rows(where, f"hf:{shown}{dataset.removeprefix(name)}:{split}", rows)
+
+
+def open_saved(path: Path) -> HuggingFace:
+    datasets = _datasets()
+    try:
+        rows = datasets.load_from_disk(str(path))
+    except Exception as error:
+        raise SourceError(f"the data set {str(path)!r} cannot be loaded: {_line(error)}", "Save it again") from None
+    return _rows(str(path), shown_name(path), rows)
+
+
+def _datasets() -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise SourceError("Hugging Face data sets need an extra", 'pip install "vitdex[hf]"') from None
+    return datasets
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+
+
+def _rows(where: str, name: str, rows: Any) -> HuggingFace:
+    datasets = _datasets()
+    column = next((c for c, kind in rows.features.items() if isinstance(kind, datasets.Image)), None)
+    if column is None:
+        raise SourceError(f"{where!r} has no column of images, only {', '.join(rows.features)}", "Cast one to Image")
+    label = next((c for c, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)), None)
+    images = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    labels = rows.select_columns([label])[label] if label else [None] * len(rows)
+    classes = rows.features[label].names if label else []
+    digits = max(6, len(str(len(rows))))
+    entries = []
+    for i, ((stored, size), k) in enumerate(zip(_stored(images), labels, strict=True)):
+        path = f"{i:0{digits}d}" + (f"-{stored}" if stored else "")
+        # -1 stands for an unknown class in test splits.
+        entries.append(Entry(path, classes[k] if k is not None and k >= 0 else None, size))
+    return HuggingFace(name, tuple(entries), (), images)
+
+
+def _stored(images: Any) -> Iterator[tuple[str, int]]:
+    """(file name or '', bytes) of every row, from Arrow's offsets: no image is copied."""
+    import pyarrow.compute as arrow  # type: ignore[import-untyped]  # comes with datasets
+
+    for batch in images.with_format("arrow").iter(1000):
+        sizes = arrow.binary_length(arrow.struct_field(batch.column(0), "bytes")).to_pylist()
+        paths = arrow.struct_field(batch.column(0), "path").to_pylist()
+        for size, path in zip(sizes, paths, strict=True):
+            yield posixpath.basename(path or ""), _size_there(path) if size is None else size
+
+
+def _size_there(path: str | None) -> int:
+    """The bytes of a file that a row only points to; 0 where there is none, which shows when it is read."""
+    try:
+        return Path(path).stat().st_size if path else 0
+    except OSError:
+        return 0

@@ -1,0 +1,77 @@
+"""Where images come from: folders, tars and Hugging Face data sets, all as one list of files to read.
+
+A source lists everything once. Whatever it finds is either an entry, which may still turn out to be no image
+when it is decoded, or skipped with a reason, so that indexed + failed + skipped = found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from stat import S_ISDIR, S_ISREG
+from typing import Protocol
+
+from ...schemas.errors import SourceError
+from .entries import KINDS, Entry, Skipped, why
+from .folder import open_folder
+from .hugging_face import open_hub, open_saved
+from .tar import open_tar
+
+
+class Source(Protocol):
+    """A fixed list of files. It pickles, holds no open file when pickled, and survives a fork."""
+
+    @property
+    def name(self) -> str:
+        """The last component of what the user pointed at."""
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """Sorted by path, by code point: the position is the image_id for ever."""
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]: ...
+
+    def read(self, i: int) -> bytes:
+        """The encoded bytes of entry `i`. Raises UnreadableImage where they cannot be had."""
+
+
+def open_source(where: str) -> Source:
+    """List the images at `where`: a folder, a tar, 'hf:NAME[@CONFIG]:SPLIT' or a folder of `save_to_disk`.
+
+    Raises SourceError where there is nothing that can be listed.
+    """
+    if where.startswith("hf:"):
+        return open_hub(where)
+    path = Path(where)
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise SourceError(f"{where!r} does not exist", "Check the path") from None
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{where!r} cannot be read: {why(error)}", "Check the path and its permissions") from None
+    source: Source
+    if S_ISREG(mode):
+        source = open_tar(path)
+    elif not S_ISDIR(mode):
+        raise SourceError(f"{where!r} is neither a folder nor a file", KINDS)
+    elif (path / "dataset_dict.json").is_file():
+        raise SourceError(f"{where!r} holds several splits of a data set", "Point at the folder of one of them")
+    elif (path / "dataset_info.json").is_file() and (path / "state.json").is_file():
+        source = open_saved(path)
+    else:
+        source = open_folder(path)
+    if not source.entries:
+        first = f" except {source.skipped[0].path!r} ({source.skipped[0].reason})" if source.skipped else ""
+        raise SourceError(f"{where!r} holds no files{first}", KINDS)
+    return source
+
+
+def list_hash(entries: Iterable[Entry]) -> str:
+    """SHA-256, in hex, of the paths, labels and sizes in their order: one JSON array on a line for each."""
+    digest = hashlib.sha256()
+    for entry in entries:
+        digest.update(json.dumps([entry.path, entry.label, entry.size]).encode() + b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Models as they come: loaded, taken apart, proved by a probe run."""

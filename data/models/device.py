@@ -1,0 +1,18 @@
+"""Where a model runs: the one check of a device's name. Imports torch."""
+
+from __future__ import annotations
+
+import torch
+
+from ...schemas.errors import ModelError
+
+
+def choose_device(asked: str | None) -> str:
+    """The device asked for, else the best there is. Raises ModelError where this machine has no such device."""
+    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = asked or best
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"no device '{device}' on this machine", f"Leave out --device to use {best}.") from error
+    return device

@@ -1,0 +1,94 @@
+"""The classifier behind the class scores: the model's own, or one that a file brings."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from ...schemas.errors import ModelError
+from ..labels.class_names import ClassNames
+from .anatomy import Anatomy
+from .load import tensors_hash
+
+
+@dataclass(frozen=True)
+class Head:
+    """E [class, d] and bias [class]; `own` where the logits must be computed here and not by the model."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+    own: bool
+    origin: str
+    sha256: str
+    names: ClassNames | None
+
+    def logits(self, features: Tensor) -> Tensor:
+        assert self.weight is not None
+        weight = self.weight.to(features.device)
+        logits = features @ weight.T
+        return logits + self.bias.to(features.device) if self.bias is not None else logits
+
+
+def find_head(anatomy: Anatomy, file: Path | None) -> Head:
+    """The head of a run. A file's rows are classes, in the space that the model's head reads or, for models
+    whose head is a projection (CLIP), in the space that it writes."""
+    own = anatomy.head if isinstance(anatomy.head, nn.Linear) else None
+    if file is None:
+        if own is None:
+            return Head(None, None, False, "none", "", None)
+        shift = own.bias.detach().float() if own.bias is not None else None
+        return Head(own.weight.detach().float(), shift, False, "model", "", None)
+    weight, bias, names = read_head(file)
+    digest = tensors_hash({"weight": weight, **({"bias": bias} if bias is not None else {})})
+    width = weight.shape[1]
+    if width == anatomy.features:
+        return Head(weight, bias, True, file.name, digest, names)
+    if own is not None and width == own.out_features:
+        if own.bias is not None:
+            shift = weight @ own.bias.float()
+            bias = shift if bias is None else bias + shift
+        return Head(weight @ own.weight.float(), bias, True, file.name, digest, names)
+    raise ModelError(
+        f"the head in {file.name} reads {width} features, the model gives {anatomy.features}",
+        "Give rows of the model's own feature width.",
+    )
+
+
+def read_head(file: Path) -> tuple[Tensor, Tensor | None, ClassNames | None]:
+    """`weight` [class, d], optional `bias` [class], and optional metadata `classes`: a JSON list of names."""
+    try:
+        with safe_open(file, "pt") as tensors:
+            keys, metadata = set(tensors.keys()), tensors.metadata() or {}
+            if "weight" not in keys:
+                raise ModelError(
+                    f"{file.name} holds no tensor 'weight'", "A head is weight [class, d], maybe bias [class]."
+                )
+            weight = tensors.get_tensor("weight").float()
+            bias = tensors.get_tensor("bias").float() if "bias" in keys else None
+    except FileNotFoundError as error:
+        raise ModelError(f"no head at {file}", "Give a safetensors file.") from error
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{file} is not a safetensors file", "Save the head with safetensors.torch.save_file."
+        ) from error
+    if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]) or not torch.isfinite(weight).all():
+        raise ModelError(
+            f"the head in {file.name} is not a finite matrix", "A head is weight [class, d], maybe bias [class]."
+        )
+    names = None
+    if "classes" in metadata:
+        try:
+            found = tuple(str(n) for n in json.loads(metadata["classes"]))
+        except ValueError as error:
+            raise ModelError(
+                f"the class names in {file.name} are not a JSON list", "Write a JSON list of names."
+            ) from error
+        if len(found) != len(weight):
+            raise ModelError(f"{file.name} names {len(found)} classes for {len(weight)} rows", "Name every row.")
+        names = ClassNames(found, None, file.name)
+    return weight, bias, names

@@ -1,0 +1,207 @@
+"""One batch through the model: every layer's maps and summaries, on the device.
+
+    with Capture(anatomy, spec, head, statistics) as capture:
+        arrays = capture(pixels, image_ids)      # {"blocks.0.mlp.fc1/max": [image, neuron], ...}
+
+All reductions are made in float32, whatever the precision of the forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...data.models.anatomy import Anatomy, MlpLayer
+from ...data.models.head import Head
+from ...schemas.errors import ModelError
+from ...schemas.run_spec import RunSpec
+from ..statistics.threshold_counts import Statistics, pick_patches
+from .reduce import Room, first_rows, reduce_compiled, reduce_plain, room_for
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class _Pass:
+    """What one forward pass leaves behind until its end."""
+
+    ids: Sequence[int] = ()
+    picked: Tensor | None = None
+    raw: dict[str, Tensor] = field(default_factory=dict)  # fc1's output until fc2 is reached
+    out: dict[str, Tensor] = field(default_factory=dict)
+    activated: dict[str, Tensor] = field(default_factory=dict)  # after the nonlinearity, as far as the head reads it
+    post_sigma: dict[str, Tensor] = field(default_factory=dict)
+    features: Tensor | None = None
+    sigma: Tensor | None = None
+
+
+class Capture:
+    """Hooks that live inside the `with`. Calling it runs one batch of valid images."""
+
+    def __init__(self, anatomy: Anatomy, spec: RunSpec, head: Head, statistics: Statistics) -> None:
+        self.anatomy, self.spec, self.head, self.statistics = anatomy, spec, head, statistics
+        self.device = torch.device(spec.device)
+        config = spec.preprocessing
+        self.mean = torch.tensor(config["mean"], device=self.device).view(3, 1, 1)
+        self.std = torch.tensor(config["std"], device=self.device).view(3, 1, 1)
+        self.kept = _Pass()
+        self._hooks: list[Any] = []
+        self._room: dict[str, Room] = {}  # by layer; only where reductions are compiled
+        if spec.compiled:
+            of_batch = (spec.batch_size, spec.tokens, spec.prefix)
+            self._room = {layer.name: room_for(*of_batch, layer.units, spec.maps) for layer in spec.layers}
+
+    def __enter__(self) -> Capture:
+        wanted = {layer.name for layer in self.spec.layers}
+        for layer in self.anatomy.layers:
+            residual = layer.name.removesuffix("fc1") + "fc2"
+            if layer.name in wanted:
+                if getattr(layer.act, "inplace", False):  # it would overwrite the values before they are read
+                    layer.act.inplace = False  # type: ignore[assignment]
+                self._hook(layer.fc1, self._keep_raw(layer.name))
+                self._hook_input(layer.fc2, self._on_active(layer))
+                if layer.post_norm_module is not None:
+                    self._hook_input(layer.post_norm_module, self._on_post_norm(layer))
+            if residual in wanted:
+                self._hook(layer.fc2, self._on_residual(residual))
+        if self.anatomy.readout.norm_module is not None and self.anatomy.readout.defined:
+            self._hook_input(self.anatomy.readout.norm_module, self._on_final_norm)
+        self._hook_input(self.anatomy.head, self._on_head)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    def _hook(self, module: nn.Module, act: Callable[[Tensor], None]) -> None:
+        self._hooks.append(module.register_forward_hook(lambda m, args, out: act(out)))
+
+    def _hook_input(self, module: nn.Module, act: Callable[[Tensor], None]) -> None:
+        self._hooks.append(module.register_forward_pre_hook(lambda m, args: act(args[0])))
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor, ids: Sequence[int]) -> dict[str, Tensor]:
+        """Arrays of a batch from its pixels uint8 [image, y, x, channel], keyed by their path in the index.
+
+        They hold until the next call.
+        """
+        self.kept = kept = _Pass(ids)
+        if self.spec.counted_patches < self.spec.patches:
+            kept.picked = pick_patches(ids, self.spec.patches, self.spec.counted_patches).to(self.device)
+        x = normalise(pixels.to(self.device), self.mean, self.std)
+        reduced = self.spec.precision != "float32"
+        with torch.autocast(self.device.type, DTYPES[self.spec.precision], enabled=reduced):
+            output = self.anatomy.model(x)
+        self._root(output)
+        for layer in self.spec.layers:
+            if layer.name in kept.activated:
+                self._read(layer.name)
+        return kept.out
+
+    def _root(self, output: Tensor) -> None:
+        kept, out = self.kept, self.kept.out
+        assert kept.features is not None
+        features = kept.features.float()
+        out["features"] = features.half()
+        if self.spec.classes:
+            out["logits"] = self.head.logits(features) if self.head.own else output.float()
+        if kept.sigma is not None and kept.sigma.ndim == 1:
+            out["sigma"] = kept.sigma
+        if not bool(torch.isfinite(features).all()):
+            raise ModelError(
+                f"the model gives values that are not finite in {self.spec.precision}", "Use --precision float32."
+            )
+
+    def _on_head(self, x: Tensor) -> None:
+        if self.kept.features is None:
+            self.kept.features = x
+
+    def _on_final_norm(self, x: Tensor) -> None:
+        readout = self.anatomy.readout
+        assert readout.norm is not None
+        self.kept.sigma = readout.norm.sigma(self._head_tokens(x) if x.ndim == 3 else x)
+
+    def _head_tokens(self, x: Tensor) -> Tensor:
+        """Of tokens [image, token, d], those that the head reads: token 0, or all patches."""
+        return x[:, 0] if self.spec.readout == "token" else x[:, self.spec.prefix :]
+
+    def _on_post_norm(self, layer: MlpLayer) -> Callable[[Tensor], None]:
+        def keep(x: Tensor) -> None:
+            assert layer.post_norm is not None
+            self.kept.post_sigma[layer.name] = layer.post_norm.sigma(self._head_tokens(x))
+
+        return keep
+
+    def _keep_raw(self, name: str) -> Callable[[Tensor], None]:
+        return lambda x: self.kept.raw.__setitem__(name, x)
+
+    def _on_active(self, layer: MlpLayer) -> Callable[[Tensor], None]:
+        """At fc2's door both are there: the values before the nonlinearity and behind it."""
+
+        def reduce(y: Tensor) -> None:
+            self._summaries(layer.name, self.kept.raw.pop(layer.name), y)
+            if self.anatomy.readout.defined:
+                self._keep_activated(layer, y)
+
+        return reduce
+
+    def _on_residual(self, name: str) -> Callable[[Tensor], None]:
+        return lambda x: self._summaries(name, x, x)
+
+    def _summaries(self, name: str, x: Tensor, y: Tensor) -> None:
+        """Reduce values [image, token, neuron] of one layer, x before and y behind the nonlinearity."""
+        out, prefix = self.kept.out, self.spec.prefix
+        if self.spec.compiled:
+            found = reduce_compiled(x, y, prefix, self.spec.maps, self._room[name])
+        else:
+            found = reduce_plain(x, y, prefix, self.spec.maps)
+        out |= {f"{name}/{leaf}": values for leaf, values in found.items()}
+        if self.spec.cls:
+            out[f"{name}/cls"] = self._own(name, "cls", x[:, 0])
+        self.statistics.count(name, x, prefix, self.kept.picked, self.spec.compiled)
+
+    def _own(self, name: str, leaf: str, x: Tensor) -> Tensor:
+        """Values [image, neuron] in float32 and in memory of their own: a view would keep the whole layer."""
+        if self.spec.compiled:
+            return first_rows(self._room[name][leaf], len(x)).copy_(x)
+        return x.to(torch.float32, copy=True)
+
+    def _keep_activated(self, layer: MlpLayer, y: Tensor) -> None:
+        """Keep what the head will read of a layer: one token, a pooled vector, or, where sigma differs, all patches."""
+        kind = self.anatomy.readout.kind
+        if kind == "token":
+            self.kept.activated[layer.name] = self._own(layer.name, "activated", y[:, 0])
+        elif kind == "mean" and layer.post_norm is None:
+            self.kept.activated[layer.name] = self.kept.out[f"{layer.name}/post_mean"]
+        else:
+            self.kept.activated[layer.name] = y[:, self.spec.prefix :].to(torch.float32, copy=True)
+
+    def _read(self, name: str) -> None:
+        """activation / sigma, averaged over what the head pools (CLASS SPACE in FORMAT.md): `read` and `scale`."""
+        kept = self.kept
+        assert kept.sigma is not None
+        weight = 1 / kept.sigma  # [image], or [image, patch] where the norm stands before the pooling
+        activated, post = kept.activated[name], kept.post_sigma.get(name)
+        if activated.ndim == 3:
+            per_patch = (weight if weight.ndim == 2 else weight[:, None]).expand(-1, activated.shape[1])
+            if post is not None:
+                per_patch = per_patch / post
+            read, scale = (activated * per_patch[..., None]).mean(1), per_patch.mean(1)
+        else:
+            if post is not None:
+                weight = weight / post
+            read, scale = activated * weight[:, None], weight
+        kept.out[f"{name}/read"], kept.out[f"{name}/scale"] = read, scale
+
+
+def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Pixels uint8 [image, y, x, channel] as the model reads them: float32 [image, channel, y, x]."""
+    return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std

@@ -1,0 +1,79 @@
+"""Decode images in worker processes, batch by batch; no batch crosses a part, so a resumed run sees the same ones."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ...data.images.decode import decode
+from ...data.images.preprocess import Preprocess
+from ...data.images.sources import Source
+from ...schemas.errors import UnreadableImage
+from ...schemas.run_spec import Part
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive images from `first` on: facts of all, ids and pixels uint8 [image, y, x, channel] of the readable."""
+
+    first: int
+    ids: list[int]
+    pixels: Tensor
+    facts: list[dict[str, Any]]
+
+
+class _Images(Dataset[tuple[int, NDArray[np.uint8] | None, dict[str, Any]]]):
+    def __init__(self, source: Source, config: dict[str, Any]) -> None:
+        self.source, self.config = source, config
+        self.preprocess: Preprocess | None = None
+
+    def __getitem__(self, i: int) -> tuple[int, NDArray[np.uint8] | None, dict[str, Any]]:
+        if self.preprocess is None:  # made where it is used: transforms need not travel to the workers
+            self.preprocess = Preprocess(self.config)
+        entry = self.source.entries[i]
+        facts: dict[str, Any] = {"path": entry.path, "label": entry.label}
+        try:
+            image = decode(self.source.read(i))
+            pixels, crop = self.preprocess(image)
+        except UnreadableImage as error:
+            return i, None, {**facts, "reason": str(error)}
+        return i, pixels, {**facts, "width": image.width, "height": image.height, "crop": crop}
+
+
+def _collate(items: Sequence[tuple[int, NDArray[np.uint8] | None, dict[str, Any]]]) -> Batch:
+    good = [(i, pixels) for i, pixels, _ in items if pixels is not None]
+    stacked = np.stack([p for _, p in good]) if good else np.zeros((0, 1, 1, 3), np.uint8)
+    return Batch(items[0][0], [i for i, _ in good], torch.from_numpy(stacked), [facts for _, _, facts in items])
+
+
+def _start_worker(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's affair
+    torch.set_num_threads(1)
+
+
+def feed(
+    source: Source, config: dict[str, Any], parts: Sequence[Part], batch_size: int, workers: int
+) -> Iterator[Batch]:
+    """Batches of the given parts, in order."""
+    batches = [
+        list(range(start, min(start + batch_size, part.stop)))
+        for part in parts
+        for start in range(part.start, part.stop, batch_size)
+    ]
+    loader: DataLoader[Any] = DataLoader(
+        _Images(source, config),
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=_start_worker,
+        pin_memory=torch.cuda.is_available(),
+    )
+    yield from loader

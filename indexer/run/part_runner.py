@@ -1,0 +1,100 @@
+"""Images through the model, part by part: what a run, a resumed run and a repair have in common."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...schemas.array_specs import arrays, part_bytes
+from ...schemas.run_spec import EXEMPLARS, Part, RunSpec
+from ..memory import keep_freed_memory
+from ..plan import Plan
+from ..statistics.exemplar_maps import RunningMaps
+from ..statistics.saved_state import pack_state
+from ..statistics.threshold_counts import Statistics, tail_length
+from .capture import Capture
+from .feed import Batch, feed
+from .part_writer import PartBuffer, PartWriter
+
+# Between two states: hundreds of MB, dear beside a part that takes seconds; a killed run redoes them.
+STATE_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What a part leaves beside its arrays."""
+
+    images: list[dict[str, Any]]  # one an image: path, label, width, height, crop, or reason
+    seconds: float
+    state: bytes | None  # the statistics up to and including this part (states.py); now and then
+    kept: dict[str, bytes]  # by layer: maps of a running top (`--maps exemplars` only)
+
+
+def fresh_statistics(spec: RunSpec) -> Statistics:
+    """Statistics that have seen no part."""
+    return Statistics(spec.layers, tail_length(spec.images, spec.patches), spec.device)
+
+
+def run_parts(
+    plan: Plan,
+    parts: Sequence[Part],
+    statistics: Statistics,
+    workers: int,
+    advance: Callable[[int, int], None],
+    write: Callable[[Part, PartBuffer, Filled], None],
+) -> None:
+    """Run the images of some parts, in order, and hand each part to `write`, in a thread of its own."""
+    if not parts:
+        return
+    keep_freed_memory()
+    spec, running = plan.spec, _running_maps(plan.spec)
+    batches = feed(plan.source, spec.preprocessing, parts, spec.batch_size, workers)
+    writer = PartWriter([a for a in arrays(spec).values() if a.by_part], write)
+    stated = time.monotonic()
+    try:
+        with Capture(plan.anatomy, spec, plan.head, statistics) as capture:
+            for part in parts:
+                started, buffer = time.monotonic(), writer.buffer
+                images: list[dict[str, Any]] = []
+                while len(images) < part.images:
+                    batch = next(batches)
+                    _one_batch(capture, batch, part, buffer, running)
+                    images += batch.facts
+                    advance(len(batch.facts), part_bytes(spec) * len(batch.facts) // part.images)
+                buffer.blank(np.arange(part.images, spec.part_images))
+                kept = {name: maps.of_images(part.start) for name, maps in running.items()}
+                state = None
+                if part is parts[-1] or time.monotonic() - stated >= STATE_SECONDS:
+                    state, stated = pack_state(statistics), time.monotonic()
+                seconds = round(time.monotonic() - started, 3)
+                writer.submit(part, Filled(images, seconds, state, kept))
+    finally:
+        writer.close()
+
+
+def _running_maps(spec: RunSpec) -> dict[str, RunningMaps]:
+    if spec.maps != "exemplars":
+        return {}
+    kept, device = min(EXEMPLARS, spec.images), torch.device(spec.device)
+    return {layer.name: RunningMaps(layer.units, kept, spec.patches, device) for layer in spec.layers}
+
+
+def _one_batch(capture: Capture, batch: Batch, part: Part, buffer: PartBuffer, running: dict[str, RunningMaps]) -> None:
+    """Capture a batch and put its rows into the part."""
+    rows = np.array(batch.ids, np.int64) - part.start
+    buffer.blank(np.setdiff1d(batch.first - part.start + np.arange(len(batch.facts)), rows))
+    if not batch.ids:
+        return
+    found = capture(batch.pixels, batch.ids)
+    for name, maps in running.items():
+        maps.add(found[f"{name}/max"], batch.ids, found.pop(f"{name}/map"))
+    for path, values in found.items():
+        buffer.put(path, rows, values.cpu().numpy())
+    buffer.put("valid", rows, np.ones(len(rows), bool))
+    if "inputs" in buffer.specs:
+        buffer.put("inputs", rows, batch.pixels.numpy())

@@ -1,0 +1,163 @@
+"""Files of a part: assembled in their final byte order while batches arrive, then written whole, once.
+
+A file is a Zarr v3 chunk (values + crc32c) or a shard (such chunks one behind another + the index of their places).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from ...schemas.array_specs import ArraySpec
+from ...schemas.run_spec import Part
+from ...schemas.storage.atomic_files import page_aligned
+
+FILES_AT_ONCE = 4
+
+T = TypeVar("T")
+
+
+class PartBuffer:
+    """All by-part arrays of one part, in memory as they will lie on disk.
+
+    Between `hold` and the end of an array's writing, what would change its values waits.
+    """
+
+    def __init__(self, specs: list[ArraySpec]) -> None:
+        self.specs = {a.path: a for a in specs}
+        self._free = {a.path: threading.Event() for a in specs}
+        self.release()
+        self._raw = {a.path: page_aligned(a.file_bytes) for a in specs}
+        self._views = {path: _chunks(self._raw[path], a) for path, a in self.specs.items()}
+        self.blank(np.arange(specs[0].file_shape[0]), [a.path for a in specs if not a.path.endswith("/map")])
+
+    def blank(self, rows: NDArray[np.int64], paths: Sequence[str] | None = None) -> None:
+        """Some rows as if their images could not be read: NaN, 0, false."""
+        if not len(rows):  # nothing to wait for
+            return
+        for path in paths if paths is not None else self.specs:
+            self._fill(path, rows, np.nan if self.specs[path].dtype.startswith("float") else 0)
+
+    def put(self, path: str, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
+        """Values of some rows (positions within the part)."""
+        view, spec = self._views[path], self.specs[path]
+        if spec.chunks_per_file > 1 and spec.chunks[0] > 1:  # [image, chunk, neuron, patch]
+            values = values.reshape(len(rows), view.shape[0], *view.shape[2:])
+        self._fill(path, rows, values)
+
+    def _fill(self, path: str, rows: NDArray[np.int64], values: NDArray[Any] | float) -> None:
+        view, spec = self._views[path], self.specs[path]
+        self._free[path].wait()
+        if spec.chunks_per_file == 1:
+            view[0, rows] = values
+        elif spec.chunks[0] == 1:
+            view[rows, 0] = values
+        else:  # chunks split the neurons: [chunk, image, neuron, patch]
+            view.swapaxes(0, 1)[rows] = values
+
+    def hold(self) -> None:
+        """Keep all values as they are until they are stored."""
+        for free in self._free.values():
+            free.clear()
+
+    def release(self) -> None:
+        for free in self._free.values():
+            free.set()
+
+    def files(self, part: int) -> dict[str, memoryview]:
+        """Path and content of each file, with checksums and shard indices filled in."""
+        return {_name(spec, part): seal(self._raw[spec.path], spec) for spec in self.specs.values()}
+
+    def store(self, part: int, keep: Callable[[str, memoryview], T]) -> dict[str, T]:
+        """What `keep` makes of each file's path and content, some at once: one is written while another is summed.
+
+        An array whose file is kept may change again.
+        """
+
+        def one(spec: ArraySpec) -> tuple[str, T]:
+            name = _name(spec, part)
+            kept = keep(name, seal(self._raw[spec.path], spec))
+            self._free[spec.path].set()
+            return name, kept
+
+        with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+            return dict(pool.map(one, self.specs.values()))
+
+
+def _name(spec: ArraySpec, part: int) -> str:
+    """Path of a part's file of an array."""
+    return spec.file(part, *[0] * (len(spec.shape) - 1))
+
+
+def _chunks(raw: NDArray[np.uint8], spec: ArraySpec) -> NDArray[Any]:
+    """The values of a file's chunks, checksums left out: [chunk, *chunk shape]."""
+    dtype = np.dtype(spec.dtype)
+    inner = np.cumprod([dtype.itemsize, *spec.chunks[:0:-1]])[::-1]
+    return np.ndarray((spec.chunks_per_file, *spec.chunks), dtype, raw.data, strides=(spec.chunk_bytes, *inner))
+
+
+def seal(raw: NDArray[np.uint8], spec: ArraySpec) -> memoryview:
+    """Fill in every chunk's crc32c and, for a shard, the index of offsets and lengths with its own crc32c."""
+    size, count = spec.chunk_bytes, spec.chunks_per_file
+    for start in range(0, count * size, size):
+        end = start + size - 4
+        raw[end : end + 4] = _crc(raw[start:end])
+    if spec.shards:
+        index = np.empty((count, 2), "<u8")
+        index[:, 0], index[:, 1] = np.arange(count) * size, size
+        raw[count * size : -4] = index.reshape(-1).view(np.uint8)
+        raw[-4:] = _crc(raw[count * size : -4])
+    return raw.data
+
+
+def _crc(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.frombuffer(google_crc32c.value(data).to_bytes(4, "little"), np.uint8)
+
+
+def encode_file(values: NDArray[Any], spec: ArraySpec) -> memoryview:
+    """One file's bytes from its values [file shape]: for arrays that are written whole."""
+    raw = page_aligned(spec.file_bytes)
+    per_axis = [s // c for s, c in zip(spec.file_shape, spec.chunks, strict=True)]
+    assert all(n == 1 for n in per_axis[1:]), "files are split along their first axis alone"
+    _chunks(raw, spec)[...] = values.reshape(spec.chunks_per_file, *spec.chunks)
+    return seal(raw, spec)
+
+
+class PartWriter:
+    """Writes a part in a thread while the next one is computed, into the same memory as files leave it."""
+
+    def __init__(self, specs: list[ArraySpec], write: Callable[[Part, PartBuffer, Any], None]) -> None:
+        self.buffer = PartBuffer(specs)
+        self._write = write
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self._written: Future[None] | None = None
+
+    def submit(self, part: Part, extra: Any) -> None:
+        """Have what the buffer holds written; raises what the writing of the part before raised."""
+        self._wait()
+        self.buffer.hold()
+        self._written = self._thread.submit(self._run, part, extra)
+
+    def close(self) -> None:
+        """Wait for the last part; raises what its writing raised."""
+        try:
+            self._wait()
+        finally:
+            self._thread.shutdown()
+
+    def _wait(self) -> None:
+        written, self._written = self._written, None
+        if written:
+            written.result()
+
+    def _run(self, part: Part, extra: Any) -> None:
+        try:
+            self._write(part, self.buffer, extra)
+        finally:
+            self.buffer.release()

@@ -1,0 +1,87 @@
+"""From a layer's values to its summaries and maps: once in torch, for every device, and once compiled for the CPU.
+
+reduced = reduce_plain(x, y, prefix, "uint8")     # {"max": [image, neuron], ..., "map": [image, neuron, patch]}
+
+x: values [image, token, neuron] before the nonlinearity, y: behind it, in the precision of the forward pass. Everything
+is reduced in float32. The compiled version gives the same extremes, places and codes, and means within 1e-5.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...schemas.run_spec import TOKEN_TOP
+from ...schemas.storage.map_codes import CODES
+from ..memory import as_stored, large_zeros
+from . import kernels
+
+KERNEL_LEAVES = ("max", "min", "mean", "argmax", "post_mean", "token_top", "map")  # in the order of its arguments
+Room = dict[str, Tensor]
+
+
+def reduce_plain(x: Tensor, y: Tensor, prefix: int, maps: str) -> dict[str, Tensor]:
+    """The definition, in torch."""
+    values = x.float()[:, prefix:].transpose(1, 2).contiguous()
+    high, argmax = values.max(2)
+    low = values.amin(2)
+    out = {
+        "max": high,
+        "min": low,
+        "mean": values.mean(2),
+        "argmax": argmax.to(torch.int32),
+        "post_mean": y.float()[:, prefix:].mean(1),
+        "token_top": x.float().topk(TOKEN_TOP, 2).indices.to(torch.int32),
+    }
+    if maps == "float16":
+        out["map"] = values.half()
+    elif maps != "none":
+        out["map"] = encode_maps(values, low, high)
+    return out
+
+
+def encode_maps(maps: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Codes of maps [..., patch] between their own minimum and maximum: uint8; a range of 0 is code 0."""
+    span = high - low
+    scale = torch.where(span > 0, span.new_tensor(CODES) / span, 0.0)  # number / tensor would round twice
+    return ((maps - low[..., None]) * scale[..., None]).round_().clamp_(0, CODES).to(torch.uint8)
+
+
+def room_for(images: int, tokens: int, prefix: int, units: int, maps: str) -> Room:
+    """Arrays for what a layer of up to so many images leaves.
+
+    Made before the forward pass and used by every batch: what is allocated within it and stays lands between the large
+    tensors that go, and their room cannot be used again (0.7 GB of ViT-S/16 in batches of 32).
+    """
+    of_neuron, patches = (images, units), tokens - prefix
+    shapes: dict[str, tuple[tuple[int, ...], type]] = {
+        "max": (of_neuron, np.float32),
+        "min": (of_neuron, np.float32),
+        "mean": (of_neuron, np.float32),
+        "argmax": (of_neuron, np.uint16),
+        "post_mean": (of_neuron, np.float32),
+        "token_top": ((images, tokens, TOKEN_TOP), np.uint16),
+        "map": ((images, units, patches) if maps in ("uint8", "exemplars") else (images, 0, 0), np.uint8),
+        "cls": (of_neuron, np.float32),
+        "activated": (of_neuron, np.float32),
+    }
+    return {leaf: torch.from_numpy(large_zeros(shape, dtype)) for leaf, (shape, dtype) in shapes.items()}
+
+
+def first_rows(room: Tensor, images: int) -> Tensor:
+    """Of a whole batch the room itself: even a view is an allocation that stays."""
+    return room if len(room) == images else room[:images]
+
+
+def reduce_compiled(x: Tensor, y: Tensor, prefix: int, maps: str, room: Room) -> dict[str, Tensor]:
+    """The same on the CPU, by a kernel that reads x once. What it returned for the same room before is overwritten."""
+    found = {leaf: first_rows(room[leaf], len(x)) for leaf in KERNEL_LEAVES}
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    kernels.summarise(as_stored(x), as_stored(y), prefix, *(values.numpy() for values in found.values()))
+    if maps == "float16":
+        found["map"] = x[:, prefix:].transpose(1, 2).half()
+    elif maps == "none":
+        del found["map"]
+    return found

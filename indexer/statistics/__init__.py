@@ -1,0 +1,1 @@
+"""What is gathered of neurons over all images: counts, ranks, exemplars."""

@@ -1,0 +1,205 @@
+"""Statistics of every neuron over patches, gathered while indexing: counts for the thresholds, moments, the tail.
+
+    statistics = Statistics(layers, exact=tail_length(values), device="cpu")
+    statistics.add("blocks.0.mlp.fc1", values)      # [neuron, value], float32
+    state = statistics.state_of("blocks.0.mlp.fc1")  # arrays; states.py packs those of all layers for Statistics.load
+
+Values fall into bins on a float scale around the neuron's own 0.99 quantile and in units of its own spread (both of
+its first batch): 128 steps an octave from 2**-8 to 2**10, both ways, so that bins are finest where the thresholds are.
+Between bin edges a quantile is interpolated. Largest rank errors at 0.99 on real activations (benchmarks/NOTES.md):
+bins around zero, alike for all, 0.0015; around the mean 0.0007; these 0.0001. Sets of at most EXACT_VALUES values a
+neuron also keep their largest values themselves: their quantiles from 0.99 upwards are exact (Hazen's definition).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...schemas.run_spec import LayerSpec
+from ..memory import as_stored, large_zeros
+from . import count_kernels
+from .bins import BINS, EDGES, bin_of
+
+EXACT_VALUES = 2**16
+COUNTED_VALUES = 800_000  # enough for a standard error of 1.1e-4 of rank at 0.99
+
+
+def counted_patches(images: int, patches: int) -> int:
+    """How many patches of every image are counted: all in small sets, else enough for COUNTED_VALUES a neuron.
+
+    A few patches of every image, not all patches of a few: patches of one image resemble each other.
+    """
+    return min(patches, max(1, ceil(COUNTED_VALUES / images)))
+
+
+def tail_length(images: int, patches: int) -> int:
+    """Largest values kept for each neuron: enough for the 0.99 quantile of a small set, none in a large one."""
+    values = images * patches
+    return min(values, ceil(0.01 * values) + 2) if values <= EXACT_VALUES else 0
+
+
+def pick_patches(image_ids: Sequence[int], patches: int, count: int) -> Tensor:
+    """The counted patches of each image, chosen by a hash of image and patch: int64 [image, count]."""
+    x: Any = np.asarray(image_ids, np.uint64)[:, None] * np.uint64(65536) + np.arange(patches, dtype=np.uint64)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)  # splitmix64's finaliser
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return torch.from_numpy(np.argsort(x, axis=1, kind="stable")[:, :count].copy())
+
+
+class Statistics:
+    """Counts, moments and tails of the neurons of some layers. Parts may be added in any order."""
+
+    def __init__(self, layers: Sequence[LayerSpec], tail: int, device: str | torch.device) -> None:
+        self.tail = tail
+        self.counts = {a.name: torch.from_numpy(large_zeros((a.units, BINS), np.int32)).to(device) for a in layers}
+        # [2, neuron]: 0.99 quantile and deviation of the first batch; NaN before it
+        self.centre = {a.name: torch.full((2, a.units), torch.nan, device=device) for a in layers}
+        self._centred: set[str] = set()
+        exact = torch.float32 if torch.device(device).type == "mps" else torch.float64  # MPS has no float64
+        self.positive = {a.name: torch.zeros(a.units, dtype=torch.int64, device=device) for a in layers}
+        self.square = {a.name: torch.zeros(a.units, dtype=exact, device=device) for a in layers}
+        self.total = {a.name: torch.zeros(a.units, dtype=exact, device=device) for a in layers}
+        self.prefix_max = {a.name: torch.full((a.units,), -torch.inf, device=device) for a in layers}
+        self.largest = {a.name: torch.full((a.units, tail), -torch.inf, device=device) for a in layers}
+
+    def count(self, layer: str, x: Tensor, prefix: int, picked: Tensor | None, compiled: bool) -> None:
+        """Add a batch of one layer, [image, token, neuron]: of the patches the picked ones [image, k], or all."""
+        self.add_prefix(layer, x[:, :prefix].float())
+        values = None
+        if not compiled or layer not in self._centred:
+            values = x[:, prefix:].float()
+            if picked is not None:
+                values = values.gather(1, picked[..., None].expand(-1, -1, values.shape[2]))
+            values = values.flatten(0, 1).T.contiguous()
+        if compiled:
+            self._add_compiled(layer, x, prefix, picked, values)
+        else:
+            assert values is not None
+            self.add(layer, values)
+
+    def _add_compiled(self, layer: str, x: Tensor, prefix: int, picked: Tensor | None, first: Tensor | None) -> None:
+        if first is not None:
+            self._set_centre(layer, first)
+        if picked is None:
+            picked = torch.arange(x.shape[1] - prefix).expand(x.shape[0], -1)
+        raw = as_stored(x)
+        totals = (sums[layer].numpy() for sums in (self.total, self.square, self.positive))
+        centre = self.centre[layer].numpy()
+        count_kernels.count(raw, prefix, picked.numpy(), *centre, self.counts[layer].numpy(), *totals)
+        if self.tail:
+            count_kernels.keep_largest(raw, prefix, self.largest[layer].numpy())
+
+    def _set_centre(self, layer: str, values: Tensor) -> None:
+        spread = values.std(1, unbiased=False)
+        torch.stack([_start(values), torch.where(spread > 0, spread, 1.0)], out=self.centre[layer])
+        self._centred.add(layer)
+
+    def add(self, layer: str, values: Tensor) -> None:
+        """Add values [neuron, value] of one layer."""
+        units = values.shape[0]
+        if layer not in self._centred:
+            self._set_centre(layer, values)
+        centre, spread = self.centre[layer][..., None]
+        self.positive[layer] += (values > 0).sum(1)
+        offsets = torch.arange(units, device=values.device, dtype=torch.int32)[:, None] * BINS
+        flat = torch.bincount((bin_of((values - centre) / spread) + offsets).view(-1), minlength=units * BINS)
+        self.counts[layer] += flat.view(units, BINS).int()
+        self.total[layer] += values.sum(1, dtype=self.total[layer].dtype)
+        self.square[layer] += values.square().sum(1, dtype=self.square[layer].dtype)
+        if self.tail:
+            both = torch.cat([self.largest[layer], values], 1)
+            self.largest[layer] = both.topk(self.tail, 1).values
+
+    def add_prefix(self, layer: str, values: Tensor) -> None:
+        """Prefix tokens' values [image, token, neuron]: they decide with the patches whether a neuron is dead."""
+        if values.shape[1]:
+            torch.maximum(self.prefix_max[layer], values.amax((0, 1)), out=self.prefix_max[layer])
+
+    def state_of(self, layer: str) -> dict[str, NDArray[np.generic]]:
+        """Everything of a layer as arrays on the host."""
+        counts = self.counts[layer].cpu().numpy()
+        return {
+            "counts": counts.astype(np.uint16 if counts.max() < 2**16 else np.int32),
+            "centre": self.centre_of(layer),
+            "positive": self.positive[layer].cpu().numpy().copy(),
+            "total": self.total[layer].cpu().numpy().astype(np.float64),
+            "square": self.square[layer].cpu().numpy().astype(np.float64),
+            "prefix_max": self.prefix_max[layer].cpu().numpy().copy(),
+            "largest": np.sort(self.largest[layer].cpu().numpy(), 1),  # ascending is also a heap
+        }
+
+    def centre_of(self, layer: str) -> NDArray[np.float32]:
+        """Centre and unit of a layer's bins: float32 [2, neuron]; NaN while nothing was counted."""
+        found: NDArray[np.float32] = self.centre[layer].cpu().numpy().copy()
+        return found
+
+    def load(self, state: dict[str, NDArray[np.generic]]) -> None:
+        for layer, counts in self.counts.items():
+            device = counts.device
+            counts.copy_(torch.from_numpy(state[f"{layer}/counts"].astype(np.int32)))
+            centre = torch.tensor(state[f"{layer}/centre"], device=device)
+            if not bool(centre.isnan().any()):
+                self.centre[layer].copy_(centre)
+                self._centred.add(layer)
+            for name, sums in (("positive", self.positive), ("total", self.total), ("square", self.square)):
+                sums[layer] = torch.tensor(state[f"{layer}/{name}"], dtype=sums[layer].dtype, device=device)
+            self.prefix_max[layer] = torch.tensor(state[f"{layer}/prefix_max"], device=device)
+            self.largest[layer] = torch.tensor(state[f"{layer}/largest"], device=device)
+
+    def quantiles(self, layer: str, shares: Sequence[float]) -> NDArray[np.float32]:
+        """Quantiles of every neuron: float32 [neuron, share]; NaN where nothing was counted."""
+        counts = self.counts[layer].cpu().numpy()
+        centre, spread = self.centre_of(layer).astype(np.float64)[..., None]
+        out: NDArray[np.float64] = np.stack([_from_counts(row, shares) for row in counts]) * spread + centre
+        if self.tail:
+            total = int(counts[0].sum())
+            largest = np.sort(self.largest[layer].cpu().numpy(), 1)[:, ::-1].astype(np.float64)
+            for i, share in enumerate(shares):
+                place = total - 1 - (share * total - 0.5)  # Hazen's position, counted from the largest
+                if total and share >= 0.99:
+                    below, above = int(np.ceil(place)), int(np.floor(place))
+                    below, above = min(max(below, 0), total - 1), min(max(above, 0), total - 1)
+                    weight = min(max(place - above, 0.0), 1.0)
+                    out[:, i] = largest[:, above] * (1 - weight) + largest[:, below] * weight
+        return out.astype(np.float32)
+
+    def positive_share(self, layer: str) -> NDArray[np.float32]:
+        share: NDArray[np.float64] = self.positive[layer].cpu().numpy() / np.maximum(
+            self.counts[layer].sum(1).cpu().numpy(), 1
+        )
+        return share.astype(np.float32)
+
+    def deviation(self, layer: str) -> NDArray[np.float32]:
+        """Standard deviation over the counted patches."""
+        n = np.maximum(self.counts[layer].cpu().numpy().sum(1, dtype=np.int64), 1)
+        square, total = (sums[layer].cpu().numpy().astype(np.float64) for sums in (self.square, self.total))
+        variance = square / n - (total / n) ** 2
+        deviation: NDArray[np.float64] = np.sqrt(np.maximum(variance, 0))
+        return deviation.astype(np.float32)
+
+
+def _start(values: Tensor) -> Tensor:
+    """The 0.99 quantile of values [neuron, value], as one of them."""
+    return values.topk(ceil(0.01 * values.shape[1]), 1).values[:, -1]
+
+
+def _from_counts(counts: NDArray[np.int32], shares: Sequence[float]) -> NDArray[np.float64]:
+    total = int(counts.sum())
+    if total == 0:
+        return np.full(len(shares), np.nan)
+    used = np.flatnonzero(counts)  # an empty bin holds no value: never interpolate through it
+    upper = np.cumsum(counts[used])
+    place = np.asarray(shares) * total
+    at = np.minimum(np.searchsorted(upper, place, side="left"), len(used) - 1)
+    within = (place - (upper[at] - counts[used[at]])) / counts[used[at]]
+    low, high = EDGES[used[at]], EDGES[used[at] + 1]
+    value: NDArray[np.float64] = low + within * (high - low)
+    return value

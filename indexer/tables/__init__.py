@@ -1,0 +1,1 @@
+"""From the arrays of a filled index to its tables."""

@@ -1,0 +1,227 @@
+"""From the arrays of a filled index to its tables. One layer in memory at a time; the database appears whole or not."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+
+from ...data.labels.class_names import match_labels
+from ...schemas.errors import BadIndex
+from ...schemas.integrity import Facts
+from ...schemas.run_spec import OTHER_EXEMPLARS, LayerSpec, RunSpec
+from ...schemas.storage.atomic_files import adopt_file, write_file
+from ..statistics.image_ranks import Means, largest, rank_images
+from .class_tables import class_columns, class_means, insert_activations, insert_scores
+from .filled_index import KEPT, Columns, Finish
+from .rows import insert
+
+SIDES = ("left", "top", "right", "bottom")
+CROP_COLUMNS = (
+    "image_id, path, label, class_id, predicted, p_class, width, height, "
+    'CASE WHEN "left" IS NOT NULL '
+    'THEN struct_pack("left" := "left", top := top, "right" := "right", bottom := bottom) END AS crop'
+)
+MEMORY = "500MB"  # that DuckDB may hold of it while it is written
+
+
+def build_tables(finish: Finish) -> Facts:
+    """Write index.duckdb, and the statistics that it could not be made from again. Raises BadIndex on a full disk."""
+    temporary = finish.layout.database.with_name(".index.duckdb.partial")
+    for leftover in (temporary, temporary.with_name(temporary.name + ".wal")):
+        leftover.unlink(missing_ok=True)
+    try:
+        with duckdb.connect(str(temporary), config={"memory_limit": MEMORY}) as db:
+            kept = _fill_tables(finish, db)
+            db.execute("CHECKPOINT")
+    except duckdb.Error as error:
+        temporary.unlink(missing_ok=True)
+        fact = f"the tables cannot be written: {str(error).strip().splitlines()[0]}"
+        raise BadIndex(fact, "Make space and repeat the command.") from error
+    # the statistics first: with them, and not without, the tables can be made again
+    statistics = finish.layout.statistics
+    written = {statistics.relative_to(finish.layout.root).as_posix(): write_file(statistics, save_kept(kept))}
+    written[finish.layout.database.name] = adopt_file(temporary, finish.layout.database)
+    return written
+
+
+def _fill_tables(finish: Finish, db: duckdb.DuckDBPyConnection) -> dict[str, Columns]:
+    """Returns the KEPT columns of every layer."""
+    db.execute("SET preserve_insertion_order = true")
+    db.execute(files("vitdex.schemas").joinpath("tables.sql").read_text())
+    labels = _images_and_classes(finish, db)
+    classes = len(finish.names.names) if finish.names else 0
+    insert_scores(finish, db)
+    kept: dict[str, Columns] = {}
+    activations: dict[str, dict[str, NDArray[np.float32]]] = {}
+    for layer in finish.spec.layers:
+        by_neuron = finish.reader.whole(f"{layer.name}/max_by_neuron")
+        kept[layer.name] = finish.kept(layer, by_neuron)
+        means = class_means(finish, layer, labels, classes)
+        order = rank_images(by_neuron, finish.valid, labels, classes)
+        _neurons(finish, db, layer, kept[layer.name], means)
+        _exemplars(finish, db, layer, by_neuron, order.sides)
+        if (labels >= 0).any():
+            activations[layer.name] = class_columns(finish, layer, means) | {"auroc": order.auroc}
+    insert_activations(finish, db, activations, labels, classes)
+    return kept
+
+
+def save_kept(kept: dict[str, Columns]) -> bytes:
+    """A safetensors file of the KEPT columns, LAYER/column."""
+    return save({f"{layer}/{name}": column for layer, columns in kept.items() for name, column in columns.items()})
+
+
+def load_kept(content: bytes) -> dict[str, Columns]:
+    kept: dict[str, Columns] = {}
+    for path, column in load(content).items():
+        layer, name = path.rsplit("/", 1)
+        kept.setdefault(layer, {})[name] = column
+    return kept
+
+
+def kept_in_tables(database: Path, spec: RunSpec) -> dict[str, Columns]:
+    """The KEPT columns from the tables themselves."""
+    query = f"SELECT {', '.join(KEPT)} FROM neurons WHERE layer = ? ORDER BY unit"
+    with duckdb.connect(str(database), read_only=True) as db:
+        return {layer.name: db.execute(query, [layer.name]).fetchnumpy() for layer in spec.layers}
+
+
+def _images_and_classes(finish: Finish, db: duckdb.DuckDBPyConnection) -> NDArray[np.int64]:
+    """Fill layers, classes, images, failures. Returns each image's class, -1 for none or an unreadable image."""
+    spec, records = finish.spec, finish.images
+    rows, columns = spec.grid
+    db.executemany(
+        "INSERT INTO layers VALUES (?, ?, ?, ?, ?, ?)",
+        [(a.name, a.block, a.kind, a.units, rows, columns) for a in spec.layers],
+    )
+    names = finish.names
+    if names:
+        offset = _logit_offset(finish)
+        db.executemany(
+            "INSERT INTO classes VALUES (?, ?, ?, ?)",
+            [
+                (i, names.wnids[i] if names.wnids else None, n, None if offset is None else float(offset[i]))
+                for i, n in enumerate(names.names)
+            ],
+        )
+    class_of = match_labels({r["label"] for r in records}, names)
+    labels = np.array([class_of.get(r["label"], -1) for r in records], np.int64)
+    predicted, p_class = _predictions(finish, labels)
+    insert(
+        db,
+        "images",
+        {
+            "image_id": range(len(records)),
+            "path": [r["path"] for r in records],
+            "label": pd.array([r["label"] for r in records], "object"),
+            "class_id": pd.array([c if c >= 0 else None for c in labels.tolist()], "Int64"),
+            "predicted": pd.array(predicted, "Int64"),
+            "p_class": pd.array(p_class, "Float64"),
+            "width": pd.array([r.get("width") for r in records], "Int64"),
+            "height": pd.array([r.get("height") for r in records], "Int64"),
+            **{
+                side: pd.array([r["crop"][i] if "crop" in r else None for r in records], "Float64")
+                for i, side in enumerate(SIDES)
+            },
+        },
+        CROP_COLUMNS,
+    )
+    failed = [(r["path"], r["reason"]) for r in records if "reason" in r]
+    if failed:
+        db.executemany("INSERT INTO failures VALUES (?, ?)", failed)
+    return np.where(finish.valid, labels, -1)
+
+
+def _predictions(finish: Finish, labels: NDArray[np.int64]) -> tuple[list[int | None], list[float | None]]:
+    if not finish.spec.classes:
+        return [None] * len(labels), [None] * len(labels)
+    logits = torch.from_numpy(finish.reader.whole("logits")).double()
+    share = logits.softmax(1).numpy()
+    best = logits.argmax(1).tolist()
+    readable = finish.valid.tolist()
+    p = [float(share[i, c]) if c >= 0 and readable[i] else None for i, c in enumerate(labels.tolist())]
+    return [b if ok else None for b, ok in zip(best, readable, strict=True)], p
+
+
+def _logit_offset(finish: Finish) -> NDArray[np.float32] | None:
+    """What a class's logit holds whatever the image: E . beta of the final norm, and the head's bias."""
+    head, norm = finish.head, finish.anatomy.readout.norm
+    if head.weight is None or norm is None:
+        return None
+    offset = head.weight @ norm.bias.expand(finish.anatomy.features)
+    return (offset + head.bias if head.bias is not None else offset).numpy()
+
+
+def _neurons(
+    finish: Finish, db: duckdb.DuckDBPyConnection, layer: LayerSpec, kept: Columns, means: dict[str, Means]
+) -> None:
+    norm = None
+    if layer.kind == "hidden":
+        norm = finish.hidden[layer.name].value_vectors.norm(dim=1).numpy()
+    columns = {
+        "layer": layer.name,
+        "unit": np.arange(layer.units, dtype=np.uint32),
+        "pre_mean": means["mean"].mean,
+        "post_mean": means["post_mean"].mean,
+        **kept,
+        "value_norm": norm,
+    }
+    insert(db, "neurons", columns)
+
+
+def _exemplars(
+    finish: Finish,
+    db: duckdb.DuckDBPyConnection,
+    layer: LayerSpec,
+    by_neuron: NDArray[np.float32],
+    sides: dict[str, NDArray[np.int64]],
+) -> None:
+    units = np.arange(layer.units)[:, None]
+    for side, ids in sides.items():
+        patches = _patches(finish, layer, ids)
+        _insert_exemplars(finish, db, layer, side, "patch", ids, by_neuron[units, ids], patches)
+    if finish.spec.cls:
+        k = min(OTHER_EXEMPLARS, int(finish.valid.sum()))
+        pre, ids = largest(finish.reader.parts(f"{layer.name}/cls"), layer.units, k)
+        _insert_exemplars(finish, db, layer, "top", "cls", ids, pre, None)
+
+
+def _patches(finish: Finish, layer: LayerSpec, ids: NDArray[np.int64]) -> NDArray[np.uint16]:
+    """The patch of the largest value of every neuron on its images [neuron, rank]."""
+    out = np.zeros(ids.shape, np.uint16)
+    for first, argmax in finish.reader.parts(f"{layer.name}/argmax"):
+        unit, rank = np.nonzero((ids >= first) & (ids < first + len(argmax)))
+        out[unit, rank] = argmax[ids[unit, rank] - first, unit]
+    return out
+
+
+def _insert_exemplars(
+    finish: Finish,
+    db: duckdb.DuckDBPyConnection,
+    layer: LayerSpec,
+    side: str,
+    token: str,
+    ids: NDArray[np.int64],
+    pre: NDArray[np.float32],
+    patch: NDArray[np.uint16] | None,
+) -> None:
+    units, ranks = ids.shape
+    columns = {
+        "layer": layer.name,
+        "unit": np.repeat(np.arange(units, dtype=np.uint32), ranks),
+        "side": side,
+        "token": token,
+        "rank": np.tile(np.arange(1, ranks + 1, dtype=np.uint32), units),
+        "image_id": ids.ravel().astype(np.uint32),
+        "patch": None if patch is None else patch.ravel(),
+        "pre": pre.ravel(),
+        "post": finish.act(layer, np.ascontiguousarray(pre)).ravel(),
+    }
+    insert(db, "exemplars", columns)

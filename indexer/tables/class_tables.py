@@ -1,0 +1,126 @@
+"""The tables of classes: what value vectors say of them, and what neurons do on their images. Formulas: FORMAT.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ...schemas.run_spec import LayerSpec
+from ..statistics.image_ranks import Means, score_ranks
+from .filled_index import Finish
+from .rows import insert
+
+CLASSES_AT_ONCE = 50  # in memory as rows
+ACTIVATIONS = ("mean_max", "mean", "post_mean", "cls_post_mean", "contribution", "auroc")
+
+Floats = NDArray[np.float32]
+
+
+def class_means(finish: Finish, layer: LayerSpec, labels: NDArray[np.int64], classes: int) -> dict[str, Means]:
+    """Means of a layer's summaries, by column of class_activations ('read' makes its contribution)."""
+    leaves = {"mean_max": "max", "mean": "mean", "post_mean": "post_mean", "cls_post_mean": "cls", "read": "read"}
+    found = {}
+    for column, leaf in leaves.items():
+        if f"{layer.name}/{leaf}" in finish.arrays:
+            found[column] = means = Means(layer.units, classes)
+            for first, values in finish.reader.parts(f"{layer.name}/{leaf}"):
+                here = slice(first, first + len(values))
+                shown = finish.act(layer, values) if leaf == "cls" else values
+                means.add(shown, labels[here], finish.valid[here])
+    return found
+
+
+def class_columns(finish: Finish, layer: LayerSpec, means: dict[str, Means]) -> dict[str, Floats]:
+    """Columns of class_activations for one layer: [class, neuron]."""
+    out = {column: found.class_means for column, found in means.items()}
+    read = out.pop("read", None)
+    if read is not None and finish.head.weight is not None:
+        mlp = finish.hidden[layer.name]
+        folded = finish.anatomy.fold(mlp, mlp.value_vectors)
+        out["contribution"] = (finish.head.weight.double() @ folded.double().T).numpy() * read
+    return {column: values.astype(np.float32) for column, values in out.items()}
+
+
+def insert_scores(finish: Finish, db: duckdb.DuckDBPyConnection) -> None:
+    """class_scores, sorted by class, then block and unit."""
+    scores = _scores(finish)
+    if not scores:
+        return
+    hidden = [a for a in finish.spec.layers if a.kind == "hidden"]
+    layer_of = np.repeat(np.arange(len(hidden)), [a.units for a in hidden])
+    in_unit = score_ranks(scores["score"].T)[0].T
+    for here in _some_classes(len(scores["score"])):
+        columns: dict[str, NDArray[Any]] = {name: value[here] for name, value in scores.items()}
+        columns["rank_in_class"], columns["rank_in_layer"] = score_ranks(columns["score"], layer_of)
+        columns["rank_in_unit"] = in_unit[here]
+        _insert(db, "class_scores", hidden, here, columns)
+
+
+def _scores(finish: Finish) -> dict[str, Floats]:
+    """score, cosine, probability, folded of every hidden neuron: [class, neuron of all layers]."""
+    E = finish.head.weight
+    hidden = [a.name for a in finish.spec.layers if a.kind == "hidden"]
+    if E is None or not hidden or finish.hidden[hidden[0]].fc2.out_features != E.shape[1]:
+        return {}
+    vectors = torch.cat([finish.hidden[name].value_vectors for name in hidden])
+    score = E @ vectors.T
+    out = {
+        "score": score,
+        "cosine": nn.functional.normalize(E, dim=1) @ nn.functional.normalize(vectors, dim=1).T,
+        "probability": score.softmax(0),
+    }
+    if finish.anatomy.readout.defined:
+        folded = torch.cat([finish.anatomy.fold(finish.hidden[n], finish.hidden[n].value_vectors) for n in hidden])
+        out["folded"] = E @ folded.T
+    return {name: value.numpy() for name, value in out.items()}
+
+
+def insert_activations(
+    finish: Finish,
+    db: duckdb.DuckDBPyConnection,
+    activations: dict[str, dict[str, Floats]],
+    labels: NDArray[np.int64],
+    classes: int,
+) -> None:
+    """class_activations, sorted likewise. A layer without a column has NaN in it."""
+    layers = list(finish.spec.layers)
+    wanted = [c for c in ACTIVATIONS if any(c in columns for columns in activations.values())]
+    n = np.bincount(labels[labels >= 0], minlength=classes)
+    for here in _some_classes(classes if wanted else 0):
+        columns: dict[str, NDArray[Any]] = {
+            c: np.concatenate([activations[a.name][c][here] if c in activations[a.name] else
+                               np.full((here.stop - here.start, a.units), np.nan, np.float32) for a in layers], 1)
+            for c in wanted
+        }  # fmt: skip
+        columns["n"] = np.repeat(n[here, None].astype(np.uint32), sum(a.units for a in layers), axis=1)
+        _insert(db, "class_activations", layers, here, columns)
+
+
+def _some_classes(classes: int) -> list[slice]:
+    return [slice(first, min(first + CLASSES_AT_ONCE, classes)) for first in range(0, classes, CLASSES_AT_ONCE)]
+
+
+def _insert(
+    db: duckdb.DuckDBPyConnection,
+    table: str,
+    layers: list[LayerSpec],
+    classes: slice,
+    columns: dict[str, NDArray[Any]],
+) -> None:
+    """Matrices [class, neuron of all layers] as rows with their keys."""
+    count = classes.stop - classes.start
+    units = np.concatenate([np.arange(a.units, dtype=np.uint32) for a in layers])
+    codes = np.repeat(np.arange(len(layers), dtype=np.int16), [a.units for a in layers])
+    rows = {
+        "layer": pd.Categorical.from_codes(np.tile(codes, count), pd.Index([a.name for a in layers])),
+        "unit": np.tile(units, count),
+        "class_id": np.repeat(np.arange(classes.start, classes.stop, dtype=np.uint32), len(units)),
+        **{name: np.ascontiguousarray(value).ravel() for name, value in columns.items()},
+    }
+    insert(db, table, rows)

@@ -1,0 +1,44 @@
+"""`vitdex dissect`: a subcommand for every analysis of the catalogue, its options out of the analysis's parameters."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..dissect.catalogue import ANALYSES, Analysis
+from ..index import Index
+from .options import ANALYSIS_OPTIONS, INDEX, OUTPUT, model_options, table_options
+from .output import answer, progress_bar, say
+
+
+@click.group("dissect")
+def dissect_group() -> None:
+    """Classes and neurons taken apart: blocks, regions, concepts, agreement, sums."""
+
+
+def _command(analysis: Analysis) -> click.Command:
+    parameters = inspect.signature(analysis.ask).parameters
+
+    def run(index_path: Path, outputs: tuple[Path, ...], form: str, **options: Any) -> None:
+        with Index(index_path) as index, progress_bar(analysis.name) as progress:
+            if "progress" in parameters:
+                options["progress"] = progress
+            found = analysis.ask(index, **options)
+            answer(found.table, form, outputs, found.draw)
+            for note in found.notes:
+                say(note)
+
+    command = table_options(OUTPUT(run))
+    if "weights" in parameters:
+        command = model_options(command)
+    for name, parameter in reversed(list(parameters.items())):
+        if name in ANALYSIS_OPTIONS:
+            command = ANALYSIS_OPTIONS[name](parameter.default)(command)
+    return click.command(analysis.name, help=analysis.question)(INDEX(command))
+
+
+for _analysis in ANALYSES:
+    dissect_group.add_command(_command(_analysis))

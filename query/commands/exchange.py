@@ -1,0 +1,143 @@
+"""`vitdex export` and `vitdex import`: what other tools read, and what comes back from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ...schemas.sizes import bytes_text
+from ..export.clip_dissect import Reading
+from ..export.tables import FORMATS, Format
+from ..index import Index
+from ..stored.names import Neuron
+from .options import FILE, INDEX, LAYERS, OUT, PICTURE, model_options
+from .output import check_output, progress_bar, save_picture, say
+
+
+@click.group("export")
+def export_group() -> None:
+    """Write what other tools read: tables, exemplar sets for MILAN, activations for CLIP-Dissect."""
+
+
+@export_group.command("tables")
+@INDEX
+@OUT
+@click.argument("tables", nargs=-1, metavar="[TABLE]...")
+@click.option("--format", "form", type=click.Choice(list(FORMATS)), default="parquet", show_default=True)
+def tables_command(index_path: Path, out: Path, tables: tuple[str, ...], form: Format) -> None:
+    """Write tables to OUT/TABLE.parquet or .csv, sorted, with their types in OUT/schema.sql."""
+    from ..export.tables import export_tables
+
+    with Index(index_path) as index:
+        for table, rows in export_tables(index, out, form, tables).items():
+            click.echo(f"{table}.{form}  {rows:,} rows")
+
+
+@export_group.command("clip-dissect")
+@INDEX
+@OUT
+@LAYERS
+@click.option("--reading", "readings", type=click.Choice(["cls", "mean", "max"]), multiple=True, help="All by default.")
+@click.option("--probe", help="CLIP-Dissect's name of the images (--d_probe). The index's source by default.")
+@click.option("--model", help="CLIP-Dissect's name of the model (--target_model). The index's by default.")
+def clip_dissect_command(
+    index_path: Path,
+    out: Path,
+    layers: tuple[str, ...],
+    readings: tuple[Reading, ...],
+    probe: str | None,
+    model: str | None,
+) -> None:
+    """Write OUT/{cls,mean,max}/PROBE_MODEL_LAYER.pt: float32 [image, unit], rows in image order."""
+    from ..export.clip_dissect import export_clip_dissect
+
+    with Index(index_path) as index:
+        for file in export_clip_dissect(index, out, layers, readings, probe, model):
+            click.echo(str(file))
+        for path, _ in index.sql("FROM failures").itertuples(index=False):
+            say(f"no row for {path}, which could not be read")
+
+
+def unit_list(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int] | None:
+    """Unit numbers such as 0-63,100."""
+    if value is None:
+        return None
+    units: list[int] = []
+    for piece in value.split(","):
+        first, _, last = piece.strip().partition("-")
+        if not first.isdecimal() or not (last or first).isdecimal():
+            raise click.BadParameter(f"'{value}' is no list of units such as 0-63,100")
+        units += range(int(first), int(last or first) + 1)
+    return units
+
+
+@export_group.command("milan")
+@INDEX
+@OUT
+@LAYERS
+@click.option("--units", callback=unit_list, metavar="A-B,...", help="All by default.")
+@click.option("-k", default=15, show_default=True, type=click.IntRange(1), help="Images a neuron.")
+@click.option("--size", default=224, show_default=True, type=click.IntRange(1), help="Pixels of a side.")
+@click.option("--exact", is_flag=True, help="Maps and thresholds anew in float32: the model runs over all images.")
+@model_options
+def milan_command(
+    index_path: Path,
+    out: Path,
+    layers: tuple[str, ...],
+    units: list[int] | None,
+    k: int,
+    size: int,
+    exact: bool,
+    weights: Path | None,
+    device: str | None,
+) -> None:
+    """Write exemplar sets OUT/LAYER for MILAN (OUT = DATA_DIR/MODEL/DATASET)."""
+    from ..export.milan import plan_milan, write_milan
+
+    with Index(index_path) as index:
+        plan = plan_milan(index, out, layers, units, k, size, exact)
+        neurons = sum(map(len, plan.units.values()))
+        say(
+            f"{len(plan.units)} layers, {neurons:,} neurons x {k} images of {size} x {size}: "
+            f"{bytes_text(plan.bytes)} on disk, {bytes_text(4 * plan.bytes)} in MILAN's memory"
+        )
+        with progress_bar(out.name, "B") as progress:
+            write_milan(plan, weights=weights, device=device, progress=progress)
+    click.echo(f"{out} is ready.")
+
+
+@export_group.command("milan-sheet")
+@INDEX
+@click.argument("neuron", metavar="LAYER:UNIT")
+@click.option("-k", default=15, show_default=True, type=click.IntRange(1), help="Images.")
+@model_options
+@PICTURE
+def milan_sheet_command(
+    index_path: Path, neuron: str, k: int, weights: Path | None, device: str | None, output: Path
+) -> None:
+    """Draw what MILAN is shown of a neuron: its exemplars with their masked regions, and its descriptions."""
+    from ..export.milan_sheet import milan_sheet
+
+    check_output(output, tables=False)
+    with Index(index_path) as index:
+        save_picture(milan_sheet(index, Neuron.of(neuron), k, weights=weights, device=device), output)
+
+
+@click.group("import")
+def import_group() -> None:
+    """Put into the notes beside an index what other tools have found."""
+
+
+@import_group.command("descriptions")
+@INDEX
+@click.argument("file", type=FILE, metavar="CSV")
+@click.option("--source", required=True, help="Whose descriptions they are; they replace the earlier ones of it.")
+@click.option("--note", help="What made them, such as version, base model and temperature.")
+def descriptions_command(index_path: Path, file: Path, source: str, note: str | None) -> None:
+    """Put descriptions (layer,unit,description) into the table `descriptions`."""
+    from ..export.descriptions import import_descriptions
+
+    with Index(index_path) as index:
+        count = import_descriptions(index, file, source, note)
+    click.echo(f"{count:,} descriptions by '{source}'")

@@ -1,0 +1,123 @@
+"""`vitdex info`, `vitdex sql` and `vitdex verify`: what an index is, what it says, whether it is whole."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import click
+
+from ...schemas.array_specs import part_files
+from ...schemas.errors import REPAIR, DamagedIndex
+from ...schemas.integrity import Finding, listed_files, verify
+from ...schemas.layout import Layout
+from ...schemas.manifest import read_manifest
+from ...schemas.run_spec import RunSpec
+from ...schemas.sizes import bytes_text
+from ..index import Index
+from .options import INDEX, OUTPUT, table_options
+from .output import answer, progress_bar
+
+
+@click.command("info")
+@INDEX
+@click.option("--tables", is_flag=True, help="The tables and their columns.")
+def info_command(index_path: Path, tables: bool) -> None:
+    """What an index holds, how it was made, what failed."""
+    with Index(index_path) as index:
+        for line in _tables(index) if tables else _facts(index):
+            click.echo(line)
+
+
+def _tables(index: Index) -> Iterator[str]:
+    shown = index.sql(
+        "SELECT table_name AS 'table', string_agg(column_name, ', ' ORDER BY column_index) AS columns "
+        "FROM duckdb_columns() WHERE database_name = 'vitdex_index' GROUP BY table_name ORDER BY table_name"
+    )
+    for name, columns in shown.itertuples(index=False):
+        yield f"{name}: {columns}"
+
+
+def _facts(index: Index) -> Iterator[str]:
+    spec, made = index.spec, index.manifest
+    images, seconds = made["images"], made["seconds"]
+    size = sum(count for count, _ in made["files"].values())
+    rate = f", {images['indexed'] / seconds:.1f} images/s" if seconds else ""
+    lines = {
+        "model": f"{spec.model}, weights {spec.weights_sha256[:12]}",
+        "layers": f"{len(spec.layers)}, {spec.layers[0].name} ... {spec.layers[-1].name}; {spec.neurons:,} neurons",
+        "patches": f"{spec.grid[0]} x {spec.grid[1]}, {spec.prefix} tokens before them",
+        "images": f"{images['indexed']:,} indexed, {images['failed']} failed, {len(images['skipped'])} skipped, "
+        f"{images['found']:,} found in {spec.source}",
+        "classes": f"{len(index.classes)} ({spec.class_names})",
+        "head": f"{spec.head}; reads {spec.readout}",
+        "maps": spec.maps,
+        "made": f"{made['created']} on {spec.device} in {spec.precision}, {seconds:.0f} s{rate}",
+        "size": f"{bytes_text(size)} in {len(made['files'])} files",
+        "versions": ", ".join(f"{name} {number}" for name, number in spec.versions.items()),
+    }
+    for name, value in lines.items():
+        yield f"{name:9} {value}"
+    for path, reason in index.sql("FROM failures LIMIT 20").itertuples(index=False):
+        yield f"failed    {path!r}: {reason}"
+
+
+@click.command("sql")
+@INDEX
+@click.argument("query")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=300, show_default=True, help="Seconds.")
+@OUTPUT
+@table_options
+def sql_command(index_path: Path, query: str, timeout: float, outputs: tuple[Path, ...], form: str) -> None:
+    """Ask an index in SQL (read-only)."""
+    with Index(index_path) as index:
+        answer(index.sql(query, timeout=timeout), form, outputs)
+
+
+@click.command("verify")
+@INDEX
+@click.option("--quick", is_flag=True, help="Compare sizes alone.")
+def verify_command(index_path: Path, quick: bool) -> None:
+    """Compare every file of an index with its checksum.
+
+    Exit status: 0 all is well, 1 something is damaged, missing or foreign, 2 not a finished index.
+    """
+    with nullcontext() if quick else progress_bar("checking", "B") as progress:
+        findings = verify(index_path, quick, progress=progress)
+    if findings:
+        for line in report(Layout(index_path), findings):
+            click.echo(line)
+        sys.exit(1)
+    files = listed_files(read_manifest(Layout(index_path)), index_path)
+    size = bytes_text(sum(count for count, _ in files.values()))
+    click.echo(f"{index_path} is whole: {len(files):,} files, {size}{' (sizes alone)' if quick else ''}")
+
+
+def report(layout: Layout, findings: Sequence[Finding]) -> list[str]:
+    """A line for each finding, with its part, then what to do."""
+    parts = _parts(layout)
+    lines = []
+    for finding in findings:
+        path = finding.path if finding.path.isprintable() else repr(finding.path)
+        part = f" (part {parts[finding.path]})" if finding.path in parts else ""
+        lines.append(f"{finding.fault:8} {path}{part}: {finding.detail}")
+    foreign = sum(finding.fault == "foreign" for finding in findings)
+    if foreign:
+        lines.append(f"{foreign} foreign: move what is yours elsewhere; a stopped run's leftovers go with --repair.")
+    if foreign < len(findings):
+        redone = sorted({parts[f.path] for f in findings if f.path in parts})
+        some = f" It redoes part{'s' * (len(redone) > 1)} {', '.join(map(str, redone))}." if redone else ""
+        lines.append(f"{len(findings) - foreign} damaged or missing: {REPAIR[0].lower()}{REPAIR[1:]}{some}")
+    return lines
+
+
+def _parts(layout: Layout) -> dict[str, int]:
+    """The part of every file that belongs to one; nothing where the manifest cannot tell."""
+    try:
+        spec = RunSpec.from_json(read_manifest(layout)["run"])
+    except DamagedIndex:
+        return {}
+    parts = {path: part.index for part in spec.parts for path in part_files(spec, part.index)}
+    return parts | {str(layout.entry(p.index).relative_to(layout.root)): p.index for p in spec.parts}

@@ -1,0 +1,124 @@
+"""`vitdex top` and `vitdex neighbours`: the first neurons of a class, the first images of neurons, and images alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import pandas as pd
+
+from ...schemas.errors import QueryError
+from ..index import Index
+from ..lookups.class_images import class_images
+from ..lookups.image_search import AGGREGATES, METRICS, Aggregate, Metric, neighbours, top_images
+from ..lookups.key_neurons import Ranking, named
+from ..stored.names import Neuron
+from .options import BY, CLASS, INDEX, OUTPUT, model_options, table_options
+from .output import answer
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+NEURONS = click.option("--neuron", "neurons", multiple=True, metavar="LAYER[:UNIT]", help="May be repeated.")
+COUNT = click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="How many.")
+IMAGES = 5  # of a class, below its key neurons
+
+
+@click.command("top")
+@INDEX
+@CLASS
+@NEURONS
+@COUNT
+@BY
+@click.option("--layer", help="Key neurons of this layer alone.")
+@click.option("--aggregate", default="mean", show_default=True, type=click.Choice(AGGREGATES), help="Over neurons.")
+@model_options
+@OUTPUT
+@table_options
+def top_command(
+    index_path: Path,
+    class_: str | None,
+    neurons: tuple[str, ...],
+    k: int,
+    by: Ranking | None,
+    layer: str | None,
+    aggregate: Aggregate,
+    weights: Path | None,
+    device: str | None,
+    outputs: tuple[Path, ...],
+    form: str,
+) -> None:
+    """Key neurons of a class, or the images that drive one neuron or several most.
+
+    \b
+    vitdex top INDEX --class coin
+    vitdex top INDEX --neuron blocks.4.mlp.fc1:473 -o exemplars.png
+    vitdex top INDEX --neuron blocks.4.mlp.fc1:473 --neuron blocks.5.mlp.fc1:16 --aggregate min
+
+    LAYER without a unit means all its units. Of several neurons each image's largest patches are aggregated.
+    """
+    if (class_ is None) == (not neurons):
+        raise QueryError("nothing to rank", "Give either --class NAME, or --neuron LAYER:UNIT once or more.")
+    with Index(index_path) as index:
+
+        def draw() -> Image.Image:
+            from ..heatmaps.contact_sheets import exemplars_picture, images_picture
+            from ..heatmaps.heatmap import heatmaps
+
+            if class_ is not None:
+                images = class_images(index, class_, IMAGES).image_id.tolist()
+                return heatmaps(index, named(table), images, weights=weights, device=device).picture()
+            if len(neurons) == 1 and ":" in neurons[0]:
+                return exemplars_picture(index, Neuron.of(neurons[0]), table, weights=weights, device=device)
+            return images_picture(index, table, f"{aggregate} of {_shown(neurons)}", "value")
+
+        if class_ is not None:
+            table = index.key_neurons(class_, k, by, layer)
+        elif len(neurons) == 1 and ":" in neurons[0]:
+            table = index.exemplars(*Neuron.of(neurons[0]), k)
+        else:
+            table = top_images(index, neurons, k, aggregate)
+        answer(table, form, outputs, draw)
+
+
+@click.command("neighbours")
+@INDEX
+@click.argument("image")
+@NEURONS
+@COUNT
+@click.option("--metric", default="cosine", show_default=True, type=click.Choice(METRICS), help="What is near.")
+@OUTPUT
+@table_options
+def neighbours_command(
+    index_path: Path,
+    image: str,
+    neurons: tuple[str, ...],
+    k: int,
+    metric: Metric,
+    outputs: tuple[Path, ...],
+    form: str,
+) -> None:
+    """The images nearest to one in the space of some neurons: what excites them alike.
+
+    \b
+    vitdex neighbours INDEX coin/013.jpg --neuron blocks.5.mlp.fc1
+    vitdex neighbours INDEX 93 --neuron blocks.4.mlp.fc1:473 --neuron blocks.5.mlp.fc1:16 --metric l2
+
+    LAYER without a unit means all its units. An image is its largest patches. The picture begins with the image itself.
+    """
+    with Index(index_path) as index:
+        table = neighbours(index, image, neurons, k, metric)
+        answer(table, form, outputs, lambda: _neighbours_picture(index, image, table, metric, neurons))
+
+
+def _neighbours_picture(
+    index: Index, image: str, table: pd.DataFrame, metric: Metric, neurons: tuple[str, ...]
+) -> Image.Image:
+    from ..heatmaps.contact_sheets import neighbours_picture
+
+    return neighbours_picture(index, image, table, f"{metric} distance in {_shown(neurons)}")
+
+
+def _shown(neurons: tuple[str, ...]) -> str:
+    return ", ".join(neurons) if len(neurons) < 4 else f"{len(neurons)} neurons"

@@ -1,0 +1,73 @@
+"""The command line. Errors become one line and exit status 2; `--debug` shows where they come from."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.metadata import version
+
+import click
+
+from ...schemas.errors import VitdexError
+
+# Every command and where it lies; imported when asked for.
+COMMANDS = {
+    "index": "vitdex.indexer.command:index_command",
+    "info": "vitdex.query.commands.info:info_command",
+    "verify": "vitdex.query.commands.info:verify_command",
+    "sql": "vitdex.query.commands.info:sql_command",
+    "top": "vitdex.query.commands.lookups:top_command",
+    "neighbours": "vitdex.query.commands.lookups:neighbours_command",
+    "heatmap": "vitdex.query.commands.heatmap:heatmap_command",
+    "dissect": "vitdex.query.commands.dissect:dissect_group",
+    "generate": "vitdex.query.commands.generate:generate_command",
+    "export": "vitdex.query.commands.exchange:export_group",
+    "import": "vitdex.query.commands.exchange:import_group",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported only when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[name].split(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("vitdex"), prog_name="vitdex")
+@click.option("--debug", is_flag=True, help="Show a traceback with an error.")
+def cli(debug: bool) -> None:
+    """What every MLP neuron of a Vision Transformer does: make an index, ask it."""
+
+
+def main() -> None:
+    """Entry point."""
+    try:
+        cli(standalone_mode=False)
+    except VitdexError as error:
+        if "--debug" in sys.argv:
+            raise
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("\nStopped. The same command goes on where it was.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+    except OSError as error:  # a full or failing disk, a folder without permission
+        if "--debug" in sys.argv:
+            raise
+        click.echo(
+            f"Error: {error.strerror or error}: {error.filename or 'writing failed'}. Mend it and repeat.", err=True
+        )
+        sys.exit(2)

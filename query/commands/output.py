@@ -1,0 +1,140 @@
+"""Where answers go: a table on the terminal, a table or picture in a file; what is said about them on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import pandas as pd
+
+from ...schemas.errors import QueryError
+from ...schemas.progress import Progress
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    Picture = Figure | Image.Image
+
+TABLES = (".csv", ".json", ".parquet")
+PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")
+BEGINNINGS = {  # of files that a picture or table of this kind may replace
+    ".png": b"\x89PNG",
+    ".jpg": b"\xff\xd8",
+    ".jpeg": b"\xff\xd8",
+    ".pdf": b"%PDF",
+    ".svg": b"<?xml",
+    ".json": b"[",
+    ".parquet": b"PAR1",
+}
+
+
+def answer(
+    table: pd.DataFrame, form: str, outputs: Sequence[Path] = (), draw: Callable[[], Picture] | None = None
+) -> None:
+    """Print a table, and write it or its picture to files; the suffix says which. Files are checked first."""
+    for path in outputs:
+        check_output(path, pictures=draw is not None)
+    show(table, form)
+    if table.attrs.get("by"):
+        say(f"ranked by {table.attrs['by']}")
+    for path in outputs:
+        if path.suffix.lower() in TABLES:
+            save_table(table, path)
+        elif draw is not None:
+            save_picture(draw(), path)
+
+
+def show(table: pd.DataFrame, form: str) -> None:
+    """Print a table as text, CSV or JSON."""
+    if form == "csv":
+        click.echo(table.to_csv(index=False), nl=False)
+    elif form == "json":
+        click.echo(table.to_json(orient="records", force_ascii=False))
+    else:
+        click.echo(table.to_string(index=False) if len(table) else "no rows")
+
+
+def say(line: str) -> None:
+    """A line about the answer, where it does not mix with it."""
+    click.echo(line, err=True)
+
+
+def check_output(path: Path, pictures: bool = True, tables: bool = True) -> None:
+    """Raise QueryError where a file cannot be written: of no kind that is known, or in place of another kind."""
+    suffix = path.suffix.lower()
+    kinds = (*(PICTURES if pictures else ()), *(TABLES if tables else ()))
+    if suffix not in kinds:
+        raise QueryError(f"'{path}' is of no kind that can be written here", f"One of {', '.join(kinds)}.")
+    if not path.absolute().parent.is_dir():
+        raise QueryError(f"there is no folder {path.parent}", "Make it, or choose another name.")
+    if path.is_dir():
+        raise QueryError(f"{path} is a folder", "Choose another name.")
+    if path.exists() and path.stat().st_size and suffix in BEGINNINGS:
+        with path.open("rb") as file:
+            if not file.read(8).startswith(BEGINNINGS[suffix]):
+                raise QueryError(f"{path} is there and is no {suffix} file", "Choose another name.")
+
+
+def save_picture(picture: Picture, path: Path) -> None:
+    """Write a figure, or a picture of pixels, and say so. Raises QueryError for a kind that it cannot be."""
+    check_output(path, tables=False)
+    kind = path.suffix.lower().removeprefix(".").replace("jpg", "jpeg")
+    if not hasattr(picture, "savefig"):
+        if kind == "svg":
+            raise QueryError("a picture of pixels is no .svg", "Name it .png, .jpg or .pdf.")
+        _replace(path, lambda part: picture.save(part, format=kind.upper()))
+        say(f"{path}: {picture.width} x {picture.height} pixels")
+        return
+    _replace(path, lambda part: picture.savefig(part, format=kind))
+    inches = picture.get_size_inches()
+    say(f"{path}: a figure of {inches[0]:.1f} x {inches[1]:.1f} inches")
+
+
+def save_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table and say so."""
+    write: dict[str, Callable[[Path], Any]] = {
+        ".csv": lambda part: table.to_csv(part, index=False),
+        ".json": lambda part: table.to_json(part, orient="records", force_ascii=False),
+        ".parquet": lambda part: _parquet(table, part),
+    }
+    _replace(path, write[path.suffix.lower()])
+    say(f"{path}: {len(table):,} rows")
+
+
+def _parquet(table: pd.DataFrame, path: Path) -> None:
+    import duckdb
+
+    from ...schemas.database import quoted
+
+    with duckdb.connect() as db:
+        db.register("answer", table)
+        db.execute(f"COPY answer TO {quoted(path)} (FORMAT parquet)")
+
+
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file under a temporary name, then give it its own: what was there stays until the new one is whole."""
+    part = path.with_name(f".{path.name}.partial")
+    try:
+        write(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def progress_bar(what: str, unit: str = "it") -> Iterator[Progress]:
+    """A bar on stderr for long work, where that is a terminal; given to it as `progress`."""
+    from tqdm import tqdm
+
+    with tqdm(desc=what, unit=unit, unit_scale=unit == "B", disable=not sys.stderr.isatty(), leave=False) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress

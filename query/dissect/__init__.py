@@ -1,0 +1,1 @@
+"""Classes and neurons taken apart, one analysis a file."""

@@ -1,0 +1,317 @@
+"""Every analysis once: its name, its question, the function that answers it, and its figure.
+
+A new analysis is a function `ask(index, ...)` here that returns an Answer, and an entry in ANALYSES. The command line
+makes its subcommand from that: parameters become options (commands/options.py), `weights` and `device` come together,
+`progress` is a bar. Figures, and what runs the model, are imported when they are wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from ...schemas.errors import QueryError
+from ...schemas.progress import Progress
+from ..lookups.key_neurons import Ranking, chosen_ranking
+from ..stored.stored_index import StoredIndex
+from .agreement import class_value_agreement, key_value_agreement
+from .classes import activations_of_class, carried_by_first, class_blocks
+from .concepts import neuron_concepts
+from .firing import firing_neurons
+from .masks import Masks, open_masks
+from .regions import TOPS, Threshold, class_focus, class_regions, region_unions, regions_figure
+from .selectivity import selectivity, selectivity_by_block
+from .sharing import class_similarity, own_neurons, shared_neurons
+from .value_sums import Measure, composed_classes, neuron_pairs, neuron_sets
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A table, how its figure is drawn, and what is to be said about both."""
+
+    table: pd.DataFrame
+    draw: Callable[[], Figure]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One entry: `vitdex dissect NAME` asks `ask`, whose first parameter is the index."""
+
+    name: str
+    question: str
+    ask: Callable[..., Answer]
+
+
+def _ranked(by: Ranking) -> tuple[str, ...]:
+    return (f"key neurons ranked by {by}",)
+
+
+def _blocks(index: StoredIndex, by: Ranking | None = None, classes: bool = False) -> Answer:
+    by = chosen_ranking(index, by)
+    table, carried = class_blocks(index, by=by), carried_by_first(index, by=by)
+
+    def draw() -> Figure:
+        from ..drawing.class_figures import blocks_figure
+
+        return blocks_figure(table, carried, by)
+
+    return Answer(carried if classes else table, draw, _ranked(by))
+
+
+def _activations(index: StoredIndex, class_: str, k: int = 10, by: Ranking | None = None) -> Answer:
+    by = chosen_ranking(index, by, class_)
+    table = activations_of_class(index, class_, k, by)
+
+    def draw() -> Figure:
+        from ..drawing.class_figures import activations_figure
+
+        return activations_figure(table, index.class_name(class_), by)
+
+    return Answer(table, draw, _ranked(by))
+
+
+def _masks_if_any(index: StoredIndex, folder: Path | None, names: Path | None) -> Masks | None:
+    """The masks asked for, or those of the packaged sample; None where there are none."""
+    if folder is not None:
+        return open_masks(index, folder, names)
+    try:
+        return open_masks(index)
+    except QueryError:
+        return None
+
+
+def _regions(
+    index: StoredIndex,
+    class_: str,
+    by: Ranking | None = None,
+    threshold: Threshold = "q99",
+    masks: Path | None = None,
+    names: Path | None = None,
+    weights: Path | None = None,
+    device: str | None = None,
+    neurons: bool = False,
+) -> Answer:
+    by, shown = chosen_ranking(index, by, class_), _masks_if_any(index, masks, names)
+    if neurons:
+        table = class_regions(index, class_, 10, by, threshold, shown, weights=weights, device=device)
+    else:
+        table = region_unions(index, class_, TOPS, by, threshold, shown, weights=weights, device=device)
+    return Answer(
+        table,
+        lambda: regions_figure(index, class_, TOPS, by, threshold, shown, weights=weights, device=device),
+        _ranked(by),
+    )
+
+
+def _focus(
+    index: StoredIndex,
+    by: Ranking | None = None,
+    threshold: Threshold = "q99",
+    masks: Path | None = None,
+    names: Path | None = None,
+    layer: str | None = None,
+    random: int = 50,
+    seed: int = 0,
+    weights: Path | None = None,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> Answer:
+    by = chosen_ranking(index, by)
+    table = class_focus(
+        index, open_masks(index, masks, names), by, threshold, layer, random, seed,
+        weights=weights, device=device, progress=progress,
+    )  # fmt: skip
+
+    def draw() -> Figure:
+        from ..drawing.neuron_figures import focus_figure
+
+        return focus_figure(table, by)
+
+    return Answer(table, draw, _ranked(by))
+
+
+def _concepts(
+    index: StoredIndex,
+    threshold: Threshold = "q99",
+    masks: Path | None = None,
+    names: Path | None = None,
+    layer: str | None = None,
+    progress: Progress | None = None,
+) -> Answer:
+    table = neuron_concepts(index, open_masks(index, masks, names), threshold, layer, progress=progress)
+
+    def draw() -> Figure:
+        from ..drawing.neuron_figures import concepts_figure
+
+        return concepts_figure(table)
+
+    return Answer(table, draw)
+
+
+def _shared(index: StoredIndex, by: Ranking | None = None, top: int = 1, classes: bool = False) -> Answer:
+    by = chosen_ranking(index, by)
+    table = shared_neurons(index, top, by)
+
+    def draw() -> Figure:
+        from ..drawing.class_figures import shared_figure
+
+        return shared_figure(table, top, by)
+
+    return Answer(own_neurons(index, by) if classes else table, draw, _ranked(by))
+
+
+def _similarity(index: StoredIndex) -> Answer:
+    table = class_similarity(index)
+
+    def draw() -> Figure:
+        from ..drawing.class_figures import similarity_figure
+
+        return similarity_figure(table)
+
+    return Answer(table, draw)
+
+
+def _selectivity(index: StoredIndex, layer: str | None = None, blocks: bool = False) -> Answer:
+    every = selectivity(index, layer)
+
+    def draw() -> Figure:
+        from ..drawing.neuron_figures import selectivity_figure
+
+        return selectivity_figure(every)
+
+    return Answer(selectivity_by_block(every) if blocks else every, draw)
+
+
+def _agreement(index: StoredIndex, progress: Progress | None = None) -> Answer:
+    values = class_value_agreement(index).rename(columns={"agreement": "class_value"})
+    table = key_value_agreement(index, progress=progress).merge(values, on=["layer", "block"])
+
+    def draw() -> Figure:
+        from ..drawing.neuron_figures import lines_figure
+
+        return lines_figure(table, {"agreement": "key-value agreement", "class_value": "class-value agreement"})
+
+    return Answer(table, draw)
+
+
+def _composition(
+    index: StoredIndex,
+    weights: Path | None = None,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> Answer:
+    from .composition import composition
+
+    table = composition(index, weights=weights, device=device, progress=progress)
+
+    def draw() -> Figure:
+        from ..drawing.neuron_figures import lines_figure
+
+        return lines_figure(table, {"compositional": "compositional share", "identifiability": "class identifiability"})
+
+    return Answer(table, draw)
+
+
+def _pairs(
+    index: StoredIndex, class_: str, measure: Measure = "probability", candidates: int = 300, k: int = 20
+) -> Answer:
+    table = neuron_pairs(index, class_, measure, candidates, k)
+
+    def draw() -> Figure:
+        from ..drawing.sum_figures import sums_figure
+
+        return sums_figure(table, index.class_name(class_), measure)
+
+    return Answer(table, draw)
+
+
+def _sets(
+    index: StoredIndex, class_: str, measure: Measure = "probability", candidates: int = 300, size: int = 4
+) -> Answer:
+    table = neuron_sets(index, class_, size, measure, candidates)
+
+    def draw() -> Figure:
+        from ..drawing.sum_figures import sets_figure
+
+        return sets_figure(table, index.class_name(class_), measure)
+
+    return Answer(table, draw)
+
+
+def _composed(
+    index: StoredIndex,
+    measure: Measure = "probability",
+    candidates: int = 300,
+    progress: Progress | None = None,
+) -> Answer:
+    table = composed_classes(index, measure, candidates, progress=progress)
+
+    def draw() -> Figure:
+        from ..drawing.sum_figures import sums_figure
+
+        return sums_figure(table[table.pairs > 0], "the class", measure)
+
+    return Answer(table, draw)
+
+
+def _fires(index: StoredIndex, image: str, patch: str | None = None, layer: str | None = None) -> Answer:
+    table = firing_neurons(index, image, patch, layer)
+
+    def draw() -> Figure:
+        from ..drawing.neuron_figures import fires_figure
+
+        return fires_figure(table, image)
+
+    return Answer(table, draw)
+
+
+ANALYSES = (
+    Analysis("blocks", "In which blocks the classes' top 1, 3 and 10 neurons sit.", _blocks),
+    Analysis(
+        "activations",
+        "A class's top neurons of each block and of all: their mean activation on its images and on all others.",
+        _activations,
+    ),
+    Analysis(
+        "regions",
+        "Where the class's top 1, 3 and 10 neurons are active on its images, against the objects' masks.",
+        _regions,
+    ),
+    Analysis("focus", "Whether each class's first neuron looks at the object, more than chance does.", _focus),
+    Analysis("concepts", "Network dissection: every neuron's best concept, by IoU over all images.", _concepts),
+    Analysis(
+        "shared", "Neurons that are among the first of several classes, and classes without one of their own.", _shared
+    ),
+    Analysis(
+        "similarity", "Pairs of classes: similarity of their head rows and of what the neurons do on them.", _similarity
+    ),
+    Analysis("selectivity", "Every neuron's best class by AUROC, its sparsity, and whether it is dead.", _selectivity),
+    Analysis(
+        "agreement",
+        "How often keys and values agree on a class, and how near value vectors come to the head's rows.",
+        _agreement,
+    ),
+    Analysis(
+        "composition",
+        "How classes come about: by single neurons or by sums of them, and from which block on. Runs the model.",
+        _composition,
+    ),
+    Analysis("pairs", "Pairs of neurons whose summed value vectors say a class better than each alone.", _pairs),
+    Analysis("sets", "Small sets of neurons, grown from a class's best pairs.", _sets),
+    Analysis(
+        "composed", "Classes composed of others: two neurons of other classes whose sum says this one.", _composed
+    ),
+    Analysis(
+        "fires",
+        "From an image to its neurons: which are a token's five largest, and what they say of its class.",
+        _fires,
+    ),
+)

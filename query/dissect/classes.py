@@ -1,0 +1,76 @@
+"""A class told by its key neurons: in which blocks they sit, what they do on its images, with whom it shares them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from ...schemas.errors import QueryError
+from ..lookups.key_neurons import Ranking, first_neurons, key_neurons
+from ..stored.stored_index import StoredIndex
+
+TOPS = (1, 3, 10)
+
+
+def class_blocks(index: StoredIndex, tops: Sequence[int] = TOPS, by: Ranking | None = None) -> pd.DataFrame:
+    """In which blocks the classes' first neurons sit, one row a number of neurons and block.
+
+    Columns: top, block, neurons (pairs of a class and one of its `top` neurons), share (of all such pairs).
+    """
+    ranked = first_neurons(index, max(tops), by)
+    every = index.sql("SELECT DISTINCT block FROM layers WHERE kind = 'hidden' ORDER BY block").block
+    frames = []
+    for top in tops:
+        counts = ranked[ranked["rank"] <= top].groupby("block").size().reindex(every, fill_value=0)
+        frames.append(pd.DataFrame({"top": top, "block": every, "neurons": counts.to_numpy()}))
+        frames[-1]["share"] = frames[-1].neurons / counts.sum()
+    return pd.concat(frames, ignore_index=True)
+
+
+def carried_by_first(index: StoredIndex, k: int = 10, by: Ranking | None = None) -> pd.DataFrame:
+    """How much the first neuron of a class carries against the next, one row a class and rank.
+
+    Columns: class_id, class, rank, layer, block, unit, value (of `by`), of_first (value / the first neuron's),
+    contribution (mean on the class's images, logits) and of_positive: its share of the sum of all the class's
+    positive contributions (NaN where contributions are not defined).
+    """
+    ranked = first_neurons(index, k, by)
+    sums = index.sql(
+        "SELECT class_id, sum(contribution) FILTER (contribution > 0) AS positive FROM class_activations "
+        "GROUP BY class_id"
+    )
+    ranked = ranked.merge(sums, "left", "class_id").sort_values(["class_id", "rank"], ignore_index=True)
+    first = ranked.groupby("class_id").value.transform("first")
+    return ranked.assign(
+        of_first=ranked.value / first, of_positive=ranked.contribution / ranked.positive.astype(float)
+    ).drop(columns="positive")
+
+
+def activations_of_class(index: StoredIndex, class_: str | int, k: int = 10, by: Ranking | None = None) -> pd.DataFrame:
+    """A class's top k neurons of each block and of all blocks: mean activation on its images against all others.
+
+    Columns: blocks ('all', or the block's number), rank, layer, block, unit; and for each of mean_max (largest patch),
+    mean (of the patches), post_mean (after the nonlinearity), cls_post_mean (on the CLS token): its mean over the
+    class's images and `_others`, its mean over the images of all other classes; auroc of the largest patch.
+    Raises QueryError where the index has no class scores or no labelled images.
+    """
+    class_id = index.class_id(class_)
+    hidden = index.sql("SELECT layer, block FROM layers WHERE kind = 'hidden' ORDER BY block")
+    frames = [key_neurons(index, class_id, k, by).assign(blocks="all")]
+    for layer, block in hidden.itertuples(index=False):
+        frames.append(key_neurons(index, class_id, k, by, layer).assign(blocks=str(block)))
+    top = pd.concat([f for f in frames if len(f)] or frames, ignore_index=True)
+    if top.empty or top.mean_max.isna().all():
+        raise QueryError(f"no neuron of class '{class_}' has both a {by} and images", "It needs a head and labels.")
+    kinds = ("mean_max", "mean", "post_mean", "cls_post_mean")
+    means = ", ".join(f"sum({a} * n) / sum(n) AS {a}_others" for a in kinds)
+    units = [f"{layer} {unit}" for layer, unit in top[["layer", "unit"]].drop_duplicates().itertuples(index=False)]
+    others = index.sql(
+        f"SELECT layer, unit, {means} FROM class_activations "
+        "WHERE class_id <> ? AND list_contains(?, layer || ' ' || unit) GROUP BY layer, unit",
+        [class_id, units],
+    )
+    columns = ["blocks", "rank", "layer", "block", "unit", "auroc"]
+    pairs = [name for kind in kinds for name in (kind, f"{kind}_others")]
+    return top.merge(others, "left", ["layer", "unit"])[columns + pairs]

@@ -1,0 +1,148 @@
+"""Network dissection: how well every neuron's active region matches every concept of a set of masks.
+
+Bau et al. 2017 (arXiv 1704.05796): a neuron's region is its upsampled map above its own quantile; IoU with a concept
+is taken over the whole data set, in pixels: intersection / (active + labelled - intersection).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ...schemas.errors import QueryError
+from ...schemas.progress import Progress, tracked
+from ...schemas.run_spec import LayerSpec, Part
+from ..drawing.upsample import smooth
+from ..lookups.neuron import Quantile, quantiles
+from ..model.map_source import MapSource
+from ..stored.stored_index import StoredIndex
+from .masks import Bools, Masks
+
+LABEL_IOU = 0.04
+PIXELS_AT_ONCE = 8_000_000  # of upsampled maps, float32
+MAPS_AT_ONCE = 10_000_000  # values of stored maps
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Pixels over all images with a mask: `active` [unit], `labelled` [concept], `both` [unit, concept]."""
+
+    active: Counts
+    labelled: Counts
+    both: Counts
+
+    @property
+    def iou(self) -> NDArray[np.float64]:
+        """float64 [unit, concept]; NaN where neither is anywhere."""
+        union = self.active[:, None] + self.labelled - self.both
+        return np.where(union > 0, self.both / np.maximum(union, 1), np.nan)
+
+
+def neuron_concepts(
+    index: StoredIndex,
+    masks: Masks,
+    quantile: Quantile = "q99",
+    layer: str | None = None,
+    *,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Every neuron with its best concept: layer, block, unit, threshold, negative, concept, iou, label.
+
+    label: the concept where IoU > 0.04, else missing, as for neurons with a negative threshold, which have no region of
+    their own. Images without a mask count nowhere. Raises QueryError where the maps of all images are not stored.
+    """
+    every = concept_overlaps(index, masks, quantile, layer, progress=progress)
+    best = every.loc[every.fillna({"iou": -1.0}).groupby(["layer", "unit"], sort=False).iou.idxmax()]
+    label = best.concept.where((best.iou > LABEL_IOU) & ~best.negative)
+    return best.assign(label=label).reset_index(drop=True)
+
+
+def concept_overlaps(
+    index: StoredIndex,
+    masks: Masks,
+    quantile: Quantile = "q99",
+    layer: str | None = None,
+    *,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """IoU of every neuron with every concept: layer, block, unit, threshold, negative, concept, iou."""
+    if index.spec.maps not in ("uint8", "float16"):
+        raise QueryError("this index does not hold the maps of all images", "Index again with --maps uint8.")
+    if layer is not None:
+        index.neuron_layer(layer, 0)
+    names = masks.concepts
+    frames = []
+    for spec in tracked([s for s in index.spec.layers if layer in (None, s.name)], progress):
+        threshold = quantiles(index, spec.name, list(range(spec.units)), quantile)
+        found = overlap(index, masks, spec, threshold).iou
+        columns = {"layer": spec.name, "block": spec.block, "unit": np.repeat(np.arange(spec.units), len(names))}
+        frame = pd.DataFrame(columns)
+        frame["threshold"] = np.repeat(threshold, len(names))
+        frame["negative"] = frame.threshold < 0
+        frames.append(frame.assign(concept=np.tile(np.array(names, object), spec.units), iou=found.reshape(-1)))
+    return pd.concat(frames, ignore_index=True)
+
+
+def overlap(index: StoredIndex, masks: Masks, layer: LayerSpec, threshold: NDArray[np.float32]) -> Overlap:
+    """Count a layer's pixels, part by part: in memory are some units' maps of one part and one image's pixels."""
+    counts = Overlap(
+        np.zeros(layer.units, np.int64),
+        np.zeros(len(masks.concepts), np.int64),
+        np.zeros((layer.units, len(masks.concepts)), np.int64),
+    )
+    _, height, width = index.spec.preprocessing["input_size"]
+    read = MapSource(index)
+    for part, ids in _parts(index, masks):
+        shown = {i: masks.of_concepts(i) for i in ids}
+        for labels in shown.values():
+            for concept, mask in labels.items():
+                counts.labelled[concept] += np.count_nonzero(mask)
+        step = max(1, MAPS_AT_ONCE // (part.images * index.spec.patches))
+        for start in range(0, layer.units, step):
+            units = range(start, min(start + step, layer.units))
+            for image_id, maps in zip(ids, read(layer.name, units, ids), strict=True):
+                _count_image(
+                    counts,
+                    np.asarray(units),
+                    maps,
+                    threshold[units.start : units.stop],
+                    shown[image_id],
+                    (height, width),
+                )
+    return counts
+
+
+def _parts(index: StoredIndex, masks: Masks) -> Iterator[tuple[Part, list[int]]]:
+    ids = masks.images.image_id.to_numpy()
+    for part in index.spec.parts:
+        inside = ids[(ids >= part.start) & (ids < part.stop)]
+        if len(inside):
+            yield part, inside.tolist()
+
+
+def _count_image(
+    counts: Overlap,
+    units: NDArray[np.int64],
+    maps: NDArray[np.float32],
+    threshold: NDArray[np.float32],
+    labels: dict[int, Bools],
+    size: tuple[int, int],
+) -> None:
+    """Add one image's pixels of some units: only those whose largest patch is above the threshold can have any."""
+    some = np.flatnonzero(maps.max((1, 2)) > threshold)
+    step = max(1, PIXELS_AT_ONCE // (size[0] * size[1]))
+    # one column a concept and one of ones: a product of zeros and ones counts exactly below 2^24
+    columns = np.stack([np.ones(size, bool), *labels.values()]).reshape(len(labels) + 1, -1).T.astype(np.float32)
+    for start in range(0, len(some), step):
+        few = some[start : start + step]
+        active = smooth(maps[few], *size) > threshold[few, None, None]
+        found = (active.reshape(len(few), -1).astype(np.float32) @ columns).astype(np.int64)
+        counts.active[units[few]] += found[:, 0]
+        for column, concept in enumerate(labels, start=1):
+            counts.both[units[few], concept] += found[:, column]

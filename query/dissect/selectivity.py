@@ -1,0 +1,45 @@
+"""How selective, how sparse and how dead the neurons are."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from ..stored.stored_index import StoredIndex
+
+
+def selectivity(index: StoredIndex, layer: str | None = None) -> pd.DataFrame:
+    """Every neuron's best class and how much of it there is, one row a neuron.
+
+    Columns: layer, block, unit, auroc (largest over the classes, of class against rest by the image maximum), class
+    (its class), worst_auroc and worst_class (the smallest), positive_share (of patches with a > 0), dead (no value
+    above 0 on any token), no_region (its q99 is negative). The AUROC are NULL where no image has a class.
+    """
+    if layer is not None:
+        index.neuron_layer(layer, 0)
+    return index.sql(
+        "WITH best AS (SELECT layer, unit, max(auroc) AS auroc, arg_max(class_id, auroc) AS c, "
+        "min(auroc) AS worst_auroc, arg_min(class_id, auroc) AS w FROM class_activations "
+        "WHERE (? IS NULL OR layer = ?) GROUP BY layer, unit) "
+        "SELECT layer, block, unit, auroc, a.class, worst_auroc, b.class AS worst_class, positive_share, dead, "
+        "q99 < 0 AS no_region FROM neurons JOIN layers USING (layer) LEFT JOIN best USING (layer, unit) "
+        "LEFT JOIN classes a ON a.class_id = c LEFT JOIN classes b ON b.class_id = w "
+        "WHERE ? IS NULL OR layer = ? ORDER BY block, layer, unit",
+        [layer] * 4,
+    )
+
+
+def selectivity_by_block(every: pd.DataFrame) -> pd.DataFrame:
+    """The same for whole layers, from the table of `selectivity`, one row a layer.
+
+    Columns: layer, block, neurons, auroc_median, auroc_90 (percentile), positive_share (mean), dead and no_region
+    (counts).
+    """
+    groups = every.groupby(["block", "layer"])
+    return groups.agg(
+        neurons=("unit", "size"),
+        auroc_median=("auroc", "median"),
+        auroc_90=("auroc", lambda a: a.quantile(0.9)),
+        positive_share=("positive_share", "mean"),
+        dead=("dead", "sum"),
+        no_region=("no_region", "sum"),
+    ).reset_index()[["layer", "block", "neurons", "auroc_median", "auroc_90", "positive_share", "dead", "no_region"]]

@@ -1,0 +1,79 @@
+"""Neurons that classes share, classes without a neuron of their own, classes alike."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ...schemas.errors import QueryError
+from ..lookups.key_neurons import Ranking, first_neurons, needs_head
+from ..stored.stored_index import StoredIndex
+
+
+def shared_neurons(index: StoredIndex, top: int = 1, by: Ranking | None = None) -> pd.DataFrame:
+    """Neurons among the `top` of two classes or more: layer, block, unit, n, classes (names, by class number)."""
+    ranked = first_neurons(index, top, by).sort_values(["class_id"])
+    groups = ranked.groupby(["layer", "block", "unit"])["class"]
+    found = groups.agg(n="size", classes=lambda names: ", ".join(names)).reset_index()
+    return found[found.n > 1].sort_values(["n", "block", "unit"], ascending=[False, True, True], ignore_index=True)
+
+
+def own_neurons(index: StoredIndex, by: Ranking | None = None) -> pd.DataFrame:
+    """Whether each class has a neuron of its own, one row a class.
+
+    Columns: class_id, class, its first neuron's layer, block, unit, rank_in_unit (this class among the neuron's, by
+    score), also_first_of (other classes with the same first neuron), first_of (neurons whose best class it is, by
+    score), own: the first neuron is no other class's first, and says this class loudest.
+    """
+    first = first_neurons(index, 1, by)
+    names = first.groupby(["layer", "unit"])["class"].agg(list)
+    sharing = [names[neuron] for neuron in zip(first.layer, first.unit, strict=True)]
+    others = [", ".join(n for n in all_ if n != this) for all_, this in zip(sharing, first["class"], strict=True)]
+    alone = np.array([len(all_) == 1 for all_ in sharing])
+    best = index.sql("SELECT class_id, count(*) AS first_of FROM class_scores WHERE rank_in_unit = 1 GROUP BY class_id")
+    table = first.assign(also_first_of=others, own=alone & (first.rank_in_unit == 1)).merge(best, "left", "class_id")
+    table["first_of"] = table.first_of.fillna(0).astype(int)
+    columns = ["class_id", "class", "layer", "block", "unit", "rank_in_unit", "also_first_of", "first_of", "own"]
+    return table[columns].sort_values("class_id", ignore_index=True)
+
+
+def class_similarity(index: StoredIndex, measure: str = "post_mean") -> pd.DataFrame:
+    """Pairs of classes: do similar rows of the head go with similar activation?
+
+    Columns: class_a, class_b, head (cosine of the two rows of E), activation (cosine of the classes' mean `measure`
+    over all neurons, each neuron centred and scaled over the classes). measure: a column of class_activations.
+    """
+    if measure not in ("mean_max", "mean", "post_mean", "cls_post_mean"):
+        raise QueryError(f"no activation '{measure}'", "One of mean_max, mean, post_mean, cls_post_mean.")
+    needs_head(index)
+    names = index.sql("SELECT class_id, class FROM classes ORDER BY class_id")
+    classes = index.sql("SELECT DISTINCT class_id FROM class_activations WHERE n > 0 ORDER BY class_id").class_id
+    if len(classes) < 2:
+        raise QueryError("this index holds labelled images of fewer than two classes", "Folders are named by class.")
+    head = index.reader.whole("head")[classes]
+    # one layer at a time, so that a thousand classes stay a few hundred MB
+    rows = [
+        index.sql(
+            f"SELECT {measure} AS a FROM class_activations WHERE layer = ? AND n > 0 ORDER BY class_id, unit", [s.name]
+        )
+        .a.to_numpy(np.float32)
+        .reshape(len(classes), -1)
+        for s in index.spec.layers
+        if s.kind == "hidden"
+    ]
+    activation = np.concatenate(rows, 1)
+    activation -= activation.mean(0)
+    spread = activation.std(0)
+    activation /= np.where(spread > 0, spread, 1)
+    a, b = np.triu_indices(len(classes), 1)
+    name = names["class"].to_numpy()[classes]
+    return pd.DataFrame(
+        {"class_a": name[a], "class_b": name[b], "head": _cosines(head)[a, b], "activation": _cosines(activation)[a, b]}
+    )
+
+
+def _cosines(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    cosines: NDArray[np.float32] = unit @ unit.T
+    return cosines

@@ -1,0 +1,1 @@
+"""Arrays and tables in, pictures out. Never sees an index."""

@@ -1,0 +1,32 @@
+"""Colours of figures and the colour scale of heatmaps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#DDCC77", "#117733", "#882255")
+GREY = "#999999"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A colour scale centred on zero: blue runs from 0 to `low`, red from 0 to `high`, each linearly; a side may be 0.
+
+    Values beyond an end have its colour.
+    """
+
+    low: float
+    high: float
+
+    def __call__(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Values as positions on the scale: -1 at `low`, 0 at zero, 1 at `high`."""
+        below, above = min(self.low, -1e-30), max(self.high, 1e-30)
+        return np.where(values > 0, values / above, -values / below).clip(-1, 1).astype(np.float32)
+
+
+def symmetric(largest: float) -> Scale:
+    """A scale from -largest to largest."""
+    return Scale(-largest, largest)

@@ -1,0 +1,1 @@
+"""What other tools read: MILAN, CLIP-Dissect, Parquet, CSV."""

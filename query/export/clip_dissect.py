@@ -1,0 +1,57 @@
+"""Activations for CLIP-Dissect (Oikarinen & Weng 2023, arXiv 2204.10965): tensors [image, unit].
+
+It looks for `{probe}_{model}_{layer}.pt`, with `_max` before `.pt` in its max mode. Of a ViT both its modes take the
+CLS token; cls, mean and max lie in folders of their own, each layer in its own file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from ...schemas.errors import QueryError
+from ..stored.stored_index import StoredIndex
+
+Reading = Literal["cls", "mean", "max"]
+READINGS: dict[Reading, str] = {"cls": "", "mean": "", "max": "_max"}  # and the suffix of CLIP-Dissect's file
+
+
+def export_clip_dissect(
+    index: StoredIndex,
+    out: str | Path,
+    layers: Sequence[str],
+    readings: Sequence[Reading] | None = None,
+    probe: str | None = None,
+    model: str | None = None,
+) -> list[Path]:
+    """Write float32 tensors [image, unit] of layers, rows in image order, and OUT/images.txt, the rows' paths.
+
+    readings: 'cls' (the CLS token's value), 'mean' and 'max' (over the patches); by default all that the index has.
+    probe, model: the names that CLIP-Dissect is called with; by default the index's. Unreadable images have no row.
+    Raises QueryError for an unknown layer or a reading that the index does not have.
+    """
+    import torch
+
+    held = [r for r in READINGS if r != "cls" or index.spec.cls]
+    for reading in readings or held:
+        if reading not in held:
+            raise QueryError(f"this index has no '{reading}'", f"One of {', '.join(held)}.")
+    for layer in layers:
+        index.neuron_layer(layer, 0)
+    probe, model = (name.replace("/", "_") for name in (probe or index.spec.source, model or index.spec.model))
+    valid = index.reader.whole("valid")
+    paths = index.sql("SELECT path FROM images ORDER BY image_id").path[valid]
+    Path(out).mkdir(parents=True, exist_ok=True)
+    (Path(out) / "images.txt").write_text("".join(f"{path}\n" for path in paths))
+    written = []
+    for reading in readings or held:
+        folder = Path(out) / reading
+        folder.mkdir(exist_ok=True)
+        for layer in layers:
+            target = folder / f"{probe}_{model}_{layer}{READINGS[reading]}.pt"
+            temporary = target.with_name(f".{target.name}.partial")
+            torch.save(torch.from_numpy(index.reader.whole(f"{layer}/{reading}")[valid]), temporary)
+            temporary.replace(target)
+            written.append(target)
+    return written

@@ -1,0 +1,77 @@
+"""The tables of an index as Parquet or CSV files, to be published and queried anywhere."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import duckdb
+
+from ...schemas.database import attach_tables, naming_damage, quoted, quoted_name
+from ...schemas.errors import QueryError
+from ..stored.names import nearest
+from ..stored.stored_index import StoredIndex
+
+Format = Literal["parquet", "csv"]
+FORMATS: dict[Format, str] = {"parquet": "FORMAT parquet, COMPRESSION zstd", "csv": "FORMAT csv, HEADER"}
+MEMORY = "1GB"
+
+
+def export_tables(
+    index: StoredIndex, out: str | Path, form: Format = "parquet", tables: Sequence[str] | None = None
+) -> dict[str, int]:
+    """Write tables (by default all) to OUT/TABLE.parquet or .csv, sorted by their columns from left to right.
+
+    OUT/schema.sql holds their types, which CSV does not. Returns the rows of each. A view such as key_neurons is
+    written where it is named. Raises QueryError for an unknown table or form.
+    """
+    if form not in FORMATS:
+        raise QueryError(f"no format '{form}'", f"One of {', '.join(FORMATS)}.")
+    out = Path(out)
+    with tempfile.TemporaryDirectory() as spill, duckdb.connect() as db, naming_damage(index.layout):
+        db.execute(f"SET memory_limit = '{MEMORY}'")
+        db.execute(f"SET temp_directory = {quoted(spill)}")
+        places = _attach(index, db)
+        for table in tables or ():
+            if table not in places:
+                raise QueryError(f"no table '{table}'", nearest(table, list(places)))
+        out.mkdir(parents=True, exist_ok=True)
+        views = db.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
+        chosen = list(tables or [name for name in places if (name,) not in views])
+        types = [_declaration(db, table, places[table]) for table in chosen]
+        written = {table: _copy(db, places[table], out / f"{table}.{form}", FORMATS[form]) for table in chosen}
+        (out / "schema.sql").write_text("\n".join(types))
+    return written
+
+
+def _attach(index: StoredIndex, db: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    """Tables and views of the index and its notes, by name, as a query finds them."""
+    attach_tables(db, index.layout)
+    if index.layout.notes.exists():
+        db.execute(f"ATTACH {quoted(index.layout.notes)} AS notes (READ_ONLY)")
+    rows = db.execute(
+        "SELECT table_name, table_catalog FROM information_schema.tables "
+        "WHERE table_catalog IN ('vitdex_index', 'notes') ORDER BY table_catalog, table_name"
+    ).fetchall()
+    db.execute("USE vitdex_index")
+    return {table: f"{catalog}.{quoted_name(table)}" for table, catalog in rows}
+
+
+def _declaration(db: duckdb.DuckDBPyConnection, table: str, place: str) -> str:
+    columns = db.execute(f"DESCRIBE {place}").fetchall()
+    return (
+        f"CREATE TABLE {table} (\n"
+        + ",\n".join(f"    {quoted_name(name)} {kind}" for name, kind, *_ in columns)
+        + "\n);\n"
+    )
+
+
+def _copy(db: duckdb.DuckDBPyConnection, place: str, target: Path, options: str) -> int:
+    """Write one file under a temporary name, then give it its own."""
+    temporary = target.with_name(f".{target.name}.partial")
+    row = db.execute(f"COPY (FROM {place} ORDER BY ALL) TO {quoted(temporary)} ({options})").fetchone()
+    temporary.replace(target)
+    assert row is not None
+    return int(row[0])

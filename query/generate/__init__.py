@@ -1,0 +1,1 @@
+"""Images on demand that excite a neuron. Imports torch."""

@@ -1,0 +1,33 @@
+"""A run's generated images beside real ones, as one picture. Imports matplotlib."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ..drawing.generated_figure import Column, draw_columns
+from ..stored.stored_index import StoredIndex
+
+
+def generated_figure(index: StoredIndex, rows: pd.DataFrame, most: int = 4) -> Figure:
+    """A run's rows of `generated`: an image a row, a snapshot a column; real exemplars last where inputs are stored."""
+    layer, unit = str(rows.layer.iloc[0]), int(rows.unit.iloc[0])
+    first = rows[(rows.layer == layer) & (rows.unit == unit)]
+    columns = []
+    for step in sorted(first.step.unique()):
+        made = first[first.step == step].sort_values("id").head(most)
+        pixels = [np.asarray(Image.open(index.layout.notes_folder / file)) for file in made.file]
+        captions = [f"mean {row.pre_mean:.2f}, ratio {row.ratio:.2f}" for row in made.itertuples(index=False)]
+        columns.append(Column(f"step {step}", pixels, captions))
+    if index.spec.inputs:
+        columns.append(_real(index, layer, unit, len(columns[0].pixels)))
+    return draw_columns(f"{layer}:{unit}, {first.recipe.iloc[0]} recipe", columns)
+
+
+def _real(index: StoredIndex, layer: str, unit: int, count: int) -> Column:
+    best = index.exemplars(layer, unit, k=count)
+    means = index.reader.cells(f"{layer}/mean", best.image_id.to_numpy(), np.array(unit))
+    captions = [f"mean {mean:.2f}, {label}" for mean, label in zip(means, best.label, strict=True)]
+    return Column("real exemplars", list(index.inputs(best.image_id.tolist())), captions)

@@ -1,0 +1,80 @@
+"""Images on demand: the loop that optimises them, and what the index says about the result. Imports torch.
+
+target = Target((Neuron("blocks.5.mlp.fc1", 159),), class_id=0)
+rows = generate(index, target, recipe="default", k=4, seed=0)         # pandas.DataFrame, saved in the notes
+
+live = open_model(index)
+for shot in optimise(live, objective, RECIPES["default"], images=4, seed=0):     # the same, saving nothing
+    shot.step, shot.pixels                                             # uint8 [image, y, x, channel]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+from torch import Tensor
+
+from ...schemas.errors import QueryError
+from ..model.live_model import LiveModel, open_model
+from ..notes.generated_images import keep
+from ..stored.stored_index import StoredIndex
+from .judge import judge
+from .optimise import Report, optimise
+from .recipes import RECIPES, RecipeName
+from .target import Target
+
+
+def generate(
+    index: StoredIndex,
+    target: Target,
+    recipe: RecipeName = "default",
+    k: int = 4,
+    seed: int = 0,
+    start: str = "noise",
+    snapshots: Sequence[int] = (),
+    *,
+    weights: str | Path | None = None,
+    device: str | None = None,
+    report: Report = lambda step, value: None,
+    save: Callable[[pd.DataFrame], None] = lambda rows: None,
+) -> pd.DataFrame:
+    """Optimise a batch of images and keep every snapshot in the index's notes: the rows of `generated`.
+
+    start: 'noise', 'exemplars' (the mean of the neuron's first 15) or an image of the index. snapshots: other steps
+    than the recipe's. save: called with the rows of each snapshot once kept; Ctrl-C keeps one more, then raises.
+    """
+    if recipe not in RECIPES:
+        raise QueryError(f"no recipe '{recipe}'", f"One of {', '.join(RECIPES)}.")
+    live = open_model(index, weights, device)
+    made = RECIPES[recipe]
+    if snapshots:
+        made = replace(made, snapshots=tuple(sorted(snapshots)))
+    objective = target.objective(live, seed)
+    kept = []
+    for shot in optimise(
+        live, objective, made, k, seed, beginning(live, target, start, k), target.neurons[0].layer, report
+    ):
+        rows = judge(live, target, shot.pixels).assign(
+            class_id=pd.Series([target.class_id] * k * len(target.neurons), dtype="UInt32"),
+            recipe=recipe,
+            seed=seed,
+            step=shot.step,
+            objective=objective.name if start == "noise" else f"{objective.name} from {start}",
+        )
+        kept.append(keep(live.index.layout, shot.pixels, rows))
+        save(kept[-1])
+    return pd.concat(kept, ignore_index=True)
+
+
+def beginning(live: LiveModel, target: Target, start: str, images: int) -> Tensor | None:
+    """The images to start from, [image, channel, y, x]; None for noise on grey."""
+    if start == "noise":
+        return None
+    if start == "exemplars":
+        ids = live.index.exemplars(*target.neurons[0], k=15).image_id.tolist()
+    else:
+        ids = [live.index.image_id(start)]
+    return live.pixels(ids).mean(0, keepdim=True).repeat(images, 1, 1, 1)

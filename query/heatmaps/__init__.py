@@ -1,0 +1,1 @@
+"""Neurons over the images that the model saw."""

@@ -1,0 +1,108 @@
+"""Heatmaps: what neurons do where, over the images that the model saw.
+
+maps = heatmaps(index, [("blocks.4.mlp.fc1", 473)], ["coin/003.jpg"])
+maps.values[0, 0]                    # float32 [rows, columns]
+maps.picture().save("coin.png")      # with headings and a legend; maps.overlay() is the bare picture
+
+Views of stored maps load no torch; views that need a gradient run the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from ...schemas.errors import QueryError
+from ..drawing.heatmap_sheet import Heatmaps
+from ..lookups.class_images import class_images
+from ..lookups.key_neurons import Ranking, key_neurons, named, needs_head
+from ..model.map_source import MapSource
+from ..stored.names import Neuron, NeuronLike
+from ..stored.stored_index import StoredIndex
+from .views import OF_A_CLASS, VIEWS, View, compute
+
+
+def heatmaps(
+    index: StoredIndex,
+    neurons: Sequence[NeuronLike],
+    images: Sequence[int | str],
+    view: View = "map",
+    class_: str | int | None = None,
+    *,
+    weights: str | Path | None = None,
+    device: str | None = None,
+) -> Heatmaps:
+    """A view of every neuron on every image; docs/heatmaps.md defines the views.
+
+    class_: the class that the views of OF_A_CLASS ask about; by default the one that the model predicts. The view
+    'logit-gradient' is of no neuron and has one column. Raises QueryError for unknown names, unreadable images, and
+    where the index lacks what the view needs: inputs, a head.
+    """
+    if view not in VIEWS:
+        raise QueryError(f"no view '{view}'", f"One of {', '.join(VIEWS)}.")
+    if not images or not (neurons or view == "logit-gradient"):
+        raise QueryError("nothing to show", "Name at least one neuron and one image.")
+    columns = [Neuron.of(neuron) for neuron in neurons]
+    for neuron in columns:
+        index.neuron_layer(*neuron)
+    rows = _rows(index, images)
+    class_id, name = _class(index, class_, rows) if view in OF_A_CLASS else (-1, "")
+    ids = [int(i) for i in rows.image_id]
+    shown = compute(MapSource(index, weights, device), view, columns, ids, class_id, name)
+    titles = [str(neuron) for neuron in columns] if view != "logit-gradient" else [f"logit of {name}"]
+    headings = tuple(_heading(*row) for row in rows[["image_id", "path", "label", "answer"]].itertuples(index=False))
+    return Heatmaps(shown.values, index.inputs(ids), shown.scales, shown.title, headings, tuple(titles), shown.notes)
+
+
+def class_heatmaps(
+    index: StoredIndex,
+    class_: str | int,
+    k: int = 5,
+    images: int = 5,
+    by: Ranking | None = None,
+    view: View = "map",
+    *,
+    weights: str | Path | None = None,
+    device: str | None = None,
+) -> Heatmaps:
+    """A class's k key neurons (see key_neurons) on its images of class_images. Raises QueryError as heatmaps."""
+    ranked = key_neurons(index, class_, k, by)
+    rows = class_images(index, class_, images).image_id.tolist()
+    shown = heatmaps(index, named(ranked), rows, view, class_, weights=weights, device=device)
+    note = f"Key neurons of {index.class_name(class_)}, by {ranked.attrs['by']}."
+    return replace(shown, notes=(note, *shown.notes))
+
+
+def _rows(index: StoredIndex, images: Sequence[int | str]) -> pd.DataFrame:
+    """image_id, path, label, predicted (a class_id) of images, in their order, all of them readable."""
+    ids = [index.image_id(image) for image in images]
+    found = index.sql(
+        "SELECT image_id, path, label, predicted, c.class AS answer FROM images LEFT JOIN classes c "
+        "ON c.class_id = predicted WHERE list_contains(?, image_id)",
+        [ids],
+    )
+    rows = found.set_index("image_id", drop=False).loc[ids]
+    for image_id in ids:
+        index.readable(image_id)
+    return rows
+
+
+def _heading(image_id: int, path: str, label: str | None, answer: str | None) -> tuple[str, ...]:
+    """What stands beside an image: its folder, the model's answer, its number."""
+    first = path.rsplit("/", 1)[-1] if pd.isna(label) else str(label)
+    return (first, *([] if pd.isna(answer) else [f"predicted {answer}"]), f"image {image_id}")
+
+
+def _class(index: StoredIndex, class_: str | int | None, rows: pd.DataFrame) -> tuple[int, str]:
+    """The class that a view asks about, by number and name."""
+    needs_head(index)
+    if class_ is None:
+        answers = rows.predicted.dropna().unique()
+        if len(answers) != 1:
+            raise QueryError("the model predicts several classes for these images", "Name the one that is meant.")
+        class_ = int(answers[0])
+    class_id = index.class_id(class_)
+    return class_id, index.class_name(class_id)

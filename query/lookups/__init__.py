@@ -1,0 +1,1 @@
+"""Questions that stored facts answer, each in one place."""

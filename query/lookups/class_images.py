@@ -1,0 +1,46 @@
+"""Images with a class: the one place that picks them. An image that could not be read is nobody's."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from ...schemas.errors import QueryError
+from ..stored.stored_index import StoredIndex
+
+
+def class_images(index: StoredIndex, class_: str | int, k: int | None = None) -> pd.DataFrame:
+    """A class's k readable images of which the model is surest: largest p_class, ties to the lower id.
+
+    The choice looks at the model's answer alone and never at a neuron, so that neurons can be compared on it.
+
+    Args:
+        class_: by name, number or WordNet id.
+        k: how many; None for all.
+
+    Returns:
+        Columns image_id, path, label, predicted, p_class.
+
+    Raises:
+        QueryError: an unknown class, or one without images.
+
+    Example:
+        >>> class_images(index, "coin", k=5).path.tolist()
+    """
+    found = index.sql(
+        "SELECT image_id, path, label, predicted, p_class FROM images WHERE class_id = ? AND crop IS NOT NULL "
+        "ORDER BY p_class DESC NULLS LAST, image_id LIMIT ?",
+        [index.class_id(class_), k],
+    )
+    if found.empty:
+        raise QueryError(f"the index has no image of class '{class_}'", "Name images, or another class.")
+    return found
+
+
+def labelled_images(index: StoredIndex) -> pd.DataFrame:
+    """All readable images that have a class: image_id, class_id, in order. Raises QueryError where there are none."""
+    found = index.sql(
+        "SELECT image_id, class_id FROM images WHERE class_id IS NOT NULL AND crop IS NOT NULL ORDER BY image_id"
+    )
+    if found.empty:
+        raise QueryError("no image of this index has a class", "Name the folders of images by class or WordNet id.")
+    return found.astype("int64")

@@ -1,0 +1,183 @@
+"""The key neurons of a class: the one place that ranks them.
+
+    key_neurons(index, "coin", k=10)                          # by contribution, where the index has it
+    key_neurons(index, "coin", k=10, by="score")              # the first study's ranking
+    first_neurons(index, k=1)                                 # of every class
+
+`score` and `probability` are of the value vector as stored: they leave out LayerScale and the final norm, and with them
+what a neuron can do at all. `folded` has both in it, `contribution` also what the neuron does on the class's images. So
+where no ranking is asked for it is contribution, else folded, else score (`default_ranking`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+from ...schemas.errors import QueryError
+from ...schemas.run_spec import READOUTS
+from ..stored.names import Neuron
+from ..stored.stored_index import StoredIndex
+
+Ranking = Literal["score", "probability", "cosine", "folded", "contribution"]
+RANKINGS: tuple[Ranking, ...] = get_args(Ranking)
+SCORES = ("score", "cosine", "probability", "folded", "rank_in_class", "rank_in_layer", "rank_in_unit")
+ACTIVATIONS = ("n", "mean_max", "mean", "post_mean", "cls_post_mean", "contribution", "auroc")
+COUNTS = ("rank_in_class", "rank_in_layer", "rank_in_unit", "n")
+SIBLINGS = 5
+
+
+def needs_head(index: StoredIndex) -> None:
+    """Raise QueryError where the index has no class scores."""
+    if not index.spec.classes:
+        raise QueryError("this index has no class scores: its model has no head", "Index again with --head FILE.")
+
+
+def default_ranking(index: StoredIndex, class_: str | int | None = None) -> Ranking:
+    """How neurons are ranked where nobody says: by contribution, else folded, else score.
+
+    Contributions need images of the class; of all classes (class_ None) only where each of them has some.
+    """
+    if index.spec.readout not in READOUTS:
+        return "score"
+    if class_ is None:
+        query, found = "SELECT count(DISTINCT class_id) AS n FROM images WHERE crop IS NOT NULL", index.spec.classes
+        return "contribution" if index.look_up(query, []).n[0] == found else "folded"
+    query = "SELECT count(*) AS n FROM images WHERE class_id = ? AND crop IS NOT NULL"
+    return "contribution" if index.look_up(query, [index.class_id(class_)]).n[0] else "folded"
+
+
+def chosen_ranking(index: StoredIndex, by: Ranking | None, class_: str | int | None = None) -> Ranking:
+    """A ranking that was asked for, or the default. Raises QueryError without a head, and for an unknown ranking."""
+    needs_head(index)
+    if by is None:
+        return default_ranking(index, class_)
+    if by not in RANKINGS:
+        raise QueryError(f"no ranking by '{by}'", f"One of {', '.join(RANKINGS)}.")
+    return by
+
+
+def key_neurons(
+    index: StoredIndex,
+    class_: str | int,
+    k: int = 10,
+    by: Ranking | None = None,
+    layer: str | None = None,
+    *,
+    louder_elsewhere: bool = False,
+) -> pd.DataFrame:
+    """A class's k neurons with the largest `by`, best first; ties go to the earlier block, then unit.
+
+    Two plain look-ups, each in one of the tables that are sorted by class, take a third of the time of the view.
+
+    Args:
+        class_: by name, number or WordNet id.
+        k: how many.
+        by: 'contribution', 'folded', 'score', 'probability' or 'cosine'; None: see default_ranking.
+        layer: only neurons of this layer.
+        louder_elsewhere: only neurons whose value vector says another class louder.
+
+    Returns:
+        `rank` and the columns of the view key_neurons; `attrs["by"]` names the ranking.
+
+    Raises:
+        QueryError: no head, an unknown class, layer or ranking, or nothing that is ranked by it.
+
+    Example:
+        >>> key_neurons(index, "coin", k=3)[["layer", "unit", "contribution"]]
+    """
+    class_id = index.class_id(class_)
+    by = chosen_ranking(index, by, class_id)
+    if layer is not None:
+        index.neuron_layer(layer, 0)
+    columns = _ranked(index, class_id, k, by, layer, louder_elsewhere)
+    if not len(columns["layer"]):
+        need = "It needs images of the class and a head that is read." if by in ACTIVATIONS else "Choose another --by."
+        raise QueryError(f"this index ranks no such neuron by {by} for class '{class_}'", need)
+    table = pd.DataFrame(columns)
+    table.attrs["by"] = by
+    return table
+
+
+def _ranked(
+    index: StoredIndex, class_id: int, k: int, by: Ranking, layer: str | None, louder_elsewhere: bool
+) -> dict[str, Any]:
+    """Columns of the first k rows, from the table that ranks and then from the other."""
+    first, second = (ACTIVATIONS, SCORES) if by in ACTIVATIONS else (SCORES, ACTIVATIONS)
+    elsewhere = (
+        "AND (layer, unit) IN (SELECT (layer, unit) FROM class_scores WHERE class_id = $1 AND rank_in_unit > 1) "
+        if louder_elsewhere
+        else ""
+    )
+    best = index.tables.look_up(  # both tables are stored by class, block and unit: a tie goes to the earlier row
+        f"SELECT layer, unit, {', '.join(first)} FROM {_table(first)} WHERE class_id = $1 AND {by} IS NOT NULL "
+        f"AND ($2 IS NULL OR layer = $2) {elsewhere}ORDER BY {by} DESC, rowid LIMIT $3",
+        [class_id, layer, int(k)],
+    ).fetchall()
+    rest = index.tables.look_up(
+        f"SELECT layer, unit, {', '.join(second)} FROM {_table(second)} WHERE class_id = ? AND list_contains(?, unit)",
+        [class_id, [unit for _, unit, *_ in best]],
+    ).fetchall()
+    of = {(layer, unit): values for layer, unit, *values in rest}
+    rows = [
+        dict(zip((*first, *second), (*values, *of.get((name, unit), ())), strict=False)) for name, unit, *values in best
+    ]
+    blocks = {spec.name: spec.block for spec in index.spec.layers}
+    of_class = index.classes.iloc[class_id]
+    columns: dict[str, Any] = {
+        "rank": range(1, len(best) + 1),
+        "class_id": class_id,
+        "class": of_class["name"],
+        "wnid": of_class.wnid,
+        "layer": [layer for layer, *_ in best],
+        "block": [blocks[layer] for layer, *_ in best],
+        "unit": [unit for _, unit, *_ in best],
+    }
+    for name in (*SCORES, *ACTIVATIONS):
+        values = [row.get(name) for row in rows]
+        columns[name] = values if name in COUNTS else np.array(values, np.float32)
+    return columns
+
+
+def _table(columns: tuple[str, ...]) -> str:
+    return "class_scores" if columns is SCORES else "class_activations"
+
+
+def named(table: pd.DataFrame) -> list[Neuron]:
+    """The neurons of a table of layer and unit, in its order."""
+    return [Neuron(str(layer), int(unit)) for layer, unit in zip(table.layer, table.unit, strict=True)]
+
+
+def first_neurons(index: StoredIndex, k: int = 1, by: Ranking | None = None) -> pd.DataFrame:
+    """The first k neurons of every class: columns of key_neurons, with rank and value (of `by`); `attrs["by"]`.
+
+    Raises QueryError as key_neurons does. Classes without a value of `by` have no rows.
+    """
+    by = chosen_ranking(index, by)
+    table = index.sql(
+        f"SELECT row_number() OVER best AS rank, {by} AS value, * FROM key_neurons WHERE {by} IS NOT NULL "
+        "WINDOW best AS (PARTITION BY class_id "
+        f"ORDER BY {by} DESC, block, unit) QUALIFY rank <= ? ORDER BY class_id, rank",
+        [k],
+    )
+    if table.empty:
+        raise QueryError(f"this index ranks no neuron by {by}", "It needs labelled images and a head that is read.")
+    table.attrs["by"] = by
+    return table
+
+
+def siblings(index: StoredIndex, class_id: int, own: Sequence[Neuron]) -> list[Neuron]:
+    """The top key neurons of the five classes whose rows of the head point most nearly the same way."""
+    needs_head(index)
+    head = index.reader.whole("head")
+    if len(head) < 2:
+        raise QueryError("this index has no head with several classes", "Contrast with --contrast features.")
+    rows = head - head.mean(0)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    near = np.argsort(-(rows @ rows[class_id]), kind="stable")
+    others = [int(other) for other in near if other != class_id][:SIBLINGS]
+    neurons = [neuron for other in others for neuron in named(key_neurons(index, other, k=1))]
+    return [neuron for neuron in dict.fromkeys(neurons) if neuron not in own]

@@ -1,0 +1,1 @@
+"""The model behind an index, run again. Imports torch."""

@@ -1,0 +1,134 @@
+"""Gradients of neurons and logits, in pixels and at the neurons. Imports torch: these run the model.
+
+live = open_model(index)
+neuron_gradients(live, "blocks.4.mlp.fc1", [473], image_id=83)             # float32 [unit, y, x, channel]
+logit_gradient(live, class_id=2, image_id=83)                              # float32 [y, x, channel]
+gradient_times_activation(live, "blocks.4.mlp.fc1", [473], 2, 83).patches  # float32 [unit, rows, columns]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .edits import changed, recording
+from .live_model import LiveModel
+
+BATCH = 4  # noisy copies at once: a backward pass keeps every block's activations
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """SmoothGrad (Smilkov et al. 2017, arXiv 1706.03825): the mean gradient over noisy copies of an image.
+
+    noise: standard deviation as a share of the image's own range of values. copies=1, noise=0: the plain gradient.
+    """
+
+    copies: int = 25
+    noise: float = 0.15
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Gradient x activation of neurons in logits: float32 `patches` [unit, rows, columns], `prefix` [unit, token]."""
+
+    patches: NDArray[np.float32]
+    prefix: NDArray[np.float32]
+
+
+def neuron_gradients(
+    live: LiveModel, layer: str, units: Sequence[int], image_id: int, smoothing: Smoothing = Smoothing()
+) -> NDArray[np.float32]:
+    """d a / d pixel for pixels from 0 to 1, smoothed: float32 [unit, y, x, channel].
+
+    a: the neuron before the nonlinearity, on the patch where it is largest on the unchanged image.
+    """
+    for unit in units:
+        live.index.neuron_layer(layer, unit)
+    patches = live.index.reader.cell(f"{layer}/argmax", image_id)[list(units)]
+
+    def activations(pixels: Tensor) -> list[Tensor]:
+        values = live.patches(live(pixels, [layer])[1][layer])
+        return [values[:, int(patch), unit] for unit, patch in zip(units, patches, strict=True)]
+
+    return _smoothed(live, image_id, activations, smoothing)
+
+
+def logit_gradient(
+    live: LiveModel, class_id: int, image_id: int, smoothing: Smoothing = Smoothing()
+) -> NDArray[np.float32]:
+    """d logit / d pixel for pixels from 0 to 1, smoothed: float32 [y, x, channel]."""
+    gradient: NDArray[np.float32] = _smoothed(live, image_id, lambda p: [_logit(live, p, class_id)], smoothing)[0]
+    return gradient
+
+
+def gradient_times_activation(
+    live: LiveModel, layer: str, units: Sequence[int], class_id: int, image_id: int
+) -> Attribution:
+    """h * d logit / d h on every token, where h is the neuron after the nonlinearity: what fc2 reads.
+
+    To first order, what the logit would lose were the neuron silent on that token. Exactly zero on the patches of
+    the last block where the head reads token 0. For a coordinate of the stream (fc2) h is the coordinate itself.
+    """
+    for unit in units:
+        live.index.neuron_layer(layer, unit)
+    with _leaf(live, layer) as leaves:
+        logit = _logit(live, live.pixels([image_id]), class_id)
+        product = (leaves[0] * torch.autograd.grad(logit.sum(), leaves[0])[0])[0, :, list(units)].T
+    values: NDArray[np.float32] = product.detach().cpu().numpy()
+    first = values.shape[1] - live.spec.patches
+    return Attribution(values[:, first:].reshape(len(units), *live.spec.grid), values[:, :first])
+
+
+def activate(live: LiveModel, layer: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Values after the model's own nonlinearity."""
+    with torch.inference_mode():
+        activated: NDArray[np.float32] = live.layer(layer).act(torch.tensor(values, device=live.device)).cpu().numpy()
+    return activated
+
+
+@contextmanager
+def _leaf(live: LiveModel, layer: str) -> Iterator[list[Tensor]]:
+    """While inside, what a layer hands on is a leaf of the graph: gradients reach it and go no further."""
+    leaves: list[Tensor] = []
+
+    def cut(value: Tensor) -> Tensor:
+        leaves.append(value.detach().requires_grad_())
+        return leaves[-1]
+
+    with changed(live.layer(layer).fc2, cut, "input" if layer.endswith("fc1") else "output"):
+        yield leaves
+
+
+def _logit(live: LiveModel, pixels: Tensor, class_id: int) -> Tensor:
+    """A class's logit for every image; with a head that a file brought, up to its bias."""
+    with recording(inputs={"head": live.anatomy.head}) as read:
+        answer = live(pixels, [])[0]
+    if live.spec.head == "model":
+        return answer[:, class_id]
+    return read["head"] @ torch.tensor(live.index.reader.chunk("head")[class_id], device=live.device)
+
+
+def _smoothed(
+    live: LiveModel, image_id: int, outputs: Callable[[Tensor], list[Tensor]], smoothing: Smoothing
+) -> NDArray[np.float32]:
+    """Mean gradient over noisy copies of several outputs: float32 [output, y, x, channel]."""
+    clean = live.pixels([image_id])
+    spread = smoothing.noise * (clean.max() - clean.min())
+    random = torch.Generator().manual_seed(smoothing.seed)
+    total: Tensor | None = None
+    for start in range(0, smoothing.copies, BATCH):
+        shape = (min(BATCH, smoothing.copies - start), *clean.shape[1:])
+        noisy = (clean + spread * torch.randn(shape, generator=random).to(live.device)).requires_grad_()
+        found = [torch.autograd.grad(out.sum(), noisy, retain_graph=True)[0].sum(0) for out in outputs(noisy)]
+        total = torch.stack(found) if total is None else total + torch.stack(found)
+    assert total is not None
+    mean: NDArray[np.float32] = (total / smoothing.copies).permute(0, 2, 3, 1).cpu().numpy()
+    return mean

@@ -1,0 +1,120 @@
+"""The model behind an index, for what no index stores. Imports torch: only questions that run a model import this.
+
+with StoredIndex("sample.vitdex") as index:
+    live = open_model(index)                                   # the weights that the index was made with, or an error
+    live.maps("blocks.4.mlp.fc1", [7, 9], image_ids=[0, 1])    # float32 [image, unit, rows, columns]
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ...data.models.anatomy import Anatomy, MlpLayer
+from ...data.models.device import choose_device
+from ...data.models.load import CONFIG_FILE, LOCAL, load_model
+from ...data.models.probe import dissect
+from ...data.packaged import MODEL
+from ...schemas.errors import ModelError
+from ...schemas.run_spec import RunSpec
+from ..stored.stored_index import StoredIndex
+from .edits import recording
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class LiveModel:
+    """A model that was proved to hold the weights of an index. Its parameters are frozen."""
+
+    index: StoredIndex
+    anatomy: Anatomy
+    device: torch.device
+    mean: Tensor
+    std: Tensor
+
+    @property
+    def spec(self) -> RunSpec:
+        return self.index.spec
+
+    def layer(self, name: str) -> MlpLayer:
+        """The MLP that holds a layer of the index."""
+        self.index.neuron_layer(name, 0)
+        return next(a for a in self.anatomy.layers if a.name == name.removesuffix("fc2").removesuffix("fc1") + "fc1")
+
+    def module(self, name: str) -> nn.Module:
+        """The module whose output a layer of the index holds: fc1 or fc2."""
+        layer = self.layer(name)
+        return layer.fc1 if name == layer.name else layer.fc2
+
+    def pixels(self, image_ids: Sequence[int]) -> Tensor:
+        """The stored inputs of images, 0 to 1: float32 [image, channel, y, x]. Raises QueryError where none are."""
+        stored = self.index.inputs(image_ids)
+        return torch.from_numpy(stored).to(self.device).permute(0, 3, 1, 2).float() / 255
+
+    def __call__(self, pixels: Tensor, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The model's answer and layers' values [image, token, unit] for pixels 0 to 1, in float32, differentiable."""
+        with recording({name: self.module(name) for name in names}) as kept:
+            answer = self.anatomy.model((pixels - self.mean) / self.std)
+        return answer, kept
+
+    def patches(self, values: Tensor) -> Tensor:
+        """Values [image, token, ...] without CLS and register tokens."""
+        return values[:, values.shape[1] - self.spec.patches :]
+
+    def maps(self, layer: str, units: Sequence[int], image_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Maps computed anew from the stored inputs: float32 [image, unit, rows, columns]; NaN where unreadable."""
+        out = np.empty((len(image_ids), len(units), *self.spec.grid), np.float32)
+        for start, ids in _batches(image_ids):
+            with torch.inference_mode():
+                values = self(self.pixels(ids), [layer])[1][layer]
+            found = self.patches(values)[..., list(units)].permute(0, 2, 1).cpu().numpy()
+            out[start : start + len(ids)] = found.reshape(len(ids), len(units), *self.spec.grid)
+        valid = self.index.reader.rows("valid", image_ids)
+        out[~valid] = np.nan
+        return out
+
+
+def _batches(image_ids: Sequence[int]) -> Iterator[tuple[int, Sequence[int]]]:
+    for start in range(0, len(image_ids), BATCH):
+        yield start, image_ids[start : start + BATCH]
+
+
+def open_model(index: StoredIndex, weights: str | Path | None = None, device: str | None = None) -> LiveModel:
+    """Load the model of an index and prove by hash that it is the one.
+
+    weights: a safetensors file or a folder in timm's hub format; without it the packaged model where it is the one,
+    else timm's hub. device: 'cpu', 'cuda', 'mps'; by default the best there is.
+    Raises ModelError where other weights come, or there is no such device.
+    """
+    spec = index.spec
+    _, height, width = spec.preprocessing["input_size"]
+    loaded = load_model(*_source(spec, weights), model_args=spec.model_args)
+    if loaded.sha256 != spec.weights_sha256:
+        raise ModelError(
+            f"these weights of {spec.model} are not those that {index.layout.root} was made with",
+            "Give --weights FILE with the ones that were used.",
+        )
+    anatomy = dissect(loaded.model, (height, width))
+    target = torch.device(choose_device(device))
+    loaded.model.to(target)
+    mean, std = (torch.tensor(spec.preprocessing[k], device=target).view(3, 1, 1) for k in ("mean", "std"))
+    return LiveModel(index, anatomy, target, mean, std)
+
+
+def _source(spec: RunSpec, weights: str | Path | None) -> tuple[str, Path | None]:
+    """What load_model is asked for: its name and its weights."""
+    if weights is None:
+        config = json.loads((MODEL / CONFIG_FILE).read_text())
+        ours = (config["architecture"], config["model_args"]) == (spec.model, spec.model_args)
+        return (f"{LOCAL}{MODEL}" if ours else spec.model), None
+    if (Path(weights) / CONFIG_FILE).exists():
+        return f"{LOCAL}{weights}", None
+    return spec.model, Path(weights)

@@ -1,0 +1,1 @@
+"""What users add beside an index: descriptions and generated images."""

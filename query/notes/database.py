@@ -1,0 +1,105 @@
+"""What users add to a finished index: descriptions of neurons, generated images. Not vouched for by the manifest.
+
+with writing(index.layout) as db:                                     # one transaction on notes.duckdb
+    db.execute("DELETE FROM descriptions WHERE source = ?", [source])
+    db.execute("INSERT INTO descriptions BY NAME FROM frame")         # frame: a local DataFrame
+
+SQL finds the tables as `descriptions` and `generated`, empty where there are no notes. An index copies them into
+memory, so that no reader keeps anybody from writing, and again when the file has changed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import duckdb
+
+from ...schemas.database import attach_new, is_newer, newer, quoted
+from ...schemas.errors import BadIndex, QueryError
+from ...schemas.layout import Layout
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS descriptions (  -- what a neuron was called, and by whom (MILAN, a person, ...)
+    layer VARCHAR, unit UINTEGER, source VARCHAR, description VARCHAR, imported TIMESTAMP, note VARCHAR
+);
+CREATE TABLE IF NOT EXISTS generated (     -- images made to excite a neuron; file: inside notes/
+    id UINTEGER, layer VARCHAR, unit UINTEGER, class_id UINTEGER, recipe VARCHAR, seed BIGINT, step UINTEGER,
+    objective VARCHAR, pre_mean FLOAT, pre_max FLOAT, post_mean FLOAT, post_max FLOAT, ratio FLOAT, percentile FLOAT,
+    p_class FLOAT, predicted UINTEGER, diversity FLOAT, file VARCHAR, created TIMESTAMP
+);
+"""
+TABLES = ("descriptions", "generated")
+PATIENCE = 2.0  # seconds that a reader waits for a writer
+
+
+@contextmanager
+def writing(layout: Layout) -> Iterator[duckdb.DuckDBPyConnection]:
+    """notes.duckdb, made where there is none, in one transaction: kept at the end, undone if anything raises.
+
+    Keep it short: nobody else can open the index meanwhile. Raises QueryError where another process is writing.
+    """
+    with duckdb.connect(":memory:") as db:
+        try:
+            attach_new(db, layout.notes, "notes")
+        except duckdb.Error as error:
+            raise QueryError(*_complaint(layout, error)) from error
+        db.execute("USE notes")
+        db.execute("BEGIN")
+        try:
+            db.execute(SCHEMA)
+            yield db
+        except BaseException:
+            with suppress(duckdb.Error):  # an error in SQL may have ended it
+                db.execute("ROLLBACK")
+            raise
+        db.execute("COMMIT")
+
+
+def notes_stamp(layout: Layout) -> tuple[int, int, int] | None:
+    """What changes when notes are written: a look at the file that costs a microsecond. None where there are none."""
+    try:
+        status = layout.notes.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def copy_notes(layout: Layout, db: duckdb.DuckDBPyConnection) -> None:
+    """Give a connection's SQL the tables of notes.duckdb, copied. Raises BadIndex where it cannot be read."""
+    db.execute(SCHEMA)
+    if layout.notes.exists():
+        _attach(layout, db)
+        held = db.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = 'notes'").fetchall()
+        for table in TABLES:
+            if (table,) in held:
+                db.execute(f"INSERT INTO {table} BY NAME FROM notes.{table}")
+        db.execute("DETACH notes")
+    for table in TABLES:  # a view cannot be inserted into by mistake
+        db.execute(f"CREATE TEMP VIEW {table} AS FROM memory.main.{table}")
+
+
+def _attach(layout: Layout, db: duckdb.DuckDBPyConnection) -> None:
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            db.execute(f"ATTACH {quoted(layout.notes)} AS notes (READ_ONLY)")
+            return
+        except duckdb.Error as error:
+            if not _in_use(error) or time.monotonic() > end:
+                raise BadIndex(*_complaint(layout, error)) from error
+            time.sleep(0.05)
+
+
+def _complaint(layout: Layout, error: duckdb.Error) -> tuple[str, str]:
+    if _in_use(error):
+        return f"{layout.notes} is being written", "Try again when that has ended."
+    if is_newer(error):
+        return newer(layout.notes)
+    first = str(error).splitlines()[0]
+    return f"{layout.notes} cannot be opened: {first}", "Move it away; the index itself is whole."
+
+
+def _in_use(error: duckdb.Error) -> bool:
+    return any(sign in str(error) for sign in ("set lock", "already attached", "different configuration"))

@@ -1,0 +1,1 @@
+"""What an index holds: SQL, names, arrays, maps. No torch, no drawing, no question."""

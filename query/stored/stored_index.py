@@ -1,0 +1,225 @@
+"""What a finished index holds: tables, arrays, maps, names. Imports no question, no torch, no drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import duckdb
+import numpy as np
+import pandas as pd
+import zarr
+from numpy.typing import NDArray
+
+from ...schemas.errors import QueryError
+from ...schemas.layout import Layout
+from ...schemas.manifest import read_manifest
+from ...schemas.run_spec import EXEMPLARS, LayerSpec, RunSpec, Side, Token
+from ...schemas.storage.array_reader import ArrayReader
+from ...schemas.storage.local_store import LocalStore
+from ..notes.database import notes_stamp
+from . import maps
+from .names import class_numbers, find_class, nearest
+from .sql import Tables
+
+
+class StoredIndex:
+    """An index folder opened for reading; any number may be open at once, in any number of processes.
+
+    Raises BadIndex where there is none, or none that is finished and of this format. Every method raises DamagedIndex
+    where it meets a damaged file, and QueryError once the index is closed.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.layout = Layout(Path(path))
+        self.manifest = read_manifest(self.layout)
+        self.spec = RunSpec.from_json(self.manifest["run"])
+        self._reader = ArrayReader(LocalStore(self.layout.root), self.spec)
+        self._tables: Tables | None = None
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of all files. What is asked afterwards raises QueryError."""
+        self._closed = True
+        self._reader.store.close()
+        if self._tables is not None:
+            self._tables.close()
+            self._tables = None
+
+    def _must_be_open(self) -> None:
+        if self._closed:
+            raise QueryError(f"this index ({self.layout.root}) is closed", "Open it again, or ask inside the `with`.")
+
+    @property
+    def tables(self) -> Tables:
+        """The connection behind `sql`; made anew when notes were added since."""
+        self._must_be_open()
+        if self._tables is not None and self._tables.notes != notes_stamp(self.layout):
+            self._tables.close()
+            self._tables = None
+        if self._tables is None:
+            self._tables = Tables(self.layout, self._map_in_sql)
+        return self._tables
+
+    @property
+    def db(self) -> duckdb.DuckDBPyConnection:
+        """DuckDB's own connection, which can only read this index."""
+        return self.tables.db
+
+    @property
+    def reader(self) -> ArrayReader:
+        """Arrays by chunk, cell and row, at the speed of the disk and checked: what every question reads through."""
+        self._must_be_open()
+        return self._reader
+
+    @cached_property
+    def arrays(self) -> zarr.Group:
+        """The same arrays as a plain Zarr group, for use of your own: zarr's errors, not ours. See FORMAT.md."""
+        return zarr.open_group(self.layout.arrays, mode="r")
+
+    def sql(self, query: str, parameters: list[Any] | None = None, timeout: float | None = None) -> pd.DataFrame:
+        """Rows of a query.
+
+        Args:
+            query: one reading statement; tables and columns are FORMAT.md's.
+            parameters: values for `?` or `$1` in it.
+            timeout: seconds; None for no limit.
+
+        Returns:
+            A DataFrame with the query's own columns.
+
+        Raises:
+            QueryError: with DuckDB's complaint, or where the query would write or takes too long.
+
+        Example:
+            >>> index.sql("FROM key_neurons WHERE class = ? LIMIT 10", ["coin"])
+        """
+        return self.tables.ask(query, parameters or [], timeout)
+
+    def look_up(self, query: str, parameters: list[Any]) -> pd.DataFrame:
+        """Rows of a query of our own, known to be small: without the checks that `sql` makes, in half the time."""
+        return self.tables.look_up(query, parameters).df()
+
+    @cached_property
+    def classes(self) -> pd.DataFrame:
+        """class_id, wnid, name of all classes, in the order of the head's rows."""
+        return self.sql("SELECT class_id, wnid, class AS name FROM classes ORDER BY class_id")
+
+    @cached_property
+    def _class_numbers(self) -> dict[str, list[int]]:
+        return class_numbers(self.classes)
+
+    def class_id(self, class_: str | int) -> int:
+        """The number of a class given by number, name or WordNet id. Raises QueryError with the nearest names."""
+        return find_class(str(class_), self._class_numbers, self.classes)
+
+    def class_name(self, class_: str | int) -> str:
+        """The name of a class given by number, name or WordNet id."""
+        return str(self.classes.name[self.class_id(class_)])
+
+    def image_id(self, image: str | int) -> int:
+        """The number of an image given by number, path, or the end of a path. Raises QueryError with the nearest."""
+        word = str(image)
+        if word.lstrip("-").isdecimal():
+            if not 0 <= int(word) < self.spec.images:
+                raise QueryError(f"no image {word}", f"Images count from 0 to {self.spec.images - 1}.")
+            return int(word)
+        ending = self.sql(
+            "SELECT image_id, path FROM images WHERE path = ? OR ends_with(path, '/' || ?) ORDER BY image_id LIMIT 4",
+            [word, word],
+        )
+        if (ending.path == word).any():
+            ending = ending[ending.path == word]
+        if len(ending) == 1:
+            return int(ending.image_id.iloc[0])
+        if len(ending):
+            raise QueryError(f"several images end in '{word}'", f"{', '.join(ending.path)} ... Give the whole path.")
+        raise QueryError(f"no image '{word}'", nearest(word, self.sql("SELECT path FROM images").path.tolist()))
+
+    def readable(self, image: str | int) -> int:
+        """The number of an image, as image_id. Raises QueryError where it could not be read."""
+        image_id = self.image_id(image)
+        if not self.reader.cell("valid", image_id):
+            raise QueryError(f"image {image_id} could not be read when the index was made", "See the table failures.")
+        return image_id
+
+    def neuron_layer(self, layer: str, unit: int) -> LayerSpec:
+        """The layer's record. Raises QueryError, with the nearest names, where there is no such neuron."""
+        layers = {spec.name: spec for spec in self.spec.layers}
+        if layer not in layers:
+            raise QueryError(f"no layer '{layer}'", nearest(layer, list(layers)))
+        if not 0 <= unit < layers[layer].units:
+            raise QueryError(f"no unit {unit} in {layer}", f"Its units count from 0 to {layers[layer].units - 1}.")
+        return layers[layer]
+
+    @property
+    def hidden_layers(self) -> tuple[LayerSpec, ...]:
+        """The layers of key neurons (fc1), in order of blocks."""
+        return tuple(layer for layer in self.spec.layers if layer.kind == "hidden")
+
+    def exemplars(self, layer: str, unit: int, k: int = 15, side: Side = "top", token: Token = "patch") -> pd.DataFrame:
+        """The k distinct images at one side of a neuron, best first.
+
+        Args:
+            layer: such as 'blocks.4.mlp.fc1'; unit: the neuron in it. A Neuron unpacks: `exemplars(*neuron)`.
+            k: how many, at most 100 on top, 20 at the bottom or by the CLS token, 9 quantiles.
+            side: 'top', 'bottom' or 'quantile' of the image maxima.
+            token: 'patch', or 'cls' for the CLS token's own top.
+
+        Returns:
+            Columns rank, image_id, patch, pre (the value that ranks), post (after the nonlinearity), path, label.
+
+        Raises:
+            QueryError: no such neuron.
+
+        Example:
+            >>> index.exemplars("blocks.4.mlp.fc1", 473, k=15)
+        """
+        self.neuron_layer(layer, unit)
+        return self.look_up(
+            "SELECT rank, image_id, patch, pre, post, path, label FROM exemplars JOIN images USING (image_id) "
+            "WHERE layer = ? AND unit = ? AND side = ? AND token = ? AND rank <= ? ORDER BY rank",
+            [layer, unit, side, token, k],
+        )
+
+    def map(self, layer: str, unit: int, image_id: int) -> NDArray[np.float32]:
+        """A neuron's values before the nonlinearity on the patches of an image, as stored.
+
+        Returns:
+            float32 [rows, columns]; NaN if the image was unreadable. From uint8 maps the error is at most
+            (max - min) / 510 of the map.
+
+        Raises:
+            QueryError: no such neuron or image, or no map of it is stored.
+
+        Example:
+            >>> index.map("blocks.4.mlp.fc1", 473, image_id=17)
+        """
+        values = self._map_in_sql(layer, unit, self.image_id(image_id))
+        if values is None:
+            fact = f"this index stores the maps of a neuron's top {EXEMPLARS} images, and {image_id} is not among them"
+            raise QueryError(fact, "Index again with --maps uint8 for all.")
+        return values.reshape(self.spec.grid)
+
+    def inputs(self, image_ids: Sequence[int]) -> NDArray[np.uint8]:
+        """The pixels that the model saw: uint8 [image, y, x, channel]. Raises QueryError where none are stored."""
+        return maps.stored_inputs(self.reader, self.spec, [self.image_id(i) for i in image_ids])
+
+    def _map_in_sql(self, layer: str, unit: int, image_id: int) -> NDArray[np.float32] | None:
+        """The map as one row of patches; None where the index stores the maps of other images alone."""
+        self.neuron_layer(layer, unit)
+        self.image_id(image_id)
+        if self.spec.maps == "none":
+            raise QueryError("this index stores no maps", "Index again with --maps uint8 or exemplars.")
+        return maps.stored_map(self.reader, self.spec, layer, unit, image_id)

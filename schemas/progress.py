@@ -1,0 +1,22 @@
+"""How long work tells how far it is: one optional callable. Bars are drawn by whoever gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+Progress = Callable[[int, int], object]  # (done, total), in whatever unit the work counts
+
+T = TypeVar("T")
+
+
+def silent(done: int, total: int) -> None:
+    """No progress at all."""
+
+
+def tracked(items: Sequence[T], progress: Progress | None) -> Iterator[T]:
+    """The items, telling `progress` after each of them."""
+    tell = progress or silent
+    for done, item in enumerate(items, start=1):
+        yield item
+        tell(done, len(items))

@@ -1,0 +1,119 @@
+"""What a run is and what it leaves: small frozen records that travel between rooms and into JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+FORMAT = "vitdex"
+FORMAT_VERSION = 1
+
+Maps = Literal["uint8", "float16", "exemplars", "none"]
+Precision = Literal["float32", "bfloat16", "float16"]
+Kind = Literal["hidden", "residual"]
+Side = Literal["top", "bottom", "quantile"]
+Token = Literal["patch", "cls"]
+
+EXEMPLARS = 100  # images kept for the top of a neuron, by its largest patch
+OTHER_EXEMPLARS = 20  # images kept for its bottom, and for its top by the CLS token
+QUANTILE_EXEMPLARS = 9  # images kept at the deciles of its image maxima
+TOKEN_TOP = 5  # neurons kept for every token
+
+# How the head reads the residual stream; where it reads otherwise, contributions are not defined.
+READOUTS = {
+    "token": "a norm, then token 0",
+    "mean": "the mean over the patches, then a norm",
+    "mean of normed": "a norm on every patch, then their mean",
+}
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One indexed layer: `kind` is 'hidden' for fc1 (key neurons) and 'residual' for fc2 (stream coordinates)."""
+
+    name: str
+    block: int
+    kind: Kind
+    units: int
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """All that decides the content of an index. A resumed run must have an equal one."""
+
+    model: str  # timm's name with the tag that it resolved to
+    model_args: dict[str, Any]
+    weights_sha256: str
+    head: str  # 'model', 'none', or the name of the file that brought one
+    head_sha256: str
+    class_names: str  # where the classes' names come from
+    preprocessing: dict[str, Any]
+    activation: str
+    layers: tuple[LayerSpec, ...]
+    grid: tuple[int, int]  # rows, columns of patches
+    prefix: int  # tokens before the patches
+    cls: bool  # whether token 0 is a class token
+    features: int  # width of what the head reads
+    classes: int
+    readout: str  # how the head reads the stream, or why contributions are not defined
+    precision: Precision
+    tf32: bool
+    compiled: bool
+    device: str
+    maps: Maps
+    inputs: bool
+    source: str
+    images: int
+    images_sha256: str
+    batch_size: int
+    part_images: int
+    counted_patches: int  # patches of every image that the thresholds count
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def patches(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def tokens(self) -> int:
+        return self.prefix + self.patches
+
+    @property
+    def neurons(self) -> int:
+        return sum(layer.units for layer in self.layers)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        starts = range(0, self.images, self.part_images)
+        return tuple(Part(i, s, min(s + self.part_images, self.images)) for i, s in enumerate(starts))
+
+    def to_json(self) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> RunSpec:
+        known = {f.name: value[f.name] for f in fields(cls)}
+        known["layers"] = tuple(LayerSpec(**layer) for layer in known["layers"])
+        known["grid"] = tuple(known["grid"])
+        return cls(**known)
+
+    def differences(self, other: RunSpec) -> list[str]:
+        """'name: ours, theirs' for every field in which the two runs differ."""
+        mine, theirs = self.to_json(), other.to_json()
+        return [f"{name}: {mine[name]} now, {theirs[name]} there" for name in mine if mine[name] != theirs[name]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive images [start, stop): the unit of work, of writing and of resuming."""
+
+    index: int
+    start: int
+    stop: int
+
+    @property
+    def images(self) -> int:
+        return self.stop - self.start

@@ -1,0 +1,1 @@
+"""Bytes of an index: how they are read, checked and written."""

@@ -1,0 +1,164 @@
+"""Values straight from the files of an index, checked against the checksum of every chunk when it is first read.
+
+zarr-python reads the same values, in a millisecond a read; what reads thousands of maps or whole arrays comes here.
+
+    reader = ArrayReader(LocalStore(root), spec)
+    reader.cell("blocks.4.mlp.fc1/map", 17, 473)             # [patch], a view into the file
+    reader.rows("inputs", [3, 1, 17])                        # [3, y, x, channel]
+    reader.rows("blocks.4.mlp.fc1/max", [3, 1], [473, 16])   # [image, neuron]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from ..array_specs import CHECKSUM_BYTES, ArraySpec, arrays
+from ..errors import DamagedIndex
+from ..run_spec import RunSpec
+from .store import Bytes, Store
+
+Ints = NDArray[np.int64]
+
+
+class ArrayReader:
+    """All arrays of an index. Chunks and cells are views where the store can give them: they cannot be written to.
+
+    Raises DamagedIndex, naming the file, where one is missing, of another size, or damaged.
+    """
+
+    def __init__(self, store: Store, spec: RunSpec) -> None:
+        self.specs = arrays(spec)
+        self.store = store
+        self._sized: set[str] = set()
+        self._verified: set[tuple[str, int]] = set()
+
+    def __contains__(self, path: str) -> bool:
+        return path in self.specs
+
+    def chunk(self, path: str, *place: int) -> NDArray[Any]:
+        """A whole chunk by its place in the grid of chunks; places not given are 0."""
+        spec = self.specs[path]
+        key, number = _whereabouts(spec, place)
+        raw = self._bytes(spec, key, number * spec.chunk_bytes, spec.chunk_bytes)
+        values = raw[:-CHECKSUM_BYTES]
+        if (key, number) not in self._verified:
+            if google_crc32c.value(values) != int.from_bytes(raw[-CHECKSUM_BYTES:].tobytes(), "little"):
+                raise DamagedIndex(f"{self._shown(key)} has a wrong checksum")
+            self._verified.add((key, number))
+        return values.view(spec.dtype).reshape(spec.chunks)
+
+    def cell(self, path: str, *position: int) -> NDArray[Any]:
+        """Values at a position on an array's first axes, such as a map at (image, neuron): the axes that remain.
+
+        These must not be split into chunks, which they are in no array of ours.
+        """
+        chunks = self.specs[path].chunks
+        place = [p // c for p, c in zip(position, chunks, strict=False)]
+        found: NDArray[Any] = self.chunk(path, *place)[tuple(p % c for p, c in zip(position, chunks, strict=False))]
+        return found
+
+    def cells(self, path: str, *positions: Ints, checked: bool = True) -> NDArray[Any]:
+        """Cells at many positions, an array [...] for each of the first axes: [..., axes that remain].
+
+        checked=False reads each cell alone, without the checksum of the chunk around it: 40,000 cells of chunks of 1 MB
+        are 8 MB instead of 40 GB. The caller must have another way to see damage (the codes of a map: FORMAT.md).
+        """
+        spec = self.specs[path]
+        axes = np.broadcast_arrays(*positions)
+        flat = [axis.ravel().astype(np.int64) for axis in axes]
+        out = np.empty((flat[0].size, *spec.shape[len(flat) :]), spec.dtype)
+        fill = self._fill_checked if checked else self._fill_alone
+        fill(spec, flat, out)
+        return out.reshape(*axes[0].shape, *out.shape[1:])
+
+    def rows(self, path: str, rows: Sequence[int] | Ints, units: Sequence[int] | Ints | None = None) -> NDArray[Any]:
+        """Rows of an array in any order, of its second axis all or some places: a copy [row, unit, ...]."""
+        spec = self.specs[path]
+        at = np.asarray(rows, np.int64)
+        if units is None:
+            out = np.empty((len(at), *spec.shape[1:]), spec.dtype)
+            for place, there in _by_chunk(at, spec.chunks[0]):
+                out[there] = self.chunk(path, place)[at[there] - place * spec.chunks[0]]
+            return out
+        across = np.asarray(units, np.int64)
+        out = np.empty((len(at), len(across), *spec.shape[2:]), spec.dtype)
+        for i, there in _by_chunk(at, spec.chunks[0]):
+            for j, beside in _by_chunk(across, spec.chunks[1]):
+                inside = np.ix_(at[there] - i * spec.chunks[0], across[beside] - j * spec.chunks[1])
+                out[np.ix_(there, beside)] = self.chunk(path, i, j)[inside]
+        return out
+
+    def parts(self, path: str) -> Iterator[tuple[int, NDArray[Any]]]:
+        """(first row, rows) of every chunk of an array that is split along its first axis alone. Rows are views."""
+        spec = self.specs[path]
+        for place, first in enumerate(range(0, spec.shape[0], spec.chunks[0])):
+            yield first, self.chunk(path, place)[: spec.shape[0] - first]
+
+    def whole(self, path: str) -> NDArray[Any]:
+        """A whole array that is split along its first axis alone, in memory."""
+        spec = self.specs[path]
+        out = np.empty(spec.shape, spec.dtype)
+        for first, rows in self.parts(path):
+            out[first : first + len(rows)] = rows
+        return out
+
+    def column(self, path: str, place: int) -> NDArray[Any]:
+        """One place of the second axis over all rows, such as a class's logits: [row]."""
+        return np.concatenate([rows[:, place] for _, rows in self.parts(path)])
+
+    def _fill_checked(self, spec: ArraySpec, flat: list[Ints], out: NDArray[Any]) -> None:
+        """Cells chunk by chunk, each of which is read and checked once."""
+        places = [axis // chunk for axis, chunk in zip(flat, spec.chunks, strict=False)]
+        inside = [axis % chunk for axis, chunk in zip(flat, spec.chunks, strict=False)]
+        grid = [-(-n // c) for n, c in zip(spec.shape, spec.chunks, strict=True)][: len(flat)]
+        number = np.ravel_multi_index(tuple(places), tuple(grid))
+        for _, here in _by_chunk(number, 1):
+            chunk = self.chunk(spec.path, *(int(place[here[0]]) for place in places))
+            out[here] = chunk[tuple(axis[here] for axis in inside)]
+
+    def _fill_alone(self, spec: ArraySpec, flat: list[Ints], out: NDArray[Any]) -> None:
+        """Each cell by itself, in the order in which they lie on the disk."""
+        per_file = [w // c for w, c in zip(spec.file_shape, spec.chunks, strict=True)][: len(flat)]
+        files = [axis // whole for axis, whole in zip(flat, spec.file_shape, strict=False)]
+        number, cell = np.zeros_like(flat[0]), np.zeros_like(flat[0])
+        for axis, chunk, count in zip(flat, spec.chunks, per_file, strict=False):
+            number, cell = number * count + axis // chunk % count, cell * chunk + axis % chunk
+        row_bytes = out[0].nbytes if len(out) else 0
+        starts = number * spec.chunk_bytes + cell * row_bytes
+        raw = out.view(np.uint8).reshape(len(out), -1) if len(out) else out
+        for i in np.lexsort((starts, *files[::-1])).tolist():
+            key = spec.file(*(int(axis[i]) for axis in files), *[0] * (len(spec.shape) - len(files)))
+            raw[i] = self._bytes(spec, key, int(starts[i]), row_bytes)
+
+    def _bytes(self, spec: ArraySpec, key: str, start: int, length: int) -> Bytes:
+        if key not in self._sized:
+            if (size := self.store.size(key)) != spec.file_bytes:
+                raise DamagedIndex(f"{self._shown(key)} has {size} bytes instead of {spec.file_bytes}")
+            self._sized.add(key)
+        return self.store.read(key, start, length)
+
+    def _shown(self, key: str) -> str:
+        return str(self.store.local_path(key) or key)
+
+
+def _by_chunk(positions: Ints, size: int) -> Iterator[tuple[int, Ints]]:
+    """The chunks in which positions lie, and which positions those are, in the order of the chunks."""
+    places = positions // size
+    order = np.argsort(places, kind="stable")
+    for here in np.split(order, np.flatnonzero(np.diff(places[order])) + 1) if len(order) else ():
+        yield int(places[here[0]]), here
+
+
+def _whereabouts(spec: ArraySpec, place: tuple[int, ...]) -> tuple[str, int]:
+    """The file that holds a chunk, and which of its chunks that is."""
+    files, number = [], 0
+    for axis, (whole, chunk) in enumerate(zip(spec.file_shape, spec.chunks, strict=True)):
+        there, inside = divmod(place[axis] if axis < len(place) else 0, whole // chunk)
+        files.append(there)
+        number = number * (whole // chunk) + inside
+    return spec.file(*files), number

@@ -1,0 +1,134 @@
+"""Files written whole, once: past the page cache where that can be, flushed, renamed when they are complete.
+
+The page cache would keep what nobody reads soon, and filling it costs as much as a tenth of the forward pass.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from ..integrity import file_facts
+
+DIRECT_BYTES = 2**20  # smaller files go through the page cache
+STEP = 2**23
+
+
+def page_aligned(size: int) -> NDArray[np.uint8]:
+    """Zeros that can be written past the page cache."""
+    return np.frombuffer(mmap.mmap(-1, size), np.uint8)
+
+
+def write_file(target: Path, content: bytes | memoryview) -> list[Any]:
+    """Write a file under a temporary name, flush it to the disk, rename it. Returns [bytes, xxh3 checksum]."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.partial")
+    try:
+        done = _write_direct(temporary, memoryview(content))
+        with temporary.open("r+b" if done else "wb") as file:
+            file.seek(done)
+            file.write(content[done:])
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:  # a full disk: leave room for what is written next
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(target)) from error
+    temporary.replace(target)
+    return [len(content), xxhash.xxh3_128_hexdigest(content)]
+
+
+def _write_direct(path: Path, content: memoryview) -> int:
+    """Write the whole pages of page-aligned content past the page cache. Returns the bytes written; 0: impossible."""
+    aligned = len(content) >= DIRECT_BYTES and np.frombuffer(content, np.uint8).ctypes.data % mmap.PAGESIZE == 0
+    if not aligned or not hasattr(os, "O_DIRECT"):
+        return 0
+    done, pages = 0, len(content) // mmap.PAGESIZE * mmap.PAGESIZE
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_DIRECT, 0o666)
+        try:
+            while done < pages:
+                done += os.write(file, content[done : min(done + STEP, pages)])
+        finally:
+            os.close(file)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # which says that this file system has no such writing
+            raise
+        return 0
+    return done
+
+
+def adopt_file(temporary: Path, target: Path) -> list[Any]:
+    """Flush a file that a library has written and give it its name. Returns [bytes, xxh3 checksum]."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    facts = file_facts(temporary)
+    temporary.replace(target)
+    return facts
+
+
+class DirectFile:
+    """A new file written from start to end, past the page cache where that can be; flushed when it is closed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._room, self._held, self._done = path, page_aligned(STEP), 0, 0
+        path.write_bytes(b"")
+        self._direct = hasattr(os, "O_DIRECT")
+        self._file = -1
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            self._file = os.open(self._path, os.O_WRONLY | (os.O_DIRECT if self._direct else 0))
+        except OSError as error:
+            self._give_in(error)
+
+    def _give_in(self, error: OSError) -> None:
+        """Go on through the page cache where the file system refuses to be written to past it."""
+        if error.errno != errno.EINVAL or not self._direct:
+            raise error
+        if self._file >= 0:
+            os.close(self._file)
+        self._direct = False
+        self._open()
+
+    def __enter__(self) -> DirectFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._file)
+        if error is None:
+            with self._path.open("r+b") as file:
+                file.seek(self._done)
+                file.write(self._room[: self._held].data)
+                file.flush()
+                os.fsync(file.fileno())
+
+    def write(self, content: bytes | memoryview) -> None:
+        """Add bytes behind what was written before."""
+        values = np.frombuffer(content, np.uint8)
+        while len(values):
+            fitting = values[: STEP - self._held]
+            self._room[self._held : self._held + len(fitting)] = fitting
+            self._held += len(fitting)
+            values = values[len(fitting) :]
+            if self._held == STEP:
+                self._flush()
+
+    def _flush(self) -> None:
+        sent = 0
+        while sent < STEP:
+            try:
+                sent += os.pwrite(self._file, self._room[sent:].data, self._done + sent)
+            except OSError as error:
+                self._give_in(error)
+        self._done, self._held = self._done + STEP, 0

@@ -1,0 +1,65 @@
+"""A store on this machine's disk: files are mapped into memory, small pieces of them copied."""
+
+from __future__ import annotations
+
+import io
+import mmap
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DamagedIndex
+from .store import Bytes
+
+MAPPED_FILES = 256
+OPEN_FILES = 32  # a mapping needs no open file; a process may have few of these
+COPIED_BYTES = 2**14  # a piece this small is copied: touching a mapping reads its neighbours from the disk as well
+
+
+class LocalStore:
+    """The files below a folder. What `read` returns of a large piece is a view into the file."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._mapped = lru_cache(MAPPED_FILES)(self._map)
+        self._opened = lru_cache(OPEN_FILES)(self._open)
+
+    def read(self, key: str, start: int, length: int) -> Bytes:
+        if length > COPIED_BYTES:
+            found = self._mapped(key)[start : start + length]
+        else:
+            found = np.frombuffer(os.pread(self._opened(key).fileno(), length, start), np.uint8)
+        if len(found) != length:
+            raise DamagedIndex(f"{self.root / key} ends before byte {start + length:,}")
+        return found
+
+    def size(self, key: str) -> int:
+        try:
+            return (self.root / key).stat().st_size
+        except (OSError, ValueError) as error:
+            raise self._missing(key) from error
+
+    def local_path(self, key: str) -> Path | None:
+        return self.root / key
+
+    def close(self) -> None:
+        self._mapped.cache_clear()
+        self._opened.cache_clear()
+
+    def _map(self, key: str) -> Bytes:
+        try:
+            with (self.root / key).open("rb") as file:
+                return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+        except (OSError, ValueError) as error:
+            raise self._missing(key) from error
+
+    def _open(self, key: str) -> io.FileIO:
+        try:
+            return (self.root / key).open("rb", buffering=0)
+        except (OSError, ValueError) as error:
+            raise self._missing(key) from error
+
+    def _missing(self, key: str) -> DamagedIndex:
+        return DamagedIndex(f"{self.root / key} is missing or cannot be read")

@@ -1,0 +1,67 @@
+"""Files reach the disk whole, past the page cache or through it; and a batch holds no more memory than it must."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xxhash
+from vitdex.indexer.plan import make_plan, sample_request
+from vitdex.indexer.run.capture import Capture
+from vitdex.indexer.run.part_runner import fresh_statistics
+from vitdex.schemas.storage.atomic_files import DIRECT_BYTES, STEP, DirectFile, page_aligned, write_file
+
+
+@pytest.mark.parametrize("refused", [None, "open", "write"])
+def test_large_files_are_whole_with_and_without_direct_writing(
+    refused: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = page_aligned(3 * DIRECT_BYTES + 5)
+    content[:] = np.random.default_rng(0).integers(0, 256, len(content), np.uint8)
+    if refused:
+
+        def refuse(*arguments: Any) -> int:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+        monkeypatch.setattr(os, refused, refuse)
+    facts = write_file(tmp_path / "a/b", content.data)
+    assert (tmp_path / "a/b").read_bytes() == content.tobytes()
+    assert facts == [len(content), xxhash.xxh3_128_hexdigest(content.tobytes())]
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize("refused", [None, "open", "pwrite"])
+def test_a_stream_is_whole_with_and_without_direct_writing(
+    refused: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = np.random.default_rng(0).integers(0, 256, 2 * STEP + 777, np.uint8)
+    if refused:
+        accepting = getattr(os, refused)
+        flags = iter([True])
+
+        def refuse(*arguments: Any) -> int:
+            if next(flags, False):  # the first time: the file system knows no direct writing
+                raise OSError(errno.EINVAL, "Invalid argument")
+            return int(accepting(*arguments))
+
+        monkeypatch.setattr(os, refused, refuse)
+    with DirectFile(tmp_path / "a") as file:
+        for piece in np.split(content, [1, 100, STEP - 3, STEP + 5]):
+            file.write(piece.data)
+    assert (tmp_path / "a").read_bytes() == content.tobytes()
+
+
+def test_a_batch_keeps_no_layer_alive(tmp_path: Path) -> None:
+    """A view of one token would hold all tokens of all layers until the batch ends."""
+    plan = make_plan(sample_request(tmp_path / "a", limit=4, device="cpu", maps="none"))
+    size = plan.spec.preprocessing["input_size"][1]
+    with Capture(plan.anatomy, plan.spec, plan.head, fresh_statistics(plan.spec)) as capture:
+        found = capture(torch.zeros(4, size, size, 3, dtype=torch.uint8), range(4))
+        held = {**found, **{f"activated {name}": kept for name, kept in capture.kept.activated.items()}}
+    for name, tensor in held.items():
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes, name
