@@ -39,7 +39,7 @@ def composition(
 
     match: a token's share where the top class of head(norm(fc2 output)), biases included, is the top class of one of
     its five largest neurons by itself (by raw score); compositional = 1 - match. identifiability: the mean of
-    1 - rank / classes, with the rank (from 0) of the image's class in head(norm(x)), x the token behind the block.
+    1 - rank / classes, with the rank (from 0) of the image's class in head(norm(x)), x the token after the block.
     Columns: layer, block, tokens, n, match, compositional, identifiability.
     Raises QueryError without a head, labels or inputs, and ModelError where the weights are not those of the index.
     """
@@ -93,7 +93,7 @@ class _Speaker:
 
 
 def _modules(live: LiveModel, names: list[str]) -> dict[str, nn.Module]:
-    """What writes each layer's values before the nonlinearity, its fc2 output, and the stream behind its block."""
+    """What writes each layer's values before the nonlinearity, its fc2 output, and the stream after its block."""
     modules: dict[str, nn.Module] = {}
     for name in names:
         layer = live.layer(name)

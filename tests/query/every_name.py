@@ -30,7 +30,7 @@ def look_up(index: Index) -> None:
     threshold: NDArray[float32] = query.quantiles(index, NEURON.layer, [NEURON.unit], "q99")
     top: DataFrame = query.top_images(index, [NEURON, "blocks.4.mlp.fc1:473", ("blocks.4.mlp.fc1", 9)], 3, "min")
     near: DataFrame = query.neighbours(index, 0, [NEURON.layer], 3, "l1")
-    assert min(map(len, (classes, threshold, top, near))) >= 1
+    assert all(len(found) for found in (classes, threshold, top, near))
     card: NeuronCard = query.neuron(index, *NEURON)
     assert card.unit == NEURON.unit
     assert not query.verify(index.layout.root, quick=True)

@@ -28,7 +28,7 @@ from vitdex.query.dissect.masks import Masks, open_masks
 from vitdex.query.dissect.regions import class_focus, class_regions, region_unions
 from vitdex.query.dissect.selectivity import selectivity
 from vitdex.query.dissect.sharing import class_similarity, own_neurons, shared_neurons
-from vitdex.query.dissect.value_sums import composed_classes, neuron_pairs, neuron_sets
+from vitdex.query.dissect.value_sums import Measure, composed_classes, neuron_pairs, neuron_sets
 from vitdex.query.index import Index
 from vitdex.query.lookups.neuron import quantiles
 from vitdex.schemas.errors import QueryError
@@ -289,7 +289,7 @@ def test_composition_equals_the_model(sample: Index, reference: Reference) -> No
 
 
 @pytest.mark.parametrize("by", ["probability", "margin"])
-def test_sums_equal_brute_force(sample: Index, reference: Reference, by: str) -> None:
+def test_sums_equal_brute_force(sample: Index, reference: Reference, by: Measure) -> None:
     scores = np.concatenate([value_scores(reference, b) for b in range(6)], 1).astype(np.float64)
 
     def value(*neurons: int, c: int = 3) -> float:
@@ -347,9 +347,9 @@ def test_errors_are_one_line_with_the_remedy(sample: Index, tmp_path: Path, monk
     with pytest.raises(QueryError, match="no patch '64'. Patches count from 0 to 63, or 'cls'"):
         firing_neurons(sample, 0, 64)
     with pytest.raises(QueryError, match="no measure 'score' of a sum. One of probability, margin"):
-        neuron_pairs(sample, "coin", "score")
+        neuron_pairs(sample, "coin", "score")  # type: ignore[arg-type]
     with pytest.raises(QueryError, match="no threshold 'q50'"):
-        class_regions(sample, "coin", quantile="q50")
+        class_regions(sample, "coin", threshold="q50")  # type: ignore[arg-type]
     masks = open_masks(sample)
     monkeypatch.setattr(sample, "spec", replace(sample.spec, images_sha256="other", maps="none", classes=0))
     with pytest.raises(QueryError, match="only an index of the packaged sample's images brings its own. Give --masks"):

@@ -150,8 +150,8 @@ def test_ties_go_to_the_lower_image_and_unreadable_ones_nowhere(sample: Index, m
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda i: top_images(i, [LAYER], aggregate="median"), "no aggregate 'median'. One of mean, max, min, sum."),
-        (lambda i: neighbours(i, 0, [LAYER], metric="l3"), "no metric 'l3'. One of l1, l2, cosine."),
+        (lambda i: top_images(i, [LAYER], aggregate="median"), "no aggregate 'median'. One of mean, max, min, sum."),  # type: ignore[arg-type]
+        (lambda i: neighbours(i, 0, [LAYER], metric="l3"), "no metric 'l3'. One of l1, l2, cosine."),  # type: ignore[arg-type]
         (lambda i: top_images(i, []), "a group of no neurons. Name LAYER:UNIT, or LAYER for all its units."),
         (lambda i: top_images(i, ["blocks.4.mlp.fc"]), "no layer 'blocks.4.mlp.fc'. Did you mean blocks.4.mlp.fc1"),
         (lambda i: top_images(i, [f"{LAYER}:768"]), f"no unit 768 in {LAYER}. Its units count from 0 to 767."),
