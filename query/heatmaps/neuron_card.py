@@ -89,7 +89,21 @@ def _picture(card: NeuronCard) -> Image.Image:
 
 
 def neuron(index: StoredIndex, layer: str, unit: int, k: int = 10) -> NeuronCard:
-    """A neuron's card, with its k top exemplars and k loudest classes. Raises QueryError where there is no such one."""
+    """All that an index holds of one neuron.
+
+    Args:
+        layer: such as 'blocks.4.mlp.fc1'; unit: the neuron in it.
+        k: top exemplars, and loudest classes.
+
+    Returns:
+        A NeuronCard; a notebook shows it as a picture.
+
+    Raises:
+        QueryError: no such neuron.
+
+    Example:
+        >>> neuron(index, "blocks.4.mlp.fc1", 473).picture().save("card.png")
+    """
     spec = index.neuron_layer(layer, unit)
     of = "WHERE layer = ? AND unit = ?"
     row = index.look_up(f"SELECT * EXCLUDE (layer, unit) FROM neurons {of}", [layer, unit]).iloc[0]
