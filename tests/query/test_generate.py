@@ -212,7 +212,7 @@ def test_a_failing_run_leaves_the_index_as_it_was(live: LiveModel) -> None:
         ([], "nothing to excite. Give --class or --neuron"),
         (["--class", "bird", "--over", "999"], "Patches count from 0 to 63."),
         (["--class", "bird", "--over", "most"], "One of mean, max, logit"),
-        (["--neuron", "blocks.5.mlp.fc1"], "Write LAYER:UNIT"),
+        (["--neuron", "blocks.5.mlp.fc1"], "Write it like blocks.7.mlp.fc1:2014."),
         (["--neuron", "blocks.5.mlp.fc1:1", "--contrast", "siblings"], "Give --class."),
         (["--class", "bird", "--device", "nonsense"], "Leave out --device"),
         (["--remove", "99999"], "no generated image 99999"),
