@@ -1,6 +1,6 @@
 """Files of a part: assembled in their final byte order while batches arrive, then written whole, once.
 
-A file is a Zarr v3 chunk (values + crc32c) or a shard (such chunks one behind another + the index of their places).
+A file is a Zarr v3 chunk (values + crc32c) or a shard (such chunks one after another + the index of their places).
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import google_crc32c
 import numpy as np
@@ -129,16 +129,19 @@ def encode_file(values: NDArray[Any], spec: ArraySpec) -> memoryview:
     return seal(raw, spec)
 
 
-class PartWriter:
-    """Writes a part in a thread while the next one is computed, into the same memory as files leave it."""
+class PartWriter(Generic[T]):
+    """Writes a part in a thread while the next one is computed, into the same memory as files leave it.
 
-    def __init__(self, specs: list[ArraySpec], write: Callable[[Part, PartBuffer, Any], None]) -> None:
+    `write` gets the part, the buffer and what was submitted with it.
+    """
+
+    def __init__(self, specs: list[ArraySpec], write: Callable[[Part, PartBuffer, T], None]) -> None:
         self.buffer = PartBuffer(specs)
         self._write = write
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._written: Future[None] | None = None
 
-    def submit(self, part: Part, extra: Any) -> None:
+    def submit(self, part: Part, extra: T) -> None:
         """Have what the buffer holds written; raises what the writing of the part before raised."""
         self._wait()
         self.buffer.hold()
@@ -156,7 +159,7 @@ class PartWriter:
         if written:
             written.result()
 
-    def _run(self, part: Part, extra: Any) -> None:
+    def _run(self, part: Part, extra: T) -> None:
         try:
             self._write(part, self.buffer, extra)
         finally:

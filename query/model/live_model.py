@@ -105,7 +105,8 @@ def open_model(index: StoredIndex, weights: str | Path | None = None, device: st
     anatomy = dissect(loaded.model, (height, width))
     target = torch.device(choose_device(device))
     loaded.model.to(target)
-    mean, std = (torch.tensor(spec.preprocessing[k], device=target).view(3, 1, 1) for k in ("mean", "std"))
+    stated = (spec.preprocessing["mean"], spec.preprocessing["std"])
+    mean, std = (torch.tensor(values, device=target).view(3, 1, 1) for values in stated)
     return LiveModel(index, anatomy, target, mean, std)
 
 
