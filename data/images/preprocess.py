@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from timm.data import create_transform
+from torch import Tensor
 
 from ...schemas.facts import Crop
 from ...schemas.run_spec import Preprocessing
@@ -35,3 +37,14 @@ class Preprocess:
         left, top = round((resized.width - self.width) / 2), round((resized.height - self.height) / 2)
         across, down = image.width / resized.width, image.height / resized.height
         return pixels, (left * across, top * down, (left + self.width) * across, (top + self.height) * down)
+
+
+def mean_and_std(config: Preprocessing, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """What the normalisation subtracts and what it divides by: each float32 [channel, 1, 1]."""
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (config["mean"], config["std"]))
+    return mean, std
+
+
+def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Pixels uint8 [image, y, x, channel] as the model reads them: float32 [image, channel, y, x]."""
+    return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ...data.images.preprocess import mean_and_std, normalise
 from ...data.models.anatomy import Anatomy, MlpLayer
 from ...data.models.head import Head
 from ...schemas.errors import ModelError
@@ -50,9 +51,7 @@ class Capture:
     def __init__(self, anatomy: Anatomy, spec: RunSpec, head: Head, statistics: Statistics) -> None:
         self.anatomy, self.spec, self.head, self.statistics = anatomy, spec, head, statistics
         self.device = torch.device(spec.device)
-        config = spec.preprocessing
-        self.mean = torch.tensor(config["mean"], device=self.device).view(3, 1, 1)
-        self.std = torch.tensor(config["std"], device=self.device).view(3, 1, 1)
+        self.mean, self.std = mean_and_std(spec.preprocessing, self.device)
         self.kept = _Pass()
         self._hooks: list[RemovableHandle] = []
         self._room: dict[str, Room] = {}  # by layer; only where reductions are compiled
@@ -204,8 +203,3 @@ class Capture:
                 weight = weight / post
             read, scale = activated * weight[:, None], weight
         kept.out[f"{name}/read"], kept.out[f"{name}/scale"] = read, scale
-
-
-def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Pixels uint8 [image, y, x, channel] as the model reads them: float32 [image, channel, y, x]."""
-    return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std

@@ -34,7 +34,7 @@ class PartBuffer:
         self._free = {a.path: threading.Event() for a in specs}
         self.release()
         self._raw = {a.path: page_aligned(a.file_bytes) for a in specs}
-        self._views = {path: _chunks(self._raw[path], a) for path, a in self.specs.items()}
+        self._views = {path: chunk_values(self._raw[path], a) for path, a in self.specs.items()}
         self.blank(np.arange(specs[0].file_shape[0]), [a.path for a in specs if not a.path.endswith("/map")])
 
     def blank(self, rows: NDArray[np.int64], paths: Sequence[str] | None = None) -> None:
@@ -95,7 +95,7 @@ def _name(spec: ArraySpec, part: int) -> str:
     return spec.file(part, *[0] * (len(spec.shape) - 1))
 
 
-def _chunks(raw: NDArray[np.uint8], spec: ArraySpec) -> NDArray[Any]:
+def chunk_values(raw: NDArray[np.uint8], spec: ArraySpec) -> NDArray[Any]:
     """The values of a file's chunks, checksums left out: [chunk, *chunk shape]."""
     dtype = np.dtype(spec.dtype)
     inner = np.cumprod([dtype.itemsize, *spec.chunks[:0:-1]])[::-1]
@@ -125,7 +125,7 @@ def encode_file(values: NDArray[Any], spec: ArraySpec) -> memoryview:
     raw = page_aligned(spec.file_bytes)
     per_axis = [s // c for s, c in zip(spec.file_shape, spec.chunks, strict=True)]
     assert all(n == 1 for n in per_axis[1:]), "files are split along their first axis alone"
-    _chunks(raw, spec)[...] = values.reshape(spec.chunks_per_file, *spec.chunks)
+    chunk_values(raw, spec)[...] = values.reshape(spec.chunks_per_file, *spec.chunks)
     return seal(raw, spec)
 
 
