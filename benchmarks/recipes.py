@@ -26,13 +26,14 @@ from vitdex.query.generate.optimise import optimise
 from vitdex.query.generate.recipes import RECIPES, Recipe
 from vitdex.query.generate.target import Target
 from vitdex.query.index import Index
-from vitdex.query.lookups.key_neurons import top_neuron
+from vitdex.query.lookups.key_neurons import key_neurons, named
 from vitdex.query.model.live_model import LiveModel, open_model
 from vitdex.query.stored.names import Neuron
 
+SHOWN = ["pre_mean", "ratio", "exceeds", "fine_share", "fine_rms", "p_class", "diversity"]
 DEFAULT = replace(RECIPES["default"], diversity=0.0)
 PLAIN = replace(RECIPES["plain"], diversity=0.0)
-PARTS: dict[str, tuple[Recipe, bool]] = {  # a recipe, and whether behind the nonlinearity
+PARTS: dict[str, tuple[Recipe, bool]] = {  # a recipe, and whether after the nonlinearity
     "plain (gradient descent)": (PLAIN, False),
     "**default** without diversity": (DEFAULT, False),
     "plain with diversity": (RECIPES["plain"], False),
@@ -64,15 +65,15 @@ def fine_energy(pixels: NDArray[np.uint8]) -> tuple[float, float]:
 
 def trial(live: LiveModel, class_id: int, recipe: Recipe, post: bool, images: int) -> dict[str, float]:
     """One class's top neuron: means over the images."""
-    target = Target((top_neuron(live.index, class_id),), class_id)
+    target = Target(tuple(named(key_neurons(live.index, class_id, k=1, by="score"))), class_id)
     objective = replace(target, post=post).objective(live, seed=0)
     *_, shot = optimise(live, objective, recipe, images, 0, diverse_in=target.neurons[0].layer)
     rows = judge(live, target, shot.pixels)
     share, rms = fine_energy(shot.pixels)
     columns = ["pre_mean", "ratio", "percentile", "p_class", "diversity"]
-    found = {name: float(rows[name].mean()) for name in columns}
-    found["named"] = float((rows.predicted == class_id).mean())
-    return found | {"exceeds": float((rows.ratio > 1).mean()), "fine_share": share, "fine_rms": rms}
+    means = {name: float(rows[name].mean()) for name in columns}
+    means["named"] = float((rows.predicted == class_id).mean())
+    return means | {"exceeds": float((rows.ratio > 1).mean()), "fine_share": share, "fine_rms": rms}
 
 
 def random_neurons(live: LiveModel, count: int, pictures: Path | None) -> None:
@@ -93,8 +94,8 @@ def random_neurons(live: LiveModel, count: int, pictures: Path | None) -> None:
             row = judge(live, target, image[None]).iloc[0]
             best = np.nanmax(live.index.arrays[f"{neuron.layer}/mean"][:, neuron.unit])
             share, rms = fine_energy(image[None])
-            found = f"{row.pre_mean:.3g} | {best:.3g} | {row.ratio:.3g} | {share:.3g} | {rms:.3g}"
-            print(f"| {neuron} | {shot.step} | {found} |", flush=True)
+            figures = f"{row.pre_mean:.3g} | {best:.3g} | {row.ratio:.3g} | {share:.3g} | {rms:.3g}"
+            print(f"| {neuron} | {shot.step} | {figures} |", flush=True)
             if pictures is not None:
                 pictures.mkdir(exist_ok=True)
                 Image.fromarray(image).save(pictures / f"{neuron.layer}-{neuron.unit}-{shot.step}.png")
@@ -126,9 +127,6 @@ def main() -> None:
             print(f"| {name} | " + " | ".join(f"{mean[c]:.3g}" for c in SHOWN) + " |", flush=True)
 
 
-SHOWN = ["pre_mean", "ratio", "exceeds", "fine_share", "fine_rms", "p_class", "diversity"]
-
-
 def evaluate(live: LiveModel, output: Path) -> None:
     """Every class by the default recipe and steps: a table on standard output, a figure."""
     names = live.index.sql("SELECT class FROM classes ORDER BY class_id")["class"]
@@ -136,7 +134,7 @@ def evaluate(live: LiveModel, output: Path) -> None:
     for class_id, name in enumerate(names):
         rows.append(row := trial(live, class_id, RECIPES["default"], False, images=2))
         print(f"| {name} | " + " | ".join(f"{row[c]:.3g}" for c in [*SHOWN, "named", "percentile"]) + " |", flush=True)
-    found = pd.DataFrame(rows, index=names)
+    table = pd.DataFrame(rows, index=names)
     figure = Figure(figsize=(7.2, 3.4), layout="constrained")
     axes = figure.subplots(1, 4, sharey=True)
     panels = {
@@ -146,7 +144,7 @@ def evaluate(live: LiveModel, output: Path) -> None:
         "diversity": "Gram cosine",
     }
     for axis, (column, label) in zip(axes, panels.items(), strict=True):
-        axis.barh(names, found[column], color="#4477aa")
+        axis.barh(names, table[column], color="#4477aa")
         axis.set_xlabel(label)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].axvline(1, color="black", linewidth=1, linestyle="--")
