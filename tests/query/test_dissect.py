@@ -183,7 +183,9 @@ def test_class_stories_equal_the_weights(sample: Index, reference: Reference) ->
         counts = np.bincount(order[:, :top].reshape(-1) // 768, minlength=6)
         assert table[table.top == top].neurons.tolist() == counts.tolist()
         assert table[table.top == top].share.tolist() == (counts / counts.sum()).tolist()
-    of_first = carried_by_first(sample, 4, "score").pivot(index="class_id", columns="rank", values="of_first").to_numpy()
+    of_first = (
+        carried_by_first(sample, 4, "score").pivot(index="class_id", columns="rank", values="of_first").to_numpy()
+    )
     best = np.take_along_axis(scores, order[:, :4], 1)
     np.testing.assert_allclose(of_first, best / best[:, :1], rtol=1e-4)
     ten = pd.DataFrame({"neuron": order[:, :10].reshape(-1), "class_id": np.repeat(np.arange(12), 10)})
@@ -234,7 +236,7 @@ def test_selectivity(sample: Index, reference: Reference) -> None:
         auroc = {n: (maxima[of == n][:, None] > maxima[of != n]).mean() for n in np.unique(of)}
         row = table.loc[unit]
         assert (row["class"], row.worst_class) == (max(auroc, key=auroc.__getitem__), min(auroc, key=auroc.__getitem__))
-        two_pairs = 2 / (40 * 440)  # of images whose maxima differ in their last digits may change places
+        two_pairs = 2 / (40 * 440)  # of images, whose maxima differ in their last digits, may swap
         assert row.auroc == pytest.approx(max(auroc.values()), abs=two_pairs)
         assert row.positive_share == pytest.approx((reference.fc1[LAST][:, 1:, unit] > 0).mean(), abs=1e-5)
     assert table.dead.sum() == (reference.fc1[LAST].max((0, 1)) <= 0).sum()
@@ -350,7 +352,7 @@ def test_errors_are_one_line_with_the_remedy(sample: Index, tmp_path: Path, monk
     with pytest.raises(QueryError, match="no measure 'score' of a sum. One of probability, margin"):
         neuron_pairs(sample, "coin", "score")  # type: ignore[arg-type]
     with pytest.raises(QueryError, match="no threshold 'q50'"):
-        class_regions(sample, "coin", threshold="q50")  # type: ignore[arg-type]
+        class_regions(sample, "coin", threshold="q50")
     masks = open_masks(sample)
     monkeypatch.setattr(sample, "spec", replace(sample.spec, images_sha256="other", maps="none", classes=0))
     with pytest.raises(QueryError, match="only an index of the packaged sample's images brings its own. Give --masks"):
