@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from vitdex.indexer import build_index
 from vitdex.query import Index, Neuron, import_descriptions, key_neurons, top_images
+from vitdex.query.lookups.key_neurons import named
 
 NEURON = Neuron("blocks.1.mlp.fc1", 5)
 SHAPE = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
@@ -51,7 +52,7 @@ def answers(index: Index) -> dict[str, Any]:
     return {
         "classes": index.classes.name.tolist(),
         "failures": index.sql("FROM failures").path.tolist(),
-        "key_neurons": [str(Neuron.of((row.layer, row.unit))) for row in key_neurons(index, "line", 5).itertuples()],
+        "key_neurons": [str(neuron) for neuron in named(key_neurons(index, "line", 5))],
         "exemplars": index.exemplars(*NEURON, k=3).image_id.tolist(),
         "top_images": top_images(index, [NEURON, "blocks.0.mlp.fc1"], 3).path.tolist(),
         "map": index.map(*NEURON, image_id=2).round(5).tolist(),
