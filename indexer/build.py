@@ -14,6 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from ..schemas.array_specs import part_bytes
+from ..schemas.database import tables_record
 from ..schemas.errors import BadIndex, SourceError
 from ..schemas.integrity import Facts, file_facts
 from ..schemas.layout import Layout
@@ -131,7 +132,7 @@ def _finish(plan: Plan, layout: Layout, ledger: Ledger, statistics: Statistics) 
     files |= build_tables(finish)
     for path in (layout.run, *(layout.entry(part.index) for part in spec.parts)):
         files[path.relative_to(layout.root).as_posix()] = file_facts(path)
-    write_file(layout.manifest, seal_manifest(describe(plan, entries, files)))
+    write_file(layout.manifest, seal_manifest(describe(plan, entries, files) | {"tables": tables_record()}))
     remove_leftovers(layout)
 
 
@@ -142,7 +143,7 @@ def _check_images(images: list[dict[str, Any]]) -> None:
 
 
 def describe(plan: Plan, entries: list[Entry], files: Facts) -> dict[str, Any]:
-    """A manifest's content."""
+    """A manifest's content, but for who wrote the tables."""
     images = [facts for entry in entries for facts in entry.images]
     failed = sum("reason" in facts for facts in images)
     return {

@@ -16,6 +16,7 @@ import duckdb
 import xxhash
 
 from ..schemas.array_specs import ARRAYS, arrays, part_files
+from ..schemas.database import tables_record
 from ..schemas.errors import BadIndex, DamagedIndex
 from ..schemas.integrity import Facts, check_files, file_facts, listed_files
 from ..schemas.layout import Layout
@@ -87,6 +88,8 @@ class _Repair:
         self._write_whole(statistics if kept is None else kept)
         entries = self.ledger.entries(len(spec.parts))
         content = self.manifest or describe(self.plan, entries, {})
+        if layout.database.name in self.damaged:
+            content = content | {"tables": tables_record()}
         write_file(layout.manifest, seal_manifest({**content, "files": dict(sorted(self.facts.items()))}))
 
     def _write_part(self, part: Part, buffer: PartBuffer, filled: Filled) -> None:
