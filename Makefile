@@ -4,8 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= sample.vitdex
 BENCH ?= bench
+FLOORS ?= .venv-floors
+FLOORS_PYTHON ?= python3.11
 
-.PHONY: demo test soak lint bench clean
+.PHONY: demo test soak lint floors bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vitdex index $(DEMO) --sample --overwrite
@@ -21,6 +23,10 @@ lint: $(VENV)/.developing
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The suite with the lowest version of everything that pyproject allows.
+floors: $(FLOORS)/.installed
+	$(FLOORS)/bin/python -m pytest
+
 bench: $(VENV)/.developing
 	$(BIN)/python benchmarks/lanes.py --record $(BENCH)
 	$(BIN)/python benchmarks/throughput.py --count 1120 --counted 16 --record $(BENCH)
@@ -32,7 +38,7 @@ bench: $(VENV)/.developing
 	$(BIN)/python benchmarks/report.py $(BENCH)
 
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(FLOORS) $(DEMO)
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -42,4 +48,11 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.developing: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+$(FLOORS)/.installed: pyproject.toml .ci/floors.py
+	$(FLOORS_PYTHON) -m venv $(FLOORS)
+	$(FLOORS)/bin/python .ci/floors.py > $(FLOORS)/constraints.txt
+	$(FLOORS)/bin/python -m pip install --quiet --upgrade pip
+	$(FLOORS)/bin/python -m pip install --quiet --constraint $(FLOORS)/constraints.txt --editable ".[test]"
 	touch $@

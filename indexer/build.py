@@ -14,6 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from ..schemas.array_specs import part_bytes
+from ..schemas.database import tables_record
 from ..schemas.errors import BadIndex, SourceError
 from ..schemas.facts import Files, ImageFacts, file_facts
 from ..schemas.layout import Layout
@@ -154,7 +155,7 @@ def _finish(plan: Plan, layout: Layout, ledger: Ledger, statistics: Statistics) 
     files |= build_tables(finish)
     for path in (layout.run, *(layout.entry(part.index) for part in spec.parts)):
         files[path.relative_to(layout.root).as_posix()] = file_facts(path)
-    write_file(layout.manifest, seal_manifest(describe(plan, entries, files)))
+    write_file(layout.manifest, seal_manifest(describe(plan, entries, files) | {"tables": tables_record()}))
     remove_leftovers(layout)
 
 
@@ -165,7 +166,7 @@ def _check_images(images: list[ImageFacts]) -> None:
 
 
 def describe(plan: Plan, entries: list[PartEntry], files: Files) -> Manifest:
-    """A manifest's content."""
+    """A manifest's content, but for who wrote the tables."""
     images = [image for entry in entries for image in entry.images]
     failed = sum(not image.readable for image in images)
     return {

@@ -14,6 +14,7 @@ from pathlib import Path
 import duckdb
 
 from ..schemas.array_specs import ARRAYS, arrays, part_files
+from ..schemas.database import tables_record
 from ..schemas.errors import BadIndex, DamagedIndex
 from ..schemas.facts import FileFacts, Files, content_facts, file_facts
 from ..schemas.integrity import check_files, listed_files
@@ -86,6 +87,8 @@ class _Repair:
         self._write_whole(statistics if kept is None else kept)
         entries = self.ledger.entries(len(spec.parts))
         content = self.manifest or describe(self.plan, entries, {})
+        if layout.database.name in self.damaged:
+            content = content | {"tables": tables_record()}
         write_file(layout.manifest, seal_manifest({**content, "files": dict(sorted(self.facts.items()))}))
 
     def _write_part(self, part: Part, buffer: PartBuffer, filled: Filled) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from ...data.labels.class_names import image_classes
+from ...schemas.database import attach_for_writing
 from ...schemas.errors import BadIndex
 from ...schemas.facts import Files, ImageFacts
 from ...schemas.run_spec import OTHER_EXEMPLARS, LayerSpec, RunSpec, Side, Token
@@ -37,7 +38,9 @@ def build_tables(finish: Finish) -> Files:
     for leftover in (temporary, temporary.with_name(temporary.name + ".wal")):
         leftover.unlink(missing_ok=True)
     try:
-        with duckdb.connect(str(temporary), config={"memory_limit": MEMORY}) as db:
+        with duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": f"{temporary}.tmp"}) as db:
+            attach_for_writing(db, temporary, "made")
+            db.execute("USE made")
             kept = _fill_tables(finish, db)
             db.execute("CHECKPOINT")
     except duckdb.Error as error:
