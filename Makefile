@@ -34,7 +34,7 @@ bench: $(VENV)/.developing
 	$(BIN)/python benchmarks/writer.py --record $(BENCH)
 	$(BIN)/python benchmarks/precision.py --record $(BENCH)
 	$(BIN)/python benchmarks/scale.py --record $(BENCH)
-	$(BIN)/python benchmarks/queries.py $(BENCH)
+	$(BIN)/python benchmarks/queries.py --record $(BENCH)
 	$(BIN)/python benchmarks/report.py $(BENCH)
 
 clean:

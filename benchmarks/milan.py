@@ -105,7 +105,7 @@ def synthetic(root: Path, like: RunSpec, images: int, units: int) -> None:
 
 
 def plain_write(folder: Path, lengths: list[int]) -> None:
-    """As many bytes, in as many files, one behind another, flushed to the disk."""
+    """As many bytes, in as many files, one after another, flushed to the disk."""
     folder.mkdir()
     for number, length in enumerate(lengths):
         with (folder / str(number)).open("wb") as file:

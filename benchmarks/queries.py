@@ -1,6 +1,6 @@
 """Stored look-ups at the scale of ImageNet's validation set through ViT-B/16: warm medians against what was asked.
 
-python benchmarks/queries.py [FOLDER FOR JSON]
+python benchmarks/queries.py --record bench
 
 The index is synthetic: random values in the order and the encoding in which an index holds them, and only the files
 that the questions read.
@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 import resource
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
+import click
 import duckdb
 import numpy as np
 from record import HEADER, Figure, own_bytes, record
@@ -180,9 +180,12 @@ def median(ask: Callable[[], object]) -> float:
     return statistics.median(seconds) * 1000
 
 
-def main() -> None:
+@click.command()
+@click.option("--folder", "where", type=click.Path(path_type=Path), help="On the disk to be measured.")
+@click.option("--record", "out", type=click.Path(path_type=Path), help="Also write the figures into this folder.")
+def main(where: Path | None, out: Path | None) -> None:
     """Make the index in a temporary folder, ask, print."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=where) as folder:
         make(Path(folder))
         before = own_bytes() / 1e9
         print(HEADER)
@@ -194,10 +197,10 @@ def main() -> None:
         peer = f"exemplars of a neuron by a NumPy scan of {SCANNED:,} images' maps, not {IMAGES:,}"
         figures.append(Figure(peer, median(scan(Path(folder))), "ms"))
         print(figures[-1].line, flush=True)
-        print(f"\nmemory of its own: {before:.2f} GB before the questions, {own_bytes() / 1e9:.2f} GB behind them")
+        print(f"\nmemory of its own: {before:.2f} GB before the questions, {own_bytes() / 1e9:.2f} GB after them")
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(f"peak with mapped files and the making of the index: {peak:.2f} GB")
-        record(Path(sys.argv[1]) if len(sys.argv) > 1 else None, "queries", figures)
+        record(out, "queries", figures)
 
 
 if __name__ == "__main__":

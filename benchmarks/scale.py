@@ -3,7 +3,7 @@
 python benchmarks/scale.py --images 50000 --model vit_base_patch16_224 --folder /scratch
 
 One layer's summaries are made and linked into every layer, so that what is read fits the page cache, as it does where
-layers are finished behind one another. Everything else is what a run does: neuron-major maxima, exemplars, means,
+layers are finished one after another. Everything else is what a run does: neuron-major maxima, exemplars, means,
 AUROC, scores, ranks, the database with its checkpoint and flush.
 """
 

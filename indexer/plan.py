@@ -126,17 +126,6 @@ def sample_request(out: Path, part_images: int | None = None, **settings: Unpack
     return Request(out, MODEL_NAME, str(IMAGES), part_images=part_images, **settings)
 
 
-def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise BadRequest(f"'{value}' is no choice for {what}", f"One of {', '.join(known)}.")
-
-
-def _at_least(least: int, **numbers: int | None) -> None:
-    for name, number in numbers.items():
-        if number is not None and number < least:
-            raise BadRequest(f"{name} is {number}", f"At least {least}.")
-
-
 def make_plan(request: Request) -> Plan:
     """Load the model, list the images, and settle every choice of the run."""
     device = choose_device(request.device)
@@ -213,3 +202,14 @@ def check_space(plan: Plan, out: Path, already: int) -> None:
         fitting = [f"--maps {m} ({bytes_text(b)})" for m, b in smaller.items() if b < min(free, plan.index_bytes)]
         remedy = f"Choose {' or '.join(fitting)}." if fitting else "Choose another disk or fewer images (--limit)."
         raise BadIndex(f"the index needs {bytes_text(needed)} and {bytes_text(free)} are free", remedy)
+
+
+def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise BadRequest(f"'{value}' is no choice for {what}", f"One of {', '.join(known)}.")
+
+
+def _at_least(least: int, **numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < least:
+            raise BadRequest(f"{name} is {number}", f"At least {least}.")

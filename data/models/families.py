@@ -6,7 +6,7 @@ A new family is a new name here. Imports torch: only code that runs a model impo
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,14 @@ from ...schemas.errors import ModelError
 FC1 = re.compile(r"^blocks\.(\d+)\.(?:mlp|ffns\.\d+\.mlp)\.fc1$")
 OTHER_MLPS = (".fc1", ".fc1_g", ".w1", ".w12")  # gated, hierarchical or of another kind
 GAINS = ("ls2", "ls", "gamma_2", "gamma2")  # LayerScale
+
+
+class Mlp(NamedTuple):
+    """The two linear layers of an MLP and the nonlinearity between them."""
+
+    fc1: nn.Linear
+    act: nn.Module
+    fc2: nn.Linear
 
 
 def mlp_names(model: nn.Module) -> list[tuple[str, int]]:
@@ -30,12 +38,15 @@ def mlp_names(model: nn.Module) -> list[tuple[str, int]]:
     raise ModelError(fact, "vitdex reads ViTs whose blocks hold mlp.fc1 and mlp.fc2.")
 
 
-def mlp_of(model: nn.Module, name: str) -> Any:
-    """The MLP that holds an fc1, with `fc1`, `act` and `fc2`. Raises ModelError where its layers are not linear."""
-    mlp = model.get_submodule(name.removesuffix(".fc1"))
-    if not isinstance(getattr(mlp, "fc1", None), nn.Linear) or not isinstance(getattr(mlp, "fc2", None), nn.Linear):
+def mlp_of(model: nn.Module, name: str) -> Mlp:
+    """The MLP that holds an fc1. Raises ModelError where it is of other parts."""
+    module = model.get_submodule(name.removesuffix(".fc1"))
+    fc1, act, fc2 = (getattr(module, part, None) for part in Mlp._fields)
+    if not isinstance(fc1, nn.Linear) or not isinstance(fc2, nn.Linear):
         raise ModelError(f"'{name}' is not a plain linear layer", "vitdex reads MLPs of two linear layers.")
-    return mlp
+    if not isinstance(act, nn.Module):
+        raise ModelError(f"after '{name}' there is no module 'act'", "vitdex reads MLPs of fc1, act and fc2.")
+    return Mlp(fc1, act, fc2)
 
 
 def parent_of(model: nn.Module, name: str) -> nn.Module:
