@@ -52,7 +52,7 @@ def neuron_heatmaps(
 
     Raises:
         QueryError: an unknown name, an unreadable image, or an index without what the view needs: inputs, a head,
-            a nonlinearity behind the layer.
+            a nonlinearity after the layer.
 
     Example:
         >>> neuron_heatmaps(index, ["blocks.4.mlp.fc1:473"], [83], view="post", scale="image").picture()
