@@ -34,7 +34,7 @@ class Bar:
             click.echo(f"Note: {note}")
         click.echo(f"index {size(plan.index_bytes)} (maps: {spec.maps}), memory about {size(plan.memory_bytes)}")
         if done:
-            click.echo(f"going on behind image {done:,}")
+            click.echo(f"going on after image {done:,}")
         self.bar = tqdm(total=spec.images, initial=done, unit="img", disable=not sys.stderr.isatty())
 
     def advance(self, images: int, written: int) -> None:
@@ -94,7 +94,7 @@ def index_command(
 ) -> None:
     """Read images once with a ViT and leave an index at OUT.
 
-    Stopped at any point, the same command goes on behind the last finished part.
+    Stopped at any point, the same command goes on after the last finished part.
     """
     if sample and (model or images or choices["weights"]):
         raise click.UsageError("--sample brings its own model and images.")

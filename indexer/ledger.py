@@ -35,7 +35,7 @@ class Ledger:
         self.layout = layout
 
     def begin(self, spec: RunSpec) -> int:
-        """Start a run or take up an unfinished one. Returns the first part to do: behind the newest state.
+        """Start a run or take up an unfinished one. Returns the first part to do: after the newest state.
 
         Raises BadIndex, naming what differs, where another run stands in the folder.
         """

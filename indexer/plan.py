@@ -75,7 +75,7 @@ class Plan:
         spec = self.spec
         weights = sum(p.numel() * 4 for p in self.anatomy.model.parameters())
         widest = max(layer.units for layer in spec.layers)
-        values = 6 * spec.batch_size * spec.tokens * widest * 4  # a layer before and behind, and what attention holds
+        values = 6 * spec.batch_size * spec.tokens * widest * 4  # a layer before and after, and what attention holds
         codes = spec.batch_size * spec.neurons * spec.patches
         counts = spec.neurons * BINS * (4 + 2)
         running = spec.neurons * EXEMPLARS * spec.patches if spec.maps == "exemplars" else 0

@@ -117,7 +117,7 @@ class _Repair:
         return None
 
     def _gather(self) -> Statistics:
-        """Run all images again for their statistics and the maps of the top exemplars, behind the newest counts."""
+        """Run all images again for their statistics and the maps of the top exemplars, after the newest counts."""
         statistics, done = fresh_statistics(self.spec), max(self.ledger.counted(), default=0)
         try:
             if done:

@@ -11,7 +11,7 @@ import numpy as np
 
 from .run_spec import EXEMPLARS, READOUTS, TOKEN_TOP, RunSpec
 
-CHECKSUM_BYTES = 4  # crc32c behind every chunk
+CHECKSUM_BYTES = 4  # crc32c after every chunk
 INNER_CHUNK_BYTES = 1_000_000  # one read of a neuron over one part: small, and few of them
 PART_IMAGES = 256
 PART_BYTES = 1_000_000_000

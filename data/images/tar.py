@@ -95,7 +95,7 @@ def _members(path: Path) -> list[tarfile.TarInfo]:
                 raise SourceError(f"{shown} is a file, but not a tar", KINDS)
             with tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape") as archive:
                 members = archive.getmembers()
-            # tarfile takes a broken header for the end, and the files behind it would be lost unseen.
+            # tarfile takes a broken header for the end, and the files after it would be lost unseen.
             file.seek(archive.offset)
             if any(file.read(tarfile.BLOCKSIZE)):
                 raise tarfile.ReadError(f"broken header at byte {archive.offset}")

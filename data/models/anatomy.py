@@ -48,7 +48,7 @@ class Norm:
 
 @dataclass(frozen=True)
 class MlpLayer:
-    """The MLP of one block. `gain` is LayerScale's gamma (ones without it), `post_norm` the norm behind the MLP."""
+    """The MLP of one block. `gain` is LayerScale's gamma (ones without it), `post_norm` the norm after the MLP."""
 
     name: str
     block: int
@@ -71,7 +71,7 @@ class MlpLayer:
 
 @dataclass(frozen=True)
 class Readout:
-    """How the head reads the stream behind the last block (records.READOUTS), or 'none: why'."""
+    """How the head reads the stream after the last block (run_spec.READOUTS), or 'none: why'."""
 
     kind: str
     norm: Norm | None

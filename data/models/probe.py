@@ -119,7 +119,7 @@ def _tokens(model: nn.Module, probe: _Probe, candidates: list[tuple[str, int]]) 
     prefix = int(getattr(model, "num_prefix_tokens", 0))
     first = probe.fc1[candidates[0][0]].shape
     if first[1:2] == (grid[0] * grid[1],):
-        prefix = 0  # a class token that joins only behind these blocks
+        prefix = 0  # a class token that joins only after these blocks
     expected = (1, prefix + grid[0] * grid[1], first[-1])
     for name, _ in candidates:
         shape = tuple(probe.fc1[name].shape)

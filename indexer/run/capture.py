@@ -144,7 +144,7 @@ class Capture:
         return lambda x: self.kept.raw.__setitem__(name, x)
 
     def _on_active(self, layer: MlpLayer) -> Callable[[Tensor], None]:
-        """At fc2's door both are there: the values before the nonlinearity and behind it."""
+        """At fc2's door both are there: the values before the nonlinearity and after it."""
 
         def reduce(y: Tensor) -> None:
             self._summaries(layer.name, self.kept.raw.pop(layer.name), y)
@@ -157,7 +157,7 @@ class Capture:
         return lambda x: self._summaries(name, x, x)
 
     def _summaries(self, name: str, x: Tensor, y: Tensor) -> None:
-        """Reduce values [image, token, neuron] of one layer, x before and y behind the nonlinearity."""
+        """Reduce values [image, token, neuron] of one layer, x before and y after the nonlinearity."""
         out, prefix = self.kept.out, self.spec.prefix
         if self.spec.compiled:
             found = reduce_compiled(x, y, prefix, self.spec.maps, self._room[name])

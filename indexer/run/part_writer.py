@@ -1,6 +1,6 @@
 """Files of a part: assembled in their final byte order while batches arrive, then written whole, once.
 
-A file is a Zarr v3 chunk (values + crc32c) or a shard (such chunks one behind another + the index of their places).
+A file is a Zarr v3 chunk (values + crc32c) or a shard (such chunks one after another + the index of their places).
 """
 
 from __future__ import annotations

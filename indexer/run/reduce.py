@@ -2,7 +2,7 @@
 
 reduced = reduce_plain(x, y, prefix, "uint8")     # {"max": [image, neuron], ..., "map": [image, neuron, patch]}
 
-x: values [image, token, neuron] before the nonlinearity, y: behind it, in the precision of the forward pass. Everything
+x: values [image, token, neuron] before the nonlinearity, y: after it, in the precision of the forward pass. Everything
 is reduced in float32. The compiled version gives the same extremes, places and codes, and means within 1e-5.
 """
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from ...schemas.sizes import bytes_text
-from ..export.clip_dissect import Reading
-from ..export.tables import FORMATS, Format
+from ..export.clip_dissect import READINGS, Reading, export_clip_dissect
+from ..export.descriptions import import_descriptions
+from ..export.tables import FORMATS, Format, export_tables
 from ..index import Index
 from ..stored.names import Neuron
 from .options import FILE, INDEX, LAYERS, OUT, PICTURE, model_options
@@ -27,8 +28,6 @@ def export_group() -> None:
 @click.option("--format", "form", type=click.Choice(list(FORMATS)), default="parquet", show_default=True)
 def tables_command(index_path: Path, out: Path, tables: tuple[str, ...], form: Format) -> None:
     """Write tables to OUT/TABLE.parquet or .csv, sorted, with their types in OUT/schema.sql."""
-    from ..export.tables import export_tables
-
     with Index(index_path) as index:
         for table, rows in export_tables(index, out, form, tables).items():
             click.echo(f"{table}.{form}  {rows:,} rows")
@@ -38,7 +37,7 @@ def tables_command(index_path: Path, out: Path, tables: tuple[str, ...], form: F
 @INDEX
 @OUT
 @LAYERS
-@click.option("--reading", "readings", type=click.Choice(["cls", "mean", "max"]), multiple=True, help="All by default.")
+@click.option("--reading", "readings", type=click.Choice(list(READINGS)), multiple=True, help="All by default.")
 @click.option("--probe", help="CLIP-Dissect's name of the images (--d_probe). The index's source by default.")
 @click.option("--model", help="CLIP-Dissect's name of the model (--target_model). The index's by default.")
 def clip_dissect_command(
@@ -50,8 +49,6 @@ def clip_dissect_command(
     model: str | None,
 ) -> None:
     """Write OUT/{cls,mean,max}/PROBE_MODEL_LAYER.pt: float32 [image, unit], rows in image order."""
-    from ..export.clip_dissect import export_clip_dissect
-
     with Index(index_path) as index:
         for file in export_clip_dissect(index, out, layers, readings, probe, model):
             click.echo(str(file))
@@ -98,7 +95,7 @@ def milan_command(
     with Index(index_path) as index:
         plan = plan_milan(index, out, layers, units, k, size, exact)
         neurons = sum(map(len, plan.units.values()))
-        say(
+        click.echo(
             f"{len(plan.units)} layers, {neurons:,} neurons x {k} images of {size} x {size}: "
             f"{bytes_text(plan.bytes)} on disk, {bytes_text(4 * plan.bytes)} in MILAN's memory"
         )
@@ -136,8 +133,6 @@ def import_group() -> None:
 @click.option("--note", help="What made them, such as version, base model and temperature.")
 def descriptions_command(index_path: Path, file: Path, source: str, note: str | None) -> None:
     """Put descriptions (layer,unit,description) into the table `descriptions`."""
-    from ..export.descriptions import import_descriptions
-
     with Index(index_path) as index:
         count = import_descriptions(index, file, source, note)
     click.echo(f"{count:,} descriptions by '{source}'")

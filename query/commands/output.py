@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import duckdb
 import pandas as pd
 
+from ...schemas.database import quoted
 from ...schemas.errors import QueryError
 from ...schemas.progress import Progress
 
@@ -107,10 +109,6 @@ def save_table(table: pd.DataFrame, path: Path) -> None:
 
 
 def _parquet(table: pd.DataFrame, path: Path) -> None:
-    import duckdb
-
-    from ...schemas.database import quoted
-
     with duckdb.connect() as db:
         db.register("answer", table)
         db.execute(f"COPY answer TO {quoted(path)} (FORMAT parquet)")

@@ -67,7 +67,21 @@ def loudest_units(index: StoredIndex, layer: LayerSpec) -> NDArray[np.int64]:
 def by_tokens(
     index: StoredIndex, layer: LayerSpec, share: NDArray[np.float64], images: int, name: str
 ) -> list[dict[str, Any]]:
-    """Rows of a mean over images [token]: for the CLS token, for the patches, for all tokens."""
+    """How often a token's five largest neurons hold one of the five whose value vectors say its image's class loudest.
+
+    Args:
+        progress: told layers done, and all layers.
+
+    Returns:
+        Columns layer, block, tokens ('cls', 'patches' or 'all'; registers only in 'all'), n, agreement (a share), chance
+        (that two sets of five drawn from the layer's units meet).
+
+    Raises:
+        QueryError: no head, or no image with a class.
+
+    Example:
+        >>> key_value_agreement(index).query("tokens == 'cls'")
+    """
     prefix = index.spec.prefix
     kinds = {"cls": share[: int(index.spec.cls)], "patches": share[prefix:], "all": share}
     return [

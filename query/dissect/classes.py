@@ -16,7 +16,18 @@ TOPS = (1, 3, 10)
 def class_blocks(index: StoredIndex, tops: Sequence[int] = TOPS, by: Ranking | None = None) -> pd.DataFrame:
     """In which blocks the classes' first neurons sit, one row a number of neurons and block.
 
-    Columns: top, block, neurons (pairs of a class and one of its `top` neurons), share (of all such pairs).
+    Args:
+        tops: numbers of neurons, such as the first 1, 3 and 10 of each class.
+        by: ranks key neurons, see key_neurons.
+
+    Returns:
+        Columns top, block, neurons (pairs of a class and one of its `top` neurons), share (of all such pairs).
+
+    Raises:
+        QueryError: as first_neurons.
+
+    Example:
+        >>> class_blocks(index, (1,)).set_index("block").share
     """
     ranked = first_neurons(index, max(tops), by)
     every = index.sql("SELECT DISTINCT block FROM layers WHERE kind = 'hidden' ORDER BY block").block
@@ -31,9 +42,20 @@ def class_blocks(index: StoredIndex, tops: Sequence[int] = TOPS, by: Ranking | N
 def carried_by_first(index: StoredIndex, k: int = 10, by: Ranking | None = None) -> pd.DataFrame:
     """How much the first neuron of a class carries against the next, one row a class and rank.
 
-    Columns: class_id, class, rank, layer, block, unit, value (of `by`), of_first (value / the first neuron's),
-    contribution (mean on the class's images, logits) and of_positive: its share of the sum of all the class's
-    positive contributions (NaN where contributions are not defined).
+    Args:
+        k: neurons of each class.
+        by: ranks key neurons, see key_neurons.
+
+    Returns:
+        Columns class_id, class, rank, layer, block, unit, value (of `by`), of_first (value / the first neuron's),
+        contribution (mean on the class's images, logits) and of_positive: its share of the sum of all the class's
+        positive contributions (NaN where contributions are not defined).
+
+    Raises:
+        QueryError: as first_neurons.
+
+    Example:
+        >>> carried_by_first(index, 3).query("rank == 1").of_positive.median()
     """
     ranked = first_neurons(index, k, by)
     sums = index.sql(
@@ -48,12 +70,23 @@ def carried_by_first(index: StoredIndex, k: int = 10, by: Ranking | None = None)
 
 
 def activations_of_class(index: StoredIndex, class_: str | int, k: int = 10, by: Ranking | None = None) -> pd.DataFrame:
-    """A class's top k neurons of each block and of all blocks: mean activation on its images against all others.
+    """A class's top k neurons of each block and of all blocks: their mean activation on its images against all others.
 
-    Columns: blocks ('all', or the block's number), rank, layer, block, unit; and for each of mean_max (largest patch),
-    mean (of the patches), post_mean (after the nonlinearity), cls_post_mean (on the CLS token): its mean over the
-    class's images and `_others`, its mean over the images of all other classes; auroc of the largest patch.
-    Raises QueryError where the index has no class scores or no labelled images.
+    Args:
+        class_: by name, number or WordNet id.
+        k: neurons of each block.
+        by: ranks key neurons, see key_neurons.
+
+    Returns:
+        Columns blocks ('all', or the block's number), rank, layer, block, unit, auroc (of the largest patch); and for each
+        of mean_max (largest patch), mean (of the patches), post_mean (after the nonlinearity) and cls_post_mean (on the CLS
+        token) its mean over the class's images and `_others`, its mean over the images of all other classes.
+
+    Raises:
+        QueryError: no class scores or no labelled images.
+
+    Example:
+        >>> activations_of_class(index, "coin", k=3)
     """
     class_id = index.class_id(class_)
     hidden = index.sql("SELECT layer, block FROM layers WHERE kind = 'hidden' ORDER BY block")

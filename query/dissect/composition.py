@@ -35,13 +35,23 @@ def composition(
     device: str | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """How classes come about, one row a block and kind of token ('cls', 'patches', 'all').
+    """How classes come about, one row a block and kind of token (Vilas et al. 2023). Runs the model.
 
-    match: a token's share where the top class of head(norm(fc2 output)), biases included, is the top class of one of
-    its five largest neurons by itself (by raw score); compositional = 1 - match. identifiability: the mean of
-    1 - rank / classes, with the rank (from 0) of the image's class in head(norm(x)), x the token behind the block.
-    Columns: layer, block, tokens, n, match, compositional, identifiability.
-    Raises QueryError without a head, labels or inputs, and ModelError where the weights are not those of the index.
+    Args:
+        weights, device: see open_model.
+        progress: told batches of images done, and all batches.
+
+    Returns:
+        Columns layer, block, tokens ('cls', 'patches', 'all'), n, match, compositional, identifiability. match: a token's
+        share where the top class of head(norm(fc2 output)), biases included, is the top class of one of its five largest
+        neurons by itself (by raw score); compositional = 1 - match. identifiability: the mean of 1 - rank / classes, with
+        the rank (from 0) of the image's class in head(norm(x)), x the token after the block.
+
+    Raises:
+        QueryError: no head, labels or inputs. ModelError: other weights than those of the index.
+
+    Example:
+        >>> composition(index).query("tokens == 'cls'").match
     """
     needs_head(index)
     images = labelled_images(index)
@@ -93,7 +103,7 @@ class _Speaker:
 
 
 def _modules(live: LiveModel, names: list[str]) -> dict[str, nn.Module]:
-    """What writes each layer's values before the nonlinearity, its fc2 output, and the stream behind its block."""
+    """What writes each layer's values before the nonlinearity, its fc2 output, and the stream after its block."""
     modules: dict[str, nn.Module] = {}
     for name in names:
         layer = live.layer(name)

@@ -14,12 +14,22 @@ def firing_neurons(
 ) -> pd.DataFrame:
     """Neurons that are among the five largest (before the nonlinearity) of a token of an image, by block.
 
-    patch: one patch by its number, 'cls' for the CLS token, or None for all tokens (prefix tokens included). Columns:
-    layer, block, unit, tokens (on how many it is among the five), first (on how many the largest), class (what its
-    value vector says loudest, by score), and for the image's own class: score, rank_in_unit (the class among the
-    neuron's classes), rank_in_layer (the neuron among the layer's for the class). Most tokens first within a block.
-    The class columns are missing without a head, or for an image without a class.
-    Raises QueryError for an unknown image, patch or layer, or an unreadable image.
+    Args:
+        image: by number, path, or the end of a path.
+        patch: one patch by its number, 'cls' for the CLS token, or None for all tokens (prefix tokens included).
+        layer: only this layer.
+
+    Returns:
+        Columns layer, block, unit, tokens (on how many it is among the five), first (on how many the largest), class (what
+        its value vector says loudest, by score), and for the image's own class: score, rank_in_unit (the class among the
+        neuron's classes), rank_in_layer (the neuron among the layer's for the class). Most tokens first within a block.
+        The class columns are missing without a head, or for an image without a class.
+
+    Raises:
+        QueryError: an unknown image, patch or layer, or an unreadable image.
+
+    Example:
+        >>> firing_neurons(index, "bird/000.jpg", patch=27)
     """
     image_id = index.readable(image)
     tokens = _tokens(index, patch)

@@ -113,8 +113,18 @@ def _numbers(pixels: NDArray[np.generic]) -> NDArray[np.int32]:
 def open_masks(index: StoredIndex, folder: str | Path | None = None, names: str | Path | None = None) -> Masks:
     """The masks in a folder; without one, those of the packaged sample where the index was made from its images.
 
-    names: a text file, one concept a line for the values from 1 on (only the first word counts).
-    Raises QueryError where there is no folder, no name, or no mask that mirrors an image's path.
+    Args:
+        folder: mirrors the image paths: bird/000.jpg has FOLDER/bird/000.png (or .tif, .bmp), of the upright image's size.
+        names: a text file, one concept a line for the values from 1 on (only the first word counts).
+
+    Returns:
+        Masks.
+
+    Raises:
+        QueryError: no folder, no name, or no mask that mirrors an image's path.
+
+    Example:
+        >>> open_masks(index, "imagenet-s/validation", names="imagenet-s/categories.txt")
     """
     if folder is None:
         if not _made_from(index, IMAGES):

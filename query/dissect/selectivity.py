@@ -10,9 +10,19 @@ from ..stored.stored_index import StoredIndex
 def selectivity(index: StoredIndex, layer: str | None = None) -> pd.DataFrame:
     """Every neuron's best class and how much of it there is, one row a neuron.
 
-    Columns: layer, block, unit, auroc (largest over the classes, of class against rest by the image maximum), class
-    (its class), worst_auroc and worst_class (the smallest), positive_share (of patches with a > 0), dead (no value
-    above 0 on any token), no_region (its q99 is negative). The AUROC are NULL where no image has a class.
+    Args:
+        layer: only neurons of this layer.
+
+    Returns:
+        Columns layer, block, unit, auroc (largest over the classes, of class against rest by the image maximum), class (its
+        class), worst_auroc and worst_class (the smallest), positive_share (of patches with a > 0), dead (no value above 0 on
+        any token), no_region (its q99 is negative). The AUROC are NULL where no image has a class.
+
+    Raises:
+        QueryError: an unknown layer.
+
+    Example:
+        >>> selectivity(index).nlargest(10, "auroc")
     """
     if layer is not None:
         index.neuron_layer(layer, 0)
@@ -29,10 +39,17 @@ def selectivity(index: StoredIndex, layer: str | None = None) -> pd.DataFrame:
 
 
 def selectivity_by_block(every: pd.DataFrame) -> pd.DataFrame:
-    """The same for whole layers, from the table of `selectivity`, one row a layer.
+    """The same for whole layers, one row a layer.
 
-    Columns: layer, block, neurons, auroc_median, auroc_90 (percentile), positive_share (mean), dead and no_region
-    (counts).
+    Args:
+        every: the table of `selectivity`.
+
+    Returns:
+        Columns layer, block, neurons, auroc_median, auroc_90 (percentile), positive_share (mean), dead and no_region
+        (counts).
+
+    Example:
+        >>> selectivity_by_block(selectivity(index))
     """
     groups = every.groupby(["block", "layer"])
     return groups.agg(

@@ -12,7 +12,21 @@ from ..stored.stored_index import StoredIndex
 
 
 def shared_neurons(index: StoredIndex, top: int = 1, by: Ranking | None = None) -> pd.DataFrame:
-    """Neurons among the `top` of two classes or more: layer, block, unit, n, classes (names, by class number)."""
+    """Neurons among the first of two classes or more.
+
+    Args:
+        top: among how many of each class.
+        by: ranks key neurons, see key_neurons.
+
+    Returns:
+        Columns layer, block, unit, n, classes (their names, by class number), most classes first.
+
+    Raises:
+        QueryError: as first_neurons.
+
+    Example:
+        >>> shared_neurons(index, top=10)
+    """
     ranked = first_neurons(index, top, by).sort_values(["class_id"])
     groups = ranked.groupby(["layer", "block", "unit"])["class"]
     found = groups.agg(n="size", classes=lambda names: ", ".join(names)).reset_index()
@@ -22,9 +36,19 @@ def shared_neurons(index: StoredIndex, top: int = 1, by: Ranking | None = None) 
 def own_neurons(index: StoredIndex, by: Ranking | None = None) -> pd.DataFrame:
     """Whether each class has a neuron of its own, one row a class.
 
-    Columns: class_id, class, its first neuron's layer, block, unit, rank_in_unit (this class among the neuron's, by
-    score), also_first_of (other classes with the same first neuron), first_of (neurons whose best class it is, by
-    score), own: the first neuron is no other class's first, and says this class loudest.
+    Args:
+        by: ranks key neurons, see key_neurons.
+
+    Returns:
+        Columns class_id, class, its first neuron's layer, block, unit, rank_in_unit (this class among the neuron's, by
+        score), also_first_of (other classes with the same first neuron), first_of (neurons whose best class it is, by
+        score), own: the first neuron is no other class's first, and says this class loudest.
+
+    Raises:
+        QueryError: as first_neurons.
+
+    Example:
+        >>> own_neurons(index).own.mean()
     """
     first = first_neurons(index, 1, by)
     names = first.groupby(["layer", "unit"])["class"].agg(list)
@@ -41,8 +65,18 @@ def own_neurons(index: StoredIndex, by: Ranking | None = None) -> pd.DataFrame:
 def class_similarity(index: StoredIndex, measure: str = "post_mean") -> pd.DataFrame:
     """Pairs of classes: do similar rows of the head go with similar activation?
 
-    Columns: class_a, class_b, head (cosine of the two rows of E), activation (cosine of the classes' mean `measure`
-    over all neurons, each neuron centred and scaled over the classes). measure: a column of class_activations.
+    Args:
+        measure: a column of class_activations: 'mean_max', 'mean', 'post_mean' or 'cls_post_mean'.
+
+    Returns:
+        Columns class_a, class_b, head (cosine of the two rows of E), activation (cosine of the classes' mean `measure` over
+        all neurons, each neuron centred and scaled over the classes).
+
+    Raises:
+        QueryError: no head, another measure, or labelled images of fewer than two classes.
+
+    Example:
+        >>> class_similarity(index)[["head", "activation"]].corr()
     """
     if measure not in ("mean_max", "mean", "post_mean", "cls_post_mean"):
         raise QueryError(f"no activation '{measure}'", "One of mean_max, mean, post_mean, cls_post_mean.")

@@ -31,9 +31,22 @@ def neuron_pairs(
 ) -> pd.DataFrame:
     """The k best of all pairs of a class's `candidates` neurons with the largest score, by their gain.
 
-    Columns: rank, layer_a, unit_a, layer_b, unit_b, a and b (`by` of each alone), sum (of their summed value vectors),
-    gain (sum minus the better alone), over_twice (sum minus twice the better vector: what the other's direction adds,
-    beyond a longer vector). Raises QueryError without a head.
+    Args:
+        class_: by name, number or WordNet id.
+        by: 'probability' or 'margin', see above.
+        candidates: neurons of which all pairs are tried.
+        k: how many pairs.
+
+    Returns:
+        Columns rank, layer_a, unit_a, layer_b, unit_b, a and b (`by` of each alone), sum (of their summed value vectors),
+        gain (sum minus the better alone), over_twice (sum minus twice the better vector: what the other's direction adds,
+        beyond a longer vector).
+
+    Raises:
+        QueryError: no head, an unknown class or measure.
+
+    Example:
+        >>> neuron_pairs(index, "bird", "margin", k=10)
     """
     class_id, neurons, scores = loudest(index, class_, candidates, by)
     alone, twice = measure(scores, class_id, by), measure(2 * scores, class_id, by)
@@ -62,9 +75,21 @@ def neuron_sets(
 ) -> pd.DataFrame:
     """Small sets grown from the class's `starts` best pairs: each step adds the neuron after which `by` is largest.
 
-    One row a set and step: set, size, layer, unit (the neuron that joins; the pair's two have size 1 and 2), value (of
-    the sum so far), by_score (of the sum of as many neurons with the largest scores, for comparison). A set ends
-    before `size` where no neuron adds anything.
+    Args:
+        class_: by name, number or WordNet id.
+        size: neurons of a set; it ends before where no neuron adds anything.
+        by, candidates: as in neuron_pairs.
+        starts: how many sets.
+
+    Returns:
+        One row a set and step: set, size, layer, unit (the neuron that joins; the pair's two have size 1 and 2), value (of
+        the sum so far), by_score (of the sum of as many neurons with the largest scores, for comparison).
+
+    Raises:
+        QueryError: no head, an unknown class or measure.
+
+    Example:
+        >>> neuron_sets(index, "bird", size=4, by="margin")
     """
     class_id, neurons, scores = loudest(index, class_, candidates, by)
     in_order = measure(np.cumsum(scores[:, :size], axis=1), class_id, by)
@@ -101,9 +126,20 @@ def composed_classes(
 ) -> pd.DataFrame:
     """For every class, its best pair of neurons of other classes: each says another class loudest, their sum this one.
 
-    All pairs of the `candidates` neurons with the class's largest scores among those whose own top class is another.
-    Columns: class_id, class, layer_a, unit_a, class_a, layer_b, unit_b, class_b, a, b, sum (of `by`), pairs (how many
-    pairs of other classes sum to this one). Classes that no such pair sums to have 0 pairs and no names.
+    Args:
+        by: as in neuron_pairs.
+        candidates: of the neurons whose own top class is another, those with the class's largest scores.
+        progress: told classes done, and all classes.
+
+    Returns:
+        Columns class_id, class, layer_a, unit_a, class_a, layer_b, unit_b, class_b, a, b, sum (of `by`), pairs (how many
+        pairs of other classes sum to this one). Classes that no such pair sums to have 0 pairs and no names.
+
+    Raises:
+        QueryError: no head, or an unknown measure.
+
+    Example:
+        >>> composed_classes(index, "margin").query("pairs > 0")
     """
     needs_head(index)
     names = index.sql("SELECT class_id, class FROM classes ORDER BY class_id")

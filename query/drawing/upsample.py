@@ -36,7 +36,7 @@ def bilinear_weights(patches: int, pixels: int, border: Literal["repeat", "zero"
     """What every patch gives to every pixel along one axis, half-pixel centres: float32 [pixel, patch].
 
     Beyond the outermost centres the border is repeated (rows sum to 1), or there is nothing ("zero", as where one zero
-    patch is padded on each side before torch's interpolate and cut off behind it).
+    patch is padded on each side before torch's interpolate and cut off after it).
     """
     centre = (np.arange(pixels) + 0.5) * patches / pixels - 0.5
     if border == "repeat":

@@ -25,11 +25,22 @@ def export_clip_dissect(
     probe: str | None = None,
     model: str | None = None,
 ) -> list[Path]:
-    """Write float32 tensors [image, unit] of layers, rows in image order, and OUT/images.txt, the rows' paths.
+    """Write activations for CLIP-Dissect: tensors float32 [image, unit], and OUT/images.txt, the rows' paths.
 
-    readings: 'cls' (the CLS token's value), 'mean' and 'max' (over the patches); by default all that the index has.
-    probe, model: the names that CLIP-Dissect is called with; by default the index's. Unreadable images have no row.
-    Raises QueryError for an unknown layer or a reading that the index does not have.
+    Args:
+        out: a folder, made where there is none.
+        layers: such as ['blocks.7.mlp.fc1'].
+        readings: 'cls' (the CLS token's value), 'mean' and 'max' (over the patches); by default all that the index has.
+        probe, model: the names that CLIP-Dissect is called with; by default the index's.
+
+    Returns:
+        The tensors' files. Rows are in image order; unreadable images have none.
+
+    Raises:
+        QueryError: an unknown layer, or a reading that the index does not have.
+
+    Example:
+        >>> export_clip_dissect(index, "clip", ["blocks.5.mlp.fc1"], ["mean"])
     """
     import torch
 

@@ -71,12 +71,29 @@ def export_milan(
     device: str | None = None,
     progress: Progress | None = None,
 ) -> MilanPlan:
-    """Write the k top exemplars of units (None: all) of layers to ROOT, as size x size images and masks.
+    """Write the k top exemplars of neurons as a data set for MILAN, to ROOT/LAYER.
 
-    Exemplars are the index's own (largest patch, distinct images, best first). A mask is where the map, upsampled with
-    zeros around it, exceeds the unit's 0.99 quantile: maps and quantile from the index or, if exact, computed anew in
-    float32, which runs the model (weights, device: see open_model) over all images. Raises QueryError where something
-    cannot be done.
+    Exemplars are the index's own (largest patch, distinct images, best first). A mask is where the map, upsampled with zeros
+    around it, exceeds the unit's 0.99 quantile.
+
+    Args:
+        root: a folder; what stands in it must be other layers of the same k and size.
+        layers: such as ['blocks.7.mlp.fc1'].
+        units: of each layer; None for all.
+        k: images a neuron.
+        size: pixels of a side.
+        exact: maps and quantiles computed anew in float32, which runs the model over all images.
+        weights, device: see open_model.
+        progress: told bytes written, and all bytes.
+
+    Returns:
+        The plan that was carried out.
+
+    Raises:
+        QueryError: something cannot be done; nothing was written.
+
+    Example:
+        >>> export_milan(index, "exports/vit/sample", ["blocks.5.mlp.fc1"], units=range(64))
     """
     plan = plan_milan(index, root, layers, units, k, size, exact)
     write_milan(plan, weights=weights, device=device, progress=progress)

@@ -109,7 +109,7 @@ def resized(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 @contextmanager
 def npy_file(path: Path, shape: tuple[int, ...]) -> Iterator[DirectFile]:
-    """A new .npy file of uint8 in C order, open behind its header; flushed to the disk at the end."""
+    """A new .npy file of uint8 in C order, open after its header; flushed to the disk at the end."""
     header = BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
     with DirectFile(path) as file:

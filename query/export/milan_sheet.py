@@ -35,9 +35,22 @@ def milan_sheet(
     weights: str | Path | None = None,
     device: str | None = None,
 ) -> Figure:
-    """The sheet of one neuron as a matplotlib Figure: what MILAN is given, rank by rank, and its descriptions.
+    """What MILAN is given of a neuron, rank by rank, with its descriptions.
 
-    Raises QueryError for an unknown neuron and where no inputs are stored; where no maps are, the model runs.
+    Args:
+        neuron: a Neuron, 'LAYER:UNIT' or (layer, unit).
+        k: images.
+        size: pixels of a side, as exported.
+        weights, device: see open_model; needed where the index stores no maps.
+
+    Returns:
+        A matplotlib Figure: all but the masked regions darkened.
+
+    Raises:
+        QueryError: an unknown neuron, or no inputs stored.
+
+    Example:
+        >>> milan_sheet(index, "blocks.5.mlp.fc1:16").savefig("sheet.png")
     """
     layer, unit = Neuron.of(neuron)
     index.neuron_layer(layer, unit)

@@ -22,10 +22,24 @@ MEMORY = "1GB"
 def export_tables(
     index: StoredIndex, out: str | Path, form: Format = "parquet", tables: Sequence[str] | None = None
 ) -> dict[str, int]:
-    """Write tables (by default all) to OUT/TABLE.parquet or .csv, sorted by their columns from left to right.
+    """Write tables to OUT/TABLE.parquet or .csv, sorted by their columns from left to right.
 
-    OUT/schema.sql holds their types, which CSV does not. Returns the rows of each. A view such as key_neurons is
-    written where it is named. Raises QueryError for an unknown table or form.
+    OUT/schema.sql holds their types, which CSV does not.
+
+    Args:
+        out: a folder, made where there is none.
+        form: 'parquet' or 'csv'.
+        tables: which; by default all. A view such as key_neurons is written where it is named.
+
+    Returns:
+        The rows of each table.
+
+    Raises:
+        QueryError: an unknown table or form.
+
+    Example:
+        >>> export_tables(index, "published", "csv", ["neurons"])
+        {'neurons': 4608}
     """
     if form not in FORMATS:
         raise QueryError(f"no format '{form}'", f"One of {', '.join(FORMATS)}.")

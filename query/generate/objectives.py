@@ -60,11 +60,11 @@ class Objective:
 def standardised(live: LiveModel, neuron: Neuron, post: bool = False) -> Callable[[Seen], Tensor]:
     """A neuron's values on the patches [image, patch], in its standard deviations from its mean on real patches.
 
-    post: behind the model's own nonlinearity, in the same unit.
+    post: after the model's own nonlinearity, in the same unit.
     """
     kind = live.index.neuron_layer(*neuron).kind
     if post and kind == "residual":
-        raise QueryError(f"{neuron.layer} has no nonlinearity behind it", "Leave --post out.")
+        raise QueryError(f"{neuron.layer} has no nonlinearity after it", "Leave --post out.")
     mean, std = live.index.sql("SELECT pre_mean, pre_std FROM neurons WHERE layer = ? AND unit = ?", [*neuron]).iloc[0]
     act: Callable[[Tensor], Tensor] = live.layer(neuron.layer).act if post else lambda values: values - float(mean)
 

@@ -20,7 +20,7 @@ Report = Callable[[int, float], None]
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Images [image, y, x, channel], 0 to 255, behind so many steps."""
+    """Images [image, y, x, channel], 0 to 255, after so many steps."""
 
     step: int
     pixels: NDArray[np.uint8]

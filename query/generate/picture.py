@@ -12,7 +12,18 @@ from ..stored.stored_index import StoredIndex
 
 
 def generated_figure(index: StoredIndex, rows: pd.DataFrame, most: int = 4) -> Figure:
-    """A run's rows of `generated`: an image a row, a snapshot a column; real exemplars last where inputs are stored."""
+    """A run's generated images, an image a row and a snapshot a column; real exemplars last where inputs are stored.
+
+    Args:
+        rows: what `generate` returned.
+        most: images at most.
+
+    Returns:
+        A matplotlib Figure.
+
+    Example:
+        >>> generated_figure(index, rows).savefig("made.png")
+    """
     layer, unit = str(rows.layer.iloc[0]), int(rows.unit.iloc[0])
     first = rows[(rows.layer == layer) & (rows.unit == unit)]
     columns = []

@@ -41,10 +41,27 @@ def generate(
     report: Report = lambda step, value: None,
     save: Callable[[pd.DataFrame], None] = lambda rows: None,
 ) -> pd.DataFrame:
-    """Optimise a batch of images and keep every snapshot in the index's notes: the rows of `generated`.
+    """Optimise images and keep every snapshot in the index's notes. Runs the model.
 
-    start: 'noise', 'exemplars' (the mean of the neuron's first 15) or an image of the index. snapshots: other steps
-    than the recipe's. save: called with the rows of each snapshot once kept; Ctrl-C keeps one more, then raises.
+    Args:
+        target: what to excite.
+        recipe: 'default', 'robust' or 'plain', see recipes.RECIPES.
+        k: images made together and pushed apart.
+        seed: decides every random draw.
+        start: 'noise', 'exemplars' (the mean of the neuron's first 15) or an image of the index.
+        snapshots: other steps than the recipe's; the last one ends the run.
+        weights, device: see open_model.
+        report: called with the step and the objective, in standard deviations of the neuron over real images.
+        save: called with the rows of each snapshot once kept; Ctrl-C keeps one more, then raises.
+
+    Returns:
+        The rows of the table `generated`, an image and neuron each.
+
+    Raises:
+        QueryError: what the target asks for is not in the index. ModelError: see open_model.
+
+    Example:
+        >>> generate(index, Target((Neuron("blocks.5.mlp.fc1", 159),)), k=4)
     """
     if recipe not in RECIPES:
         raise QueryError(f"no recipe '{recipe}'", f"One of {', '.join(RECIPES)}.")

@@ -25,7 +25,7 @@ class Target:
     """What to excite, and how: the words of the command line.
 
     over: 'mean' or 'max' over the patches, the number of one patch, or 'logit' of the class.
-    post: behind the nonlinearity. contrast: 'siblings' (not the top neurons of the classes nearest to it) or 'features'
+    post: after the nonlinearity. contrast: 'siblings' (not the top neurons of the classes nearest to it) or 'features'
     (InfoNCE against stored features, towards the class's images, or the neuron's top ones where there is no class).
     """
 

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from ..drawing.contact_sheet import CELL, COLUMNS, captions, resized, sheet
-from ..drawing.text import number
+from ..drawing.contact_sheet import CELL, captions, resized, sheet
 from ..stored.names import Neuron
 from ..stored.stored_index import StoredIndex
 from .heatmap import heatmaps
-
-if TYPE_CHECKING:
-    from .neuron_card import NeuronCard
 
 
 def images_picture(index: StoredIndex, table: pd.DataFrame, title: str, value: str) -> Image.Image:
@@ -51,27 +46,3 @@ def exemplars_picture(
     ]
     title = [str(neuron), *notes]
     return sheet(np.stack(both), captions(table, "pre"), title, maps.scales[0])
-
-
-def card_picture(card: NeuronCard) -> Image.Image:
-    """The exemplars of a neuron under its figures, its classes, its descriptions; generated images below."""
-    s, q = card.statistics, card.thresholds
-    notes = [
-        f"mean {number(s.pre_mean)}, deviation {number(s.pre_std)}, 0.99 quantile {number(q.q99)}, "
-        f"positive on {s.positive_share:.1%} of patches" + (", dead" if s.dead else "")
-    ]
-    if len(card.classes):
-        first = card.classes.head(5)
-        notes.append("says " + ", ".join(f"{c} {number(v)}" for c, v in zip(first["class"], first.score, strict=True)))
-    notes += [f"{row.source}: {row.description}" for row in card.descriptions.itertuples(index=False)]
-    found = exemplars_picture(card.index, Neuron(card.layer, card.unit), card.exemplars, notes)
-    files = [card.index.layout.notes_folder / name for name in card.generated.file.unique()[:COLUMNS]]
-    if not files:
-        return found
-    made = np.stack([resized(np.asarray(Image.open(file).convert("RGB")), (CELL, CELL)) for file in files])
-    ratios = [[f"ratio {number(ratio)}"] for ratio in card.generated.drop_duplicates("file").ratio[:COLUMNS]]
-    below = sheet(made, ratios, ["generated"])
-    whole = Image.new("RGB", (max(found.width, below.width), found.height + below.height), "white")
-    whole.paste(found, (0, 0))
-    whole.paste(below, (0, found.height))
-    return whole

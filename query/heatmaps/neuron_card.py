@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from ..lookups.neuron import classes_of
+from ..stored.names import Neuron
 from ..stored.stored_index import StoredIndex
 
 if TYPE_CHECKING:
@@ -46,9 +48,7 @@ class NeuronCard:
 
         Raises QueryError where the index stores no inputs.
         """
-        from .contact_sheets import card_picture
-
-        return card_picture(self)
+        return _picture(self)
 
     def _repr_png_(self) -> bytes | None:
         if not self.index.spec.inputs:  # then the notebook falls back on the text
@@ -58,8 +58,52 @@ class NeuronCard:
         return buffer.getvalue()
 
 
+def _picture(card: NeuronCard) -> Image.Image:
+    """The exemplars of a neuron under its figures, its classes, its descriptions; generated images below."""
+    from PIL import Image
+
+    from ..drawing.contact_sheet import CELL, COLUMNS, resized, sheet
+    from ..drawing.text import number
+    from .contact_sheets import exemplars_picture
+
+    s, q = card.statistics, card.thresholds
+    notes = [
+        f"mean {number(s.pre_mean)}, deviation {number(s.pre_std)}, 0.99 quantile {number(q.q99)}, "
+        f"positive on {s.positive_share:.1%} of patches" + (", dead" if s.dead else "")
+    ]
+    if len(card.classes):
+        first = card.classes.head(5)
+        notes.append("says " + ", ".join(f"{c} {number(v)}" for c, v in zip(first["class"], first.score, strict=True)))
+    notes += [f"{row.source}: {row.description}" for row in card.descriptions.itertuples(index=False)]
+    found = exemplars_picture(card.index, Neuron(card.layer, card.unit), card.exemplars, notes)
+    files = [card.index.layout.notes_folder / name for name in card.generated.file.unique()[:COLUMNS]]
+    if not files:
+        return found
+    made = np.stack([resized(np.asarray(Image.open(file).convert("RGB")), (CELL, CELL)) for file in files])
+    ratios = [[f"ratio {number(ratio)}"] for ratio in card.generated.drop_duplicates("file").ratio[:COLUMNS]]
+    below = sheet(made, ratios, ["generated"])
+    whole = Image.new("RGB", (max(found.width, below.width), found.height + below.height), "white")
+    whole.paste(found, (0, 0))
+    whole.paste(below, (0, found.height))
+    return whole
+
+
 def neuron(index: StoredIndex, layer: str, unit: int, k: int = 10) -> NeuronCard:
-    """A neuron's card, with its k top exemplars and k loudest classes. Raises QueryError where there is no such one."""
+    """All that an index holds of one neuron.
+
+    Args:
+        layer: such as 'blocks.4.mlp.fc1'; unit: the neuron in it.
+        k: top exemplars, and loudest classes.
+
+    Returns:
+        A NeuronCard; a notebook shows it as a picture.
+
+    Raises:
+        QueryError: no such neuron.
+
+    Example:
+        >>> neuron(index, "blocks.4.mlp.fc1", 473).picture().save("card.png")
+    """
     spec = index.neuron_layer(layer, unit)
     of = "WHERE layer = ? AND unit = ?"
     row = index.look_up(f"SELECT * EXCLUDE (layer, unit) FROM neurons {of}", [layer, unit]).iloc[0]

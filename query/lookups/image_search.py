@@ -54,11 +54,23 @@ def top_images(index: StoredIndex, neurons: Group, k: int = 20, aggregate: Aggre
 def neighbours(
     index: StoredIndex, image: str | int, neurons: Group, k: int = 20, metric: Metric = "cosine"
 ) -> pd.DataFrame:
-    """The k images nearest to one in the space of a group of neurons: rank, image_id, distance, path, label.
+    """The k images nearest to one in the space of a group of neurons.
 
-    metric: 'l1' (sum of absolute differences), 'l2' (Euclidean), 'cosine' (1 - cosine; an image on which all neurons
-    are 0 has none and is left out). neurons, ties and unreadable images as in top_images; the image itself is left out.
-    Raises QueryError for an unknown image, layer, unit or metric, an empty group, or an unreadable image.
+    Args:
+        image: by number, path, or the end of a path; it is left out itself.
+        neurons: as in top_images; a neuron's value on an image is its largest patch before the nonlinearity.
+        k: how many.
+        metric: 'l1' (sum of absolute differences), 'l2' (Euclidean), 'cosine' (1 - cosine; an image on which all
+            neurons are 0 has none and is left out).
+
+    Returns:
+        Columns rank, image_id, distance, path, label. Ties go to the lower image_id; unreadable images are left out.
+
+    Raises:
+        QueryError: an unknown image, layer, unit or metric, an empty group, or an unreadable image.
+
+    Example:
+        >>> neighbours(index, "coin/013.jpg", ["blocks.5.mlp.fc1"], k=9)
     """
     if metric not in METRICS:
         raise QueryError(f"no metric '{metric}'", f"One of {', '.join(METRICS)}.")

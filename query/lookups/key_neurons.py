@@ -69,25 +69,21 @@ def key_neurons(
     *,
     louder_elsewhere: bool = False,
 ) -> pd.DataFrame:
-    """A class's k neurons with the largest `by`, best first; ties go to the earlier block, then unit.
-
-    Two plain look-ups, each in one of the tables that are sorted by class, take a third of the time of the view.
+    """How neurons are ranked where nobody says: by contribution, else folded, else score.
 
     Args:
-        class_: by name, number or WordNet id.
-        k: how many.
-        by: 'contribution', 'folded', 'score', 'probability' or 'cosine'; None: see default_ranking.
-        layer: only neurons of this layer.
-        louder_elsewhere: only neurons whose value vector says another class louder.
+        class_: the class that is asked about; None for all. Contributions need images of the class, and of all classes
+            only where each of them has some.
 
     Returns:
-        `rank` and the columns of the view key_neurons; `attrs["by"]` names the ranking.
+        'contribution', 'folded' or 'score'.
 
     Raises:
-        QueryError: no head, an unknown class, layer or ranking, or nothing that is ranked by it.
+        QueryError: an unknown class.
 
     Example:
-        >>> key_neurons(index, "coin", k=3)[["layer", "unit", "contribution"]]
+        >>> default_ranking(index, "coin")
+        'contribution'
     """
     class_id = index.class_id(class_)
     by = chosen_ranking(index, by, class_id)
@@ -152,9 +148,21 @@ def named(table: pd.DataFrame) -> list[Neuron]:
 
 
 def first_neurons(index: StoredIndex, k: int = 1, by: Ranking | None = None) -> pd.DataFrame:
-    """The first k neurons of every class: columns of key_neurons, with rank and value (of `by`); `attrs["by"]`.
+    """The first k neurons of every class.
 
-    Raises QueryError as key_neurons does. Classes without a value of `by` have no rows.
+    Args:
+        k: how many of each class.
+        by: as in key_neurons.
+
+    Returns:
+        Columns of the view key_neurons, with rank and value (of `by`), by class and rank; `attrs["by"]` names the ranking.
+        Classes without a value of `by` have no rows.
+
+    Raises:
+        QueryError: no head, an unknown ranking, or nothing that is ranked by it.
+
+    Example:
+        >>> first_neurons(index).groupby("block").size()
     """
     by = chosen_ranking(index, by)
     table = index.sql(

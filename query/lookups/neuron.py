@@ -65,7 +65,22 @@ def needs_value_vectors(index: StoredIndex, layer: str) -> None:
 
 
 def quantiles(index: StoredIndex, layer: str, units: Sequence[int], quantile: Quantile) -> NDArray[np.float32]:
-    """The neurons' own quantiles over all patches of all images: float32 [unit]. Raises QueryError for another one."""
+    """The neurons' own quantiles over all patches of all images.
+
+    Args:
+        layer: such as 'blocks.4.mlp.fc1'.
+        units: neurons of it.
+        quantile: 'q001', 'q50', 'q90', 'q99', 'q995' or 'q999'.
+
+    Returns:
+        float32 [unit], values before the nonlinearity; FORMAT.md states their error.
+
+    Raises:
+        QueryError: an unknown layer or quantile.
+
+    Example:
+        >>> quantiles(index, "blocks.4.mlp.fc1", [473, 16], "q99")
+    """
     if quantile not in QUANTILES:
         raise QueryError(f"no quantile '{quantile}'", f"One of {', '.join(QUANTILES)}.")
     table = index.look_up(f"SELECT {quantile} AS value FROM neurons WHERE layer = ? ORDER BY unit", [layer])

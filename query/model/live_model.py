@@ -90,9 +90,19 @@ def _batches(image_ids: Sequence[int]) -> Iterator[tuple[int, Sequence[int]]]:
 def open_model(index: StoredIndex, weights: str | Path | None = None, device: str | None = None) -> LiveModel:
     """Load the model of an index and prove by hash that it is the one.
 
-    weights: a safetensors file or a folder in timm's hub format; without it the packaged model where it is the one,
-    else timm's hub. device: 'cpu', 'cuda', 'mps'; by default the best there is.
-    Raises ModelError where other weights come, or there is no such device.
+    Args:
+        weights: a safetensors file or a folder in timm's hub format; without it the packaged model where it is the one,
+            else timm's hub.
+        device: 'cpu', 'cuda', 'mps'; by default the best there is.
+
+    Returns:
+        A LiveModel, its parameters frozen.
+
+    Raises:
+        ModelError: other weights come, or there is no such device.
+
+    Example:
+        >>> open_model(index).maps("blocks.4.mlp.fc1", [7, 9], image_ids=[0, 1])
     """
     spec = index.spec
     _, height, width = spec.preprocessing["input_size"]

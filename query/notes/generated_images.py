@@ -52,5 +52,5 @@ def remove(layout: Layout, ids: Sequence[int]) -> None:
                 files = list(held.values())
     if missing:
         raise QueryError(f"no generated image {missing[0]}", "See them: vitdex sql OUT 'FROM generated'.")
-    for file in files:  # behind the rows: a file without a row does no harm
+    for file in files:  # after the rows: a file without a row does no harm
         (layout.notes_folder / file).unlink(missing_ok=True)

@@ -80,6 +80,8 @@ class ArrayReader:
         """Rows of an array in any order, of its second axis all or some places: a copy [row, unit, ...]."""
         spec = self.specs[path]
         at = np.asarray(rows, np.int64)
+        if units is None and spec.chunks[1:] != spec.shape[1:]:  # chunks split the second axis
+            units = range(spec.shape[1])
         if units is None:
             out = np.empty((len(at), *spec.shape[1:]), spec.dtype)
             for place, there in _by_chunk(at, spec.chunks[0]):

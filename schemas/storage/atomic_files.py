@@ -114,7 +114,7 @@ class DirectFile:
                 os.fsync(file.fileno())
 
     def write(self, content: bytes | memoryview) -> None:
-        """Add bytes behind what was written before."""
+        """Add bytes after what was written before."""
         values = np.frombuffer(content, np.uint8)
         while len(values):
             fitting = values[: STEP - self._held]

@@ -20,17 +20,17 @@ from torch.nn.functional import interpolate
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize  # type: ignore[import-untyped]
 from vitdex.query.commands.main import cli
 from vitdex.query.dissect.agreement import class_value_agreement, key_value_agreement
-from vitdex.query.dissect.classes import activations, blocks, carried
+from vitdex.query.dissect.classes import activations_of_class, carried_by_first, class_blocks
 from vitdex.query.dissect.composition import composition
-from vitdex.query.dissect.concepts import LABEL_IOU, all_concepts, concepts, overlap
-from vitdex.query.dissect.firing import fires
+from vitdex.query.dissect.concepts import LABEL_IOU, concept_overlaps, neuron_concepts, overlap
+from vitdex.query.dissect.firing import firing_neurons
 from vitdex.query.dissect.masks import Masks, open_masks
-from vitdex.query.dissect.regions import focus, regions, unions
+from vitdex.query.dissect.regions import class_focus, class_regions, region_unions
 from vitdex.query.dissect.selectivity import selectivity
-from vitdex.query.dissect.sharing import own, shared, similarity
-from vitdex.query.dissect.value_sums import composed, pairs, sets
+from vitdex.query.dissect.sharing import class_similarity, own_neurons, shared_neurons
+from vitdex.query.dissect.value_sums import Measure, composed_classes, neuron_pairs, neuron_sets
 from vitdex.query.index import Index
-from vitdex.query.lookups.neuron import thresholds
+from vitdex.query.lookups.neuron import quantiles
 from vitdex.schemas.errors import QueryError
 
 LAST = "blocks.5.mlp.fc1"
@@ -91,7 +91,7 @@ def test_masks_of_other_sizes_and_class_values(sample: Index, tmp_path: Path) ->
 
 def test_focus_equals_the_model(sample: Index, reference: Reference) -> None:
     """The first neuron's and the random ones' figures, from the reference's activations and the files of masks."""
-    found = focus(sample, open_masks(sample), random=3, seed=7).set_index("class").loc["building"]
+    found = class_focus(sample, open_masks(sample), random=3, seed=7).set_index("class").loc["building"]
     scores = np.stack([value_scores(reference, b) for b in range(6)])[:, 1]
     assert (found.block, found.unit) == np.unravel_index(scores.argmax(), scores.shape)
     others = np.delete(np.arange(768), found.unit)
@@ -119,13 +119,13 @@ def test_focus_equals_the_model(sample: Index, reference: Reference) -> None:
 
 def test_regions_and_unions_are_pixel_exact(sample: Index) -> None:
     masks = open_masks(sample)
-    of = regions(sample, "fruit", k=3, masks=masks)
-    together = unions(sample, "fruit", tops=(1, 3), masks=masks)
+    of = class_regions(sample, "fruit", k=3, masks=masks)
+    together = region_unions(sample, "fruit", tops=(1, 3), masks=masks)
     image_id = int(of.image_id[0])
     neurons = sample.key_neurons("fruit", 3)
     active, own_region = [], []
     for rank, n in enumerate(rows(neurons)):
-        q99 = thresholds(sample, n.layer, [n.unit], "q99")[0]
+        q99 = quantiles(sample, n.layer, [n.unit], "q99")[0]
         active.append(direct_pixels(sample.map(n.layer, n.unit, image_id)[None])[0] > q99)
         own_region.append(q99 >= 0)
         row = of[(of.image_id == image_id) & (of["rank"] == rank + 1)].iloc[0]
@@ -146,7 +146,7 @@ def test_concepts_are_pixel_exact(sample: Index, reference: Reference, monkeypat
     )  # several blocks of units in each part
     monkeypatch.setattr("vitdex.query.dissect.concepts.PIXELS_AT_ONCE", 2 * 96 * 96)
     masks, layer = open_masks(sample), replace(sample.spec.layers[5], units=20)
-    q99 = thresholds(sample, LAST, range(20), "q99")
+    q99 = quantiles(sample, LAST, range(20), "q99")
     found = overlap(sample, masks, layer, q99)
     objects = np.stack([direct_mask(path) for path in reference.paths])
     of = classes_of(reference)
@@ -166,7 +166,7 @@ def test_labels_are_best_concepts_above_the_bar(sample: Index, monkeypatch: pyte
     small = replace(sample.spec, layers=(replace(sample.spec.layers[5], units=60),))
     monkeypatch.setattr(sample, "spec", small)
     masks = open_masks(sample)
-    every, best = all_concepts(sample, masks), concepts(sample, masks)
+    every, best = concept_overlaps(sample, masks), neuron_concepts(sample, masks)
     table = every.pivot(index="unit", columns="concept", values="iou")
     assert best.iou.tolist() == table.max(axis=1).tolist()
     labelled = best[best.label.notna()]
@@ -178,30 +178,30 @@ def test_labels_are_best_concepts_above_the_bar(sample: Index, monkeypatch: pyte
 def test_class_stories_equal_the_weights(sample: Index, reference: Reference) -> None:
     scores = np.concatenate([value_scores(reference, b) for b in range(6)], 1)
     order = np.argsort(-scores, 1, kind="stable")
-    table = blocks(sample, (1, 3))
+    table = class_blocks(sample, (1, 3))
     for top in (1, 3):
         counts = np.bincount(order[:, :top].reshape(-1) // 768, minlength=6)
         assert table[table.top == top].neurons.tolist() == counts.tolist()
         assert table[table.top == top].share.tolist() == (counts / counts.sum()).tolist()
-    of_first = carried(sample, 4).pivot(index="class_id", columns="rank", values="of_first").to_numpy()
+    of_first = carried_by_first(sample, 4).pivot(index="class_id", columns="rank", values="of_first").to_numpy()
     best = np.take_along_axis(scores, order[:, :4], 1)
     np.testing.assert_allclose(of_first, best / best[:, :1], rtol=1e-4)
     ten = pd.DataFrame({"neuron": order[:, :10].reshape(-1), "class_id": np.repeat(np.arange(12), 10)})
     groups = ten.groupby("neuron").class_id.size()
-    assert sorted(shared(sample, 10).n) == sorted(groups[groups > 1])
-    mine = own(sample)
+    assert sorted(shared_neurons(sample, 10).n) == sorted(groups[groups > 1])
+    mine = own_neurons(sample)
     assert mine.first_of.tolist() == np.bincount(scores.argmax(0), minlength=12).tolist()
     assert mine.own.tolist() == [scores[:, order[c, 0]].argmax() == c for c in range(12)]
 
 
 def test_carried_shares_of_contributions(sample: Index) -> None:
     every = sample.sql("SELECT contribution AS x FROM class_activations WHERE class_id = 4").x.astype(float)
-    row = carried(sample, 2).query("class_id == 4 and rank == 2").iloc[0]
+    row = carried_by_first(sample, 2).query("class_id == 4 and rank == 2").iloc[0]
     assert row.of_positive == pytest.approx(row.contribution / every.clip(lower=0).sum())
 
 
 def test_activations_on_a_class_and_on_all_others(sample: Index, reference: Reference) -> None:
-    table = activations(sample, "coin", k=3)
+    table = activations_of_class(sample, "coin", k=3)
     assert table.groupby("blocks").size().to_dict() == {"all": 3, **{str(b): 3 for b in range(6)}}
     coins = classes_of(reference) == "coin"
     for row in rows(table):
@@ -215,7 +215,7 @@ def test_activations_on_a_class_and_on_all_others(sample: Index, reference: Refe
 
 
 def test_similarity_of_classes(sample: Index, reference: Reference) -> None:
-    table = similarity(sample, "mean_max")
+    table = class_similarity(sample, "mean_max")
     of = classes_of(reference)
     maxima = np.concatenate([values[:, 1:].max(1) for values in reference.fc1.values()], 1)
     means = np.stack([maxima[of == name].mean(0) for name in np.unique(of)])
@@ -289,7 +289,7 @@ def test_composition_equals_the_model(sample: Index, reference: Reference) -> No
 
 
 @pytest.mark.parametrize("by", ["probability", "margin"])
-def test_sums_equal_brute_force(sample: Index, reference: Reference, by: str) -> None:
+def test_sums_equal_brute_force(sample: Index, reference: Reference, by: Measure) -> None:
     scores = np.concatenate([value_scores(reference, b) for b in range(6)], 1).astype(np.float64)
 
     def value(*neurons: int, c: int = 3) -> float:
@@ -300,7 +300,7 @@ def test_sums_equal_brute_force(sample: Index, reference: Reference, by: str) ->
     some = np.argsort(-scores[3])[:30].tolist()
     gains = {(a, b): value(a, b) - max(value(a), value(b)) for a, b in itertools.combinations(some, 2)}
     best = sorted(gains, key=gains.__getitem__, reverse=True)[:5]
-    found = pairs(sample, "flower", by, candidates=30, k=5)
+    found = neuron_pairs(sample, "flower", by, candidates=30, k=5)
     np.testing.assert_allclose(found.gain, [gains[p] for p in best], atol=1e-5)
     np.testing.assert_allclose(found["sum"], [value(*p) for p in best], atol=1e-5)
     twice = [value(a, b) - max(value(a, a), value(b, b)) for a, b in best]
@@ -309,14 +309,14 @@ def test_sums_equal_brute_force(sample: Index, reference: Reference, by: str) ->
     members = list(best[0])
     while len(members) < 4:
         members.append(max((n for n in some if n not in members), key=lambda n: value(*members, n)))
-    grown = sets(sample, "flower", 4, by, candidates=30, starts=1)
+    grown = neuron_sets(sample, "flower", 4, by, candidates=30, starts=1)
     assert grown.value.iloc[-1] == pytest.approx(value(*members), abs=1e-5)
     assert {(int(r.layer.split(".")[1]), r.unit) for r in rows(grown)} == {divmod(m, 768) for m in members}
     assert grown.by_score.iloc[-1] == pytest.approx(value(*some[:4]), abs=1e-5)
 
     strangers = [n for n in np.argsort(-scores[3]) if scores[:, n].argmax() != 3][:20]
     winning = [p for p in itertools.combinations(strangers, 2) if scores[:, p].sum(1).argmax() == 3]
-    row = composed(sample, by, candidates=20).iloc[3]
+    row = composed_classes(sample, by, candidates=20).iloc[3]
     assert row.pairs == len(winning) > 0
     assert row["sum"] == pytest.approx(max(value(*p) for p in winning), abs=1e-5)
 
@@ -325,13 +325,13 @@ def test_from_image_to_neurons(sample: Index, reference: Reference) -> None:
     scores = value_scores(reference, 5)
     top = torch.from_numpy(reference.fc1[LAST][100]).topk(5, -1).indices.numpy()
     names = sample.sql("SELECT class FROM classes ORDER BY class_id")["class"]
-    everywhere = fires(sample, 100, layer=LAST).set_index("unit")
+    everywhere = firing_neurons(sample, 100, layer=LAST).set_index("unit")
     units, counts = np.unique(top, return_counts=True)
     assert everywhere.tokens[units].tolist() == counts.tolist()
     assert everywhere["first"][units].tolist() == [(top[:, 0] == u).sum() for u in units]
-    here = fires(sample, reference.paths[100], patch=12, layer=LAST)
+    here = firing_neurons(sample, reference.paths[100], patch=12, layer=LAST)
     assert set(here.unit) == set(top[13])
-    assert set(fires(sample, 100, "cls", LAST).unit) == set(top[0])
+    assert set(firing_neurons(sample, 100, "cls", LAST).unit) == set(top[0])
     for row in rows(here):
         assert row[6] == names[scores[:, row.unit].argmax()]
         assert row.score == pytest.approx(scores[2, row.unit], abs=1e-5)  # image 100 is a coin
@@ -345,18 +345,18 @@ def test_errors_are_one_line_with_the_remedy(sample: Index, tmp_path: Path, monk
     with pytest.raises(QueryError, match="mirrors an image. It should hold bird/000.png"):
         open_masks(sample, tmp_path)
     with pytest.raises(QueryError, match="no patch '64'. Patches count from 0 to 63, or 'cls'"):
-        fires(sample, 0, 64)
+        firing_neurons(sample, 0, 64)
     with pytest.raises(QueryError, match="no measure 'score' of a sum. One of probability, margin"):
-        pairs(sample, "coin", "score")
+        neuron_pairs(sample, "coin", "score")  # type: ignore[arg-type]
     with pytest.raises(QueryError, match="no threshold 'q50'"):
-        regions(sample, "coin", quantile="q50")
+        class_regions(sample, "coin", threshold="q50")  # type: ignore[arg-type]
     masks = open_masks(sample)
     monkeypatch.setattr(sample, "spec", replace(sample.spec, images_sha256="other", maps="none", classes=0))
     with pytest.raises(QueryError, match="only an index of the packaged sample's images brings its own. Give --masks"):
         open_masks(sample)
     with pytest.raises(QueryError, match="does not hold the maps of all images. Index again with --maps uint8"):
-        concepts(sample, masks)
-    for ask in (class_value_agreement, key_value_agreement, composed, similarity):
+        neuron_concepts(sample, masks)
+    for ask in (class_value_agreement, key_value_agreement, composed_classes, class_similarity):
         with pytest.raises(QueryError, match="its model has no head. Index again with --head FILE"):
             ask(sample)
 

@@ -27,9 +27,9 @@ from vitdex.query.generate.objectives import Seen, gram_cosines
 from vitdex.query.generate.optimise import optimise
 from vitdex.query.generate.recipes import RECIPES
 from vitdex.query.generate.run import beginning, generate
-from vitdex.query.generate.target import Target
+from vitdex.query.generate.target import Over, Target
 from vitdex.query.index import Index
-from vitdex.query.lookups.key_neurons import top_neuron
+from vitdex.query.lookups.key_neurons import key_neurons, named
 from vitdex.query.model.live_model import LiveModel, open_model
 from vitdex.query.notes.generated_images import keep, remove
 from vitdex.query.stored.names import Neuron
@@ -58,7 +58,7 @@ def checksums(out: Path) -> dict[str, str]:
 def test_the_saved_image_scores_what_its_row_says(live: LiveModel, reference: Reference) -> None:
     before = checksums(live.index.layout.root)
     weights = {name: value.clone() for name, value in live.anatomy.model.state_dict().items()}
-    rows = generate(live, Target((NEURON,), 0), images=2, seed=3, snapshots=[20, 40])
+    rows = generate(live.index, Target((NEURON,), 0), k=2, seed=3, snapshots=[20, 40])
     assert rows.step.tolist() == [20, 20, 40, 40]
     assert checksums(live.index.layout.root) == before
     assert all(torch.equal(value, weights[name]) for name, value in live.anatomy.model.state_dict().items())
@@ -115,7 +115,9 @@ def test_objectives_are_what_they_are_called(live: LiveModel) -> None:
     query = "SELECT pre_mean, pre_std FROM neurons WHERE layer = ? AND unit = ?"
     mean, std = live.index.sql(query, [*NEURON]).iloc[0]
     patches = values[NEURON.layer][..., NEURON.unit]
-    for over, expected in (("mean", patches.mean(1)), ("max", patches.amax(1)), (17, patches[:, 17])):
+    cases: list[tuple[Over | int, torch.Tensor]]
+    cases = [("mean", patches.mean(1)), ("max", patches.amax(1)), (17, patches[:, 17])]
+    for over, expected in cases:
         found = Target((NEURON,), over=over).objective(live, 0)(seen)
         np.testing.assert_allclose(found, (expected - mean) / std, rtol=1e-4)
     post = Target((NEURON,), post=True).objective(live, 0)(seen)
@@ -179,7 +181,7 @@ def test_a_run_starts_from_stored_images(live: LiveModel, start: str) -> None:
 
 def test_removed_leaves_nothing(live: LiveModel) -> None:
     layout = live.index.layout
-    rows = generate(live, Target((NEURON,)), images=1, snapshots=[1])
+    rows = generate(live.index, Target((NEURON,)), k=1, snapshots=[1])
     number, file = int(rows.id[0]), layout.notes_folder / rows.file[0]
     assert file.exists()
     with pytest.raises(QueryError, match="no generated image 99999"):
@@ -193,7 +195,7 @@ def test_removed_leaves_nothing(live: LiveModel) -> None:
 
 def test_a_failing_run_leaves_the_index_as_it_was(live: LiveModel) -> None:
     layout = live.index.layout
-    generate(live, Target((NEURON,)), images=1, snapshots=[1])
+    generate(live.index, Target((NEURON,)), k=1, snapshots=[1])
     notes, files = {p.name for p in layout.notes_folder.iterdir()}, checksums(layout.root)
     rows = judge(live, Target((NEURON,)), np.zeros((1, 96, 96, 3), np.uint8)).assign(step=1, no_such_column=0)
     with pytest.raises(duckdb.Error):  # behind the PNG, in the transaction
@@ -236,7 +238,7 @@ def test_stopping_keeps_what_is_there(own: Path, tmp_path: Path) -> None:
     words = ["generate", str(own), "--class", "coin", "--images", "1", "--snapshot", "3", "--snapshot", "100000"]
     with Index(own) as index:
         before = len(index.sql("SELECT id FROM generated"))
-        unit = top_neuron(index, index.class_id("coin")).unit
+        unit = named(key_neurons(index, "coin", 1))[0].unit
     command = [sys.executable, "-c", code, *words]
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c)
     try:

@@ -21,7 +21,7 @@ from PIL import Image
 from vitdex.query.commands.main import cli
 from vitdex.query.index import Index
 from vitdex.query.lookups import image_search as groups
-from vitdex.query.lookups.image_search import neighbours, top_images
+from vitdex.query.lookups.image_search import Aggregate, Metric, neighbours, top_images
 from vitdex.query.notes.database import writing
 from vitdex.schemas import manifest
 from vitdex.schemas.errors import BadIndex, DamagedIndex, QueryError
@@ -104,7 +104,7 @@ def test_a_neurons_card(sample_path: Path, tmp_path: Path, reference: Reference)
 
 
 @pytest.mark.parametrize("aggregate", ["mean", "max", "min", "sum"])
-def test_top_images_of_a_group(sample: Index, reference: Reference, aggregate: str) -> None:
+def test_top_images_of_a_group(sample: Index, reference: Reference, aggregate: Aggregate) -> None:
     some = [direct_maxima(reference, LAYER)[:, 473], direct_maxima(reference, LAST)[:, 16]]
     of_layer = list(direct_maxima(reference, LAST).T)
     whole: list[str | tuple[str, int]] = [LAST, LAST, (LAST, 3)]
@@ -117,7 +117,7 @@ def test_top_images_of_a_group(sample: Index, reference: Reference, aggregate: s
 
 
 @pytest.mark.parametrize("metric", ["l1", "l2", "cosine"])
-def test_neighbours_are_the_nearest(sample: Index, reference: Reference, metric: str) -> None:
+def test_neighbours_are_the_nearest(sample: Index, reference: Reference, metric: Metric) -> None:
     some = np.stack([direct_maxima(reference, LAYER)[:, 473], direct_maxima(reference, LAST)[:, 16]], 1)
     for neurons, space in ((COINS, some), ([LAST], direct_maxima(reference, LAST))):
         space = space.astype(np.float64)
@@ -150,8 +150,8 @@ def test_ties_go_to_the_lower_image_and_unreadable_ones_nowhere(sample: Index, m
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda i: top_images(i, [LAYER], aggregate="median"), "no aggregate 'median'. One of mean, max, min, sum."),
-        (lambda i: neighbours(i, 0, [LAYER], metric="l3"), "no metric 'l3'. One of l1, l2, cosine."),
+        (lambda i: top_images(i, [LAYER], aggregate="median"), "no aggregate 'median'. One of mean, max, min, sum."),  # type: ignore[arg-type]
+        (lambda i: neighbours(i, 0, [LAYER], metric="l3"), "no metric 'l3'. One of l1, l2, cosine."),  # type: ignore[arg-type]
         (lambda i: top_images(i, []), "a group of no neurons. Name LAYER:UNIT, or LAYER for all its units."),
         (lambda i: top_images(i, ["blocks.4.mlp.fc"]), "no layer 'blocks.4.mlp.fc'. Did you mean blocks.4.mlp.fc1"),
         (lambda i: top_images(i, [f"{LAYER}:768"]), f"no unit 768 in {LAYER}. Its units count from 0 to 767."),
@@ -213,7 +213,7 @@ def test_wrong_use_of_the_commands(sample_path: Path, words: list[str], message:
 
 def test_look_ups_load_neither_torch_nor_matplotlib_nor_pillow(sample_path: Path) -> None:
     code = (
-        "import sys; from vitdex.query.index import Index; from vitdex.query.groups import neighbours, top_images; "
+        "import sys; from vitdex.query.index import Index; from vitdex.query import neighbours, top_images; "
         f"i = Index(sys.argv[1]); i.neuron('{LAYER}', 0); i.classes_of('{LAYER}', 0); i.key_neurons(0); "
         f"i.sql(\"SELECT activation_map('{LAYER}', 0, 0)\"); top_images(i, ['{LAST}']); neighbours(i, 0, ['{LAST}']); "
         "heavy = {'torch', 'matplotlib', 'PIL'} & set(sys.modules); assert not heavy, heavy"

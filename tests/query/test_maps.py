@@ -16,7 +16,7 @@ from vitdex.indexer.build import Quiet, build
 from vitdex.indexer.plan import sample_request
 from vitdex.query.drawing.upsample import blocky, smooth
 from vitdex.query.index import Index
-from vitdex.query.model.map_source import maps_of
+from vitdex.query.model.map_source import MapSource
 from vitdex.schemas.errors import QueryError
 
 LAYER = "blocks.3.mlp.fc1"
@@ -65,7 +65,7 @@ def small_paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_maps_are_the_same_however_they_are_kept(maps: str, small_paths: dict[str, Path], reference: Reference) -> None:
     units, ids = [5, 700, 5, 41], [39, *range(30), 39]
     with Index(small_paths[maps]) as index:
-        found = maps_of(index, LAYER, units, ids)
+        found = MapSource(index)(LAYER, units, ids)
     direct = direct_maps(reference, LAYER, units, ids)
     span = np.ptp(direct, axis=(2, 3), keepdims=True)
     tolerance = {"none": 1e-4, "exemplars": span / 500, "float16": np.abs(direct) / 1000 + 1e-4}[maps]
@@ -75,7 +75,7 @@ def test_maps_are_the_same_however_they_are_kept(maps: str, small_paths: dict[st
 def test_stored_maps_are_index_map(sample: Index) -> None:
     units, ids = [700, 5], [479, 3, 101]
     one_by_one = [[sample.map(LAYER, unit, i) for unit in units] for i in ids]
-    np.testing.assert_array_equal(maps_of(sample, LAYER, units, ids), np.array(one_by_one))
+    np.testing.assert_array_equal(MapSource(sample)(LAYER, units, ids), np.array(one_by_one))
 
 
 def test_a_map_that_is_not_stored(small_paths: dict[str, Path], reference: Reference) -> None:
@@ -98,8 +98,8 @@ def test_a_map_that_is_not_stored(small_paths: dict[str, Path], reference: Refer
 
 def test_only_missing_maps_load_torch(sample_path: Path, small_paths: dict[str, Path]) -> None:
     code = (
-        "import sys; from vitdex.query.index import Index; from vitdex.query.model.map_source import maps_of; i = Index(sys.argv[1]); "
-        "best = i.exemplars('blocks.3.mlp.fc1', 5, k=3); maps_of(i, 'blocks.3.mlp.fc1', [5], best.image_id); "
+        "import sys; from vitdex.query import Index, MapSource; i = Index(sys.argv[1]); "
+        "best = i.exemplars('blocks.3.mlp.fc1', 5, k=3); MapSource(i)('blocks.3.mlp.fc1', [5], best.image_id); "
         "assert 'torch' not in sys.modules"
     )
     for path in (sample_path, small_paths["exemplars"]):

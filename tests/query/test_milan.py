@@ -11,20 +11,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from conftest import Reference
 from numpy.typing import NDArray
 from vitdex.indexer.build import Quiet, build
 from vitdex.indexer.plan import sample_request
+from vitdex.query.commands.main import cli
 from vitdex.query.export import milan as milan_module
 from vitdex.query.export import milan_files
+from vitdex.query.export.descriptions import import_descriptions
 from vitdex.query.export.milan import export_milan
 from vitdex.query.export.milan_masks import milan_masks
+from vitdex.query.export.milan_sheet import masked_exemplars, milan_sheet
 from vitdex.query.index import Index
 from vitdex.query.model import exact_thresholds as milan_exact
 from vitdex.query.model.live_model import open_model
-from vitdex.query.notes.descriptions import import_descriptions
-from vitdex.query.stored import maps as cells
-from vitdex.schemas.errors import BadIndex, ModelError, QueryError
+from vitdex.query.stored.maps import top_maps
+from vitdex.schemas.errors import DamagedIndex, ModelError, QueryError
 
 LAYER = "blocks.4.mlp.fc1"
 UNITS = [3, 64, 200, 767]
@@ -186,8 +189,8 @@ def test_what_cannot_be_exported_is_refused_before_writing(
 
 def test_foreign_maps_are_noticed(sample: Index) -> None:
     top = milan_files.top_exemplars(sample, LAYER, np.array(UNITS), 15)
-    with pytest.raises(BadIndex, match="do not fit their maxima"):
-        cells.maps(sample, LAYER, top.units, top.image_ids, (top.patches + 1) % np.uint16(64))
+    with pytest.raises(DamagedIndex, match="do not fit their maxima. Repeat the .* with --repair"):
+        top_maps(sample.reader, sample.spec, LAYER, top.units, top.image_ids, (top.patches + 1) % np.uint16(64))
 
 
 def test_round_trip(sample_path: Path, sample: Index, tmp_path: Path) -> None:
@@ -232,26 +235,34 @@ def test_a_wrong_csv_imports_nothing(sample_path: Path, tmp_path: Path, text: st
 
 
 def test_sheet_is_dark_outside_the_masks(sample: Index, tmp_path: Path) -> None:
-    from vitdex.query.milan_sheet import masked_exemplars, save_sheet
-
-    sample.export_milan(tmp_path / "set", [LAYER], units=[7], k=5, size=96)
+    export_milan(sample, tmp_path / "set", [LAYER], units=[7], k=5, size=96)
     images = read(tmp_path / "set", LAYER, "images")[0].transpose(0, 2, 3, 1)
     inside = read(tmp_path / "set", LAYER, "masks")[0, :, 0].astype(bool)
-    shown = masked_exemplars(sample, LAYER, 7, 5, 96)
+    shown = masked_exemplars(sample, LAYER, 7, 5, 96, None)
     np.testing.assert_array_equal(shown[inside], images[inside])
     np.testing.assert_array_equal(shown[~inside], np.round(images[~inside] * 0.25).astype(np.uint8))
-    save_sheet(sample, LAYER, 7, tmp_path / "sheet.png", k=7)
+    words = [
+        "export",
+        "milan-sheet",
+        str(sample.layout.root),
+        f"{LAYER}:7",
+        "-k",
+        "7",
+        "-o",
+        str(tmp_path / "sheet.png"),
+    ]
+    assert CliRunner().invoke(cli, words).exit_code == 0
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_sheet_that_cannot_be_drawn_is_refused(sample: Index, tmp_path: Path) -> None:
-    from vitdex.query.export.milan_sheet import save_sheet
-
     for k in (0, 101):
         with pytest.raises(QueryError, match=f"{k} images a neuron are asked for and the index keeps 100"):
-            save_sheet(sample, LAYER, 7, tmp_path / "sheet.png", k=k)
-    with pytest.raises(QueryError, match=r"no picture of the kind '.foo'"):
-        save_sheet(sample, LAYER, 7, tmp_path / "sheet.foo", k=2)
+            milan_sheet(sample, (LAYER, 7), k)
+    words = ["export", "milan-sheet", str(sample.layout.root), f"{LAYER}:7", "-o", str(tmp_path / "sheet.foo")]
+    assert "sheet.foo' is of no kind that can be written here. One of .png" in str(
+        CliRunner().invoke(cli, words).exception
+    )
     with pytest.raises(ModelError, match="no device 'nonsense' on this machine"):
         export_milan(sample, tmp_path / "a", [LAYER], [0], exact=True, device="nonsense")
     assert list(tmp_path.iterdir()) == []
@@ -260,7 +271,7 @@ def test_a_sheet_that_cannot_be_drawn_is_refused(sample: Index, tmp_path: Path) 
 def test_export_as_a_command_runs_no_torch(sample_path: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from vitdex.query.commands.main import cli; "
-        "cli(['milan', 'export', *sys.argv[1:], '--layer', 'blocks.1.mlp.fc1', '--units', '2-4,9', '-k', '2'], "
+        "cli(['export', 'milan', *sys.argv[1:], '--layer', 'blocks.1.mlp.fc1', '--units', '2-4,9', '-k', '2'], "
         "standalone_mode=False); assert not {'torch', 'matplotlib'} & set(sys.modules)"
     )
     command = [sys.executable, "-c", code, str(sample_path), str(tmp_path / "set")]
@@ -277,8 +288,8 @@ def test_damaged_inputs_are_noticed(small: dict[str, Path], tmp_path: Path) -> N
     content = bytearray(shard.read_bytes())
     content[1000] ^= 1
     shard.write_bytes(content)
-    with Index(tmp_path / "copy") as index, pytest.raises(BadIndex, match="is damaged"):
-        list(cells.images(index, np.array([0])))
+    with Index(tmp_path / "copy") as index, pytest.raises(DamagedIndex, match="has a wrong checksum. Repeat"):
+        index.inputs([0])
     shard.write_bytes(content[:-1])
-    with Index(tmp_path / "copy") as index, pytest.raises(BadIndex, match="is damaged|cut short"):
-        list(cells.images(index, np.array([1])))
+    with Index(tmp_path / "copy") as index, pytest.raises(DamagedIndex, match=r"bytes instead of \d+. Repeat"):
+        index.inputs([1])

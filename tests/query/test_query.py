@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from conftest import Reference
 from vitdex.query.index import Index
-from vitdex.query.lookups.key_neurons import KEY_RANKINGS
+from vitdex.query.lookups.key_neurons import RANKINGS, Ranking
 from vitdex.query.model.live_model import open_model
 from vitdex.schemas.errors import QueryError
 
@@ -28,9 +28,9 @@ def test_key_neurons_are_the_largest(sample: Index) -> None:
     assert set(sample.key_neurons("coin", layer="blocks.2.mlp.fc1").block) == {2}
 
 
-@pytest.mark.parametrize("by", KEY_RANKINGS)
+@pytest.mark.parametrize("by", RANKINGS)
 @pytest.mark.parametrize("layer", [None, "blocks.1.mlp.fc1"])
-def test_key_neurons_are_rows_of_the_view(sample: Index, by: str, layer: str | None) -> None:
+def test_key_neurons_are_rows_of_the_view(sample: Index, by: Ranking, layer: str | None) -> None:
     view = sample.sql("FROM key_neurons WHERE class = 'sign' AND (? IS NULL OR layer = ?)", [layer, layer])
     best = view.sort_values([by, "block", "unit"], ascending=[False, True, True]).head(9).reset_index(drop=True)
     found = sample.key_neurons("sign", 9, by, layer)
