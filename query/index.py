@@ -27,7 +27,7 @@ from .stored.stored_index import StoredIndex
 
 if TYPE_CHECKING:
     from .drawing.heatmap_sheet import Heatmaps
-    from .heatmaps.views import View
+    from .heatmaps.views import ScaleOf, View
 
 
 class Index(StoredIndex):
@@ -58,12 +58,13 @@ class Index(StoredIndex):
         image: str | int,
         view: View = "map",
         class_: str | int | None = None,
+        scale: ScaleOf = "neuron",
         *,
         weights: str | Path | None = None,
         device: str | None = None,
     ) -> Heatmaps:
         """A neuron over an image. See query.heatmaps."""
-        return self.heatmaps([(layer, unit)], [image], view, class_, weights=weights, device=device)
+        return self.heatmaps([(layer, unit)], [image], view, class_, scale, weights=weights, device=device)
 
     def heatmaps(
         self,
@@ -71,6 +72,7 @@ class Index(StoredIndex):
         images: Sequence[str | int],
         view: View = "map",
         class_: str | int | None = None,
+        scale: ScaleOf = "neuron",
         *,
         weights: str | Path | None = None,
         device: str | None = None,
@@ -78,15 +80,16 @@ class Index(StoredIndex):
         """Neurons over images, one picture. See query.heatmaps."""
         from .heatmaps.heatmap import heatmaps
 
-        return heatmaps(self, neurons, images, view, class_, weights=weights, device=device)
+        return heatmaps(self, neurons, images, view, class_, scale, weights=weights, device=device)
 
     def class_heatmaps(
         self,
         class_: str | int,
         k: int = 5,
         images: int = 5,
-        by: Ranking | None = None,
         view: View = "map",
+        scale: ScaleOf = "neuron",
+        by: Ranking | None = None,
         *,
         weights: str | Path | None = None,
         device: str | None = None,
@@ -94,4 +97,4 @@ class Index(StoredIndex):
         """A class's k key neurons over its images. See query.class_heatmaps."""
         from .heatmaps.heatmap import class_heatmaps
 
-        return class_heatmaps(self, class_, k, images, by, view, weights=weights, device=device)
+        return class_heatmaps(self, class_, k, images, view, scale, by, weights=weights, device=device)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ...schemas.errors import QueryError
-from ..heatmaps.views import VIEWS, View
+from ..heatmaps.views import SCALES, VIEWS, ScaleOf, View
 from ..index import Index
 from ..lookups.class_images import class_images
 from ..lookups.key_neurons import Ranking, named
@@ -26,6 +26,13 @@ from .output import check_output, save_picture
 @click.option("--neuron", "neurons", multiple=True, metavar="LAYER:UNIT", help="A neuron; may be repeated.")
 @click.option("--image", "images", multiple=True, metavar="ID", help="An image by number or path; may be repeated.")
 @click.option("--view", default="map", show_default=True, type=click.Choice(VIEWS), help="What is shown.")
+@click.option(
+    "--scale",
+    default="neuron",
+    show_default=True,
+    type=click.Choice(SCALES),
+    help="Whose colours: the neuron's, the same on every image, or each image's own.",
+)
 @click.option("--blocky", is_flag=True, help="Patches as squares, not smoothed.")
 @model_options
 @PICTURE
@@ -38,6 +45,7 @@ def heatmap_command(
     neurons: tuple[str, ...],
     images: tuple[str, ...],
     view: View,
+    scale: ScaleOf,
     blocky: bool,
     weights: Path | None,
     device: str | None,
@@ -49,6 +57,7 @@ def heatmap_command(
     vitdex heatmap INDEX --class coin -k 3 -o coin.png
     vitdex heatmap INDEX --neuron blocks.4.mlp.fc1:473 --image coin/003.jpg -o one.png
     vitdex heatmap INDEX --neuron blocks.4.mlp.fc1:473 -o exemplars.png
+    vitdex heatmap INDEX --class coin -k 3 --view post --scale image -o first-study.png
 
     Images are those named, else the class's of which the model is surest, else the neuron's strongest.
     """
@@ -56,7 +65,7 @@ def heatmap_command(
     with Index(index_path) as index:
         columns, note = _columns(index, view, neurons, class_, k, by)
         rows = _rows(index, images, class_, columns, count)
-        shown = index.heatmaps(columns, rows, view, class_, weights=weights, device=device)
+        shown = index.heatmaps(columns, rows, view, class_, scale, weights=weights, device=device)
         save_picture(replace(shown, notes=(*note, *shown.notes)).picture(blocks=blocky), output)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from ..dissect.regions import THRESHOLDS
+from ..dissect.region_rules import THRESHOLDS
+from ..dissect.regions import SHOWS
 from ..dissect.value_sums import MEASURES
 from ..lookups.key_neurons import RANKINGS
 
@@ -76,6 +77,14 @@ ANALYSIS_OPTIONS: dict[str, Callable[[Any], Option]] = {
     "k": lambda default: _option("-k", "k", default, "How many.", type=click.IntRange(1)),
     "layer": lambda default: click.option("--layer", help="Only this layer."),
     "threshold": lambda default: _option("--quantile", "threshold", default, f"Above it is active: {THRESHOLDS}."),
+    "quantile": lambda default: _option("--quantile", "quantile", default, "The neuron's own; above it is active."),
+    "show": lambda default: _option(
+        "--show",
+        "show",
+        default,
+        "In the picture: regions in their neurons' colours, or the image inside the region alone.",
+        type=click.Choice(SHOWS),
+    ),
     "masks": lambda default: click.option(
         "--masks", type=FILE, metavar="DIR", help="Folder of masks that mirrors the image paths."
     ),

@@ -17,13 +17,15 @@ import pandas as pd
 from ...schemas.errors import QueryError
 from ...schemas.progress import Progress
 from ..lookups.key_neurons import Ranking, chosen_ranking
+from ..lookups.neuron import Quantile
 from ..stored.stored_index import StoredIndex
 from .agreement import class_value_agreement, key_value_agreement
 from .classes import activations_of_class, carried_by_first, class_blocks
 from .concepts import neuron_concepts
 from .firing import firing_neurons
 from .masks import Masks, open_masks
-from .regions import TOPS, Threshold, class_focus, class_regions, region_unions, regions_figure
+from .region_rules import Threshold
+from .regions import TOPS, Show, class_focus, class_regions, region_unions, regions_figure
 from .selectivity import selectivity, selectivity_by_block
 from .sharing import class_similarity, own_neurons, shared_neurons
 from .value_sums import Measure, composed_classes, neuron_pairs, neuron_sets
@@ -98,6 +100,7 @@ def _regions(
     weights: Path | None = None,
     device: str | None = None,
     neurons: bool = False,
+    show: Show = "colours",
 ) -> Answer:
     by, shown = chosen_ranking(index, by, class_), _masks_if_any(index, masks, names)
     if neurons:
@@ -106,7 +109,7 @@ def _regions(
         table = region_unions(index, class_, TOPS, by, threshold, shown, weights=weights, device=device)
     return Answer(
         table,
-        lambda: regions_figure(index, class_, TOPS, by, threshold, shown, weights=weights, device=device),
+        lambda: regions_figure(index, class_, TOPS, by, threshold, shown, show=show, weights=weights, device=device),
         _ranked(by),
     )
 
@@ -140,13 +143,13 @@ def _focus(
 
 def _concepts(
     index: StoredIndex,
-    threshold: Threshold = "q99",
+    quantile: Quantile = "q99",
     masks: Path | None = None,
     names: Path | None = None,
     layer: str | None = None,
     progress: Progress | None = None,
 ) -> Answer:
-    table = neuron_concepts(index, open_masks(index, masks, names), threshold, layer, progress=progress)
+    table = neuron_concepts(index, open_masks(index, masks, names), quantile, layer, progress=progress)
 
     def draw() -> Figure:
         from ..drawing.neuron_figures import concepts_figure

@@ -17,7 +17,7 @@ from ...schemas.errors import QueryError
 from ...schemas.progress import Progress, tracked
 from ...schemas.run_spec import LayerSpec, Part
 from ..drawing.upsample import smooth
-from ..lookups.neuron import Quantile, quantiles
+from ..lookups.neuron import QUANTILES, Quantile, quantiles
 from ..model.map_source import MapSource
 from ..stored.stored_index import StoredIndex
 from .masks import Bools, Masks
@@ -72,6 +72,11 @@ def concept_overlaps(
     progress: Progress | None = None,
 ) -> pd.DataFrame:
     """IoU of every neuron with every concept: layer, block, unit, threshold, negative, concept, iou."""
+    if quantile not in QUANTILES:
+        raise QueryError(
+            f"no threshold '{quantile}' here: network dissection is defined by the neuron's own quantile",
+            f"One of {', '.join(QUANTILES)}.",
+        )
     if index.spec.maps not in ("uint8", "float16"):
         raise QueryError("this index does not hold the maps of all images", "Index again with --maps uint8.")
     if layer is not None:

@@ -4,38 +4,37 @@
     region_unions(index, "coin", masks=open_masks(index))    # the top 1, 3, 10 together
     class_focus(index, open_masks(index))                   # every class's first neuron against chance
 
-A neuron's region is its upsampled map above its own quantile (Bau et al. 2017). A quantile below zero is flagged
-(`negative`): such a neuron has no region of its own, so unions leave it out. `energy` is the share of its positive
-activation inside the mask, sum m_p max(a_p, 0) / sum max(a_p, 0) with m_p the mask's cover of patch p; NaN where
-nothing is positive. `pointing`: whether the patch of its maximum lies in the mask (cover above 0.5).
+What a region is, the threshold says: see region_rules. `energy` is the share of a neuron's positive activation inside
+the mask, sum m_p max(a_p, 0) / sum max(a_p, 0) with m_p the mask's cover of patch p; NaN where nothing is positive.
+`pointing`: whether the patch of its maximum lies in the mask (cover above 0.5). Neither depends on the threshold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ...schemas.errors import QueryError
 from ...schemas.progress import Progress, tracked
-from ..drawing.upsample import smooth
 from ..lookups.class_images import class_images
-from ..lookups.key_neurons import Ranking, key_neurons
-from ..lookups.neuron import with_thresholds
+from ..lookups.key_neurons import Ranking, chosen_ranking, key_neurons
 from ..model.map_source import MapSource
 from ..stored.stored_index import StoredIndex
 from .masks import Bools, Masks
+from .region_rules import NOBODY, Threshold, region_rule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Floats = NDArray[np.float32]
-Threshold = Literal["q99", "q995"]
-THRESHOLDS = "q99 or q995, the neuron's own quantiles"
 TOPS = (1, 3, 10)
+Show = Literal["colours", "image"]  # regions in their neurons' colours, or the image inside the region alone
+SHOWS: tuple[Show, ...] = get_args(Show)
 
 
 def class_regions(
@@ -51,18 +50,34 @@ def class_regions(
 ) -> pd.DataFrame:
     """Active regions of a class's k key neurons on its images, one row an image and neuron.
 
-    Columns: image_id, path, the neuron's rank, layer, block, unit, threshold, negative, and cover (share of the
-    image's pixels); with masks also mask_share, iou, energy, pointing (NaN for images without a mask).
-    Maps that are not stored are computed anew (`weights` as in open_model).
-    Raises QueryError where the index has no class scores, no maps and no inputs, or no image of the class.
+    Args:
+        class_: by name, number or WordNet id.
+        k: how many neurons.
+        by: what ranks them, as for key_neurons.
+        threshold: above it is active: 'q99', 'q995' (the neuron's own quantiles) or 'image:P' (the P-th percentile of
+            the pixels of the image's own map, after the nonlinearity and cut at 0).
+        masks: of the objects, for the columns that compare with them.
+        weights, device: as for open_model, where maps are not stored.
+
+    Returns:
+        Columns image_id, path, the neuron's rank, layer, block, unit, threshold, negative (the neuron has no region of
+        its own: never with image:P), and cover (share of the image's pixels); with masks also mask_share, iou, energy,
+        pointing (NaN for images without a mask).
+
+    Raises:
+        QueryError: no class scores, no maps and no inputs, no image of the class, or an unknown threshold.
+
+    Example:
+        >>> class_regions(index, "coin", k=3, threshold="image:80", masks=open_masks(index))
     """
-    neurons = thresholded(index, class_, k, by, threshold)
+    rule = region_rule(MapSource(index, weights, device), threshold)
+    neurons = rule.thresholded(ranked(index, class_, k, by))
     images = class_images(index, class_).sort_values("image_id")
     rows = []
-    for image, maps, top in on_images(index, neurons, images, weights, device):
-        active = active_pixels(index, maps, neurons)
+    for image, maps, top in on_images(rule.reader, neurons, images):
+        limits, active = rule.each(neurons, maps)
         mask = masks.object(image.image_id) if masks else None
-        measured: dict[str, Any] = {"cover": active.mean((1, 2))}
+        measured: dict[str, Any] = {"threshold": limits, "cover": active.mean((1, 2))}
         if masks:
             measured |= inside(maps, top, active, mask)
         rows.append(neurons.assign(image_id=image.image_id, path=image.path, **measured))
@@ -82,21 +97,34 @@ def region_unions(
 ) -> pd.DataFrame:
     """What the regions of a class's first neurons cover together, one row an image and number of neurons.
 
-    Columns: image_id, path, top, neurons (those with a region of their own), cover; with masks also mask_share, iou.
+    Args:
+        class_: by name, number or WordNet id.
+        tops: how many neurons.
+        by, threshold, masks, weights, device: as for class_regions. With a neuron's own quantile the region is the
+            union of the neurons' regions; with 'image:P' their maps (after the nonlinearity, negative values cut to 0)
+            are summed, and the region is the sum above the P-th percentile of its own pixels.
+
+    Returns:
+        Columns image_id, path, top, neurons (those that have a part), cover; with masks also mask_share, iou.
+
+    Raises:
+        QueryError: as class_regions.
+
+    Example:
+        >>> region_unions(index, "coin", threshold="image:80").groupby("top").cover.mean()
     """
-    neurons = thresholded(index, class_, max(tops), by, threshold)
+    rule = region_rule(MapSource(index, weights, device), threshold)
+    neurons = rule.thresholded(ranked(index, class_, max(tops), by))
     images = class_images(index, class_).sort_values("image_id")
     rows = []
-    for image, maps, _ in on_images(index, neurons, images, weights, device):
-        active = active_pixels(index, maps, neurons)
+    for image, maps, _ in on_images(rule.reader, neurons, images):
         mask = masks.object(image.image_id) if masks else None
-        for top in tops:
-            own = ((neurons["rank"] <= top) & ~neurons.negative).to_numpy()
-            union: Bools = np.asarray(active[own].any(0))
-            row = {"image_id": image.image_id, "path": image.path, "top": top, "neurons": own.sum()}
-            row["cover"] = union.mean()
+        for top, owners in zip(tops, rule.together(neurons, maps, tops), strict=True):
+            region = owners != NOBODY
+            row = {"image_id": image.image_id, "path": image.path, "top": top}
+            row |= {"neurons": (~neurons.negative[:top]).sum(), "cover": region.mean()}
             if masks:
-                row |= {"mask_share": np.nan if mask is None else mask.mean(), "iou": iou(union, mask)}
+                row |= {"mask_share": np.nan if mask is None else mask.mean(), "iou": iou(region, mask)}
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -116,26 +144,41 @@ def class_focus(
 ) -> pd.DataFrame:
     """Every class's first key neuron on the class's images, against the mask's share and random neurons of its block.
 
-    Columns: class_id, class, layer, block, unit, threshold, negative, images (those with a mask), iou, energy,
-    no_energy (images on which nothing is positive, which energy leaves out), pointing, mask_share; random_iou,
-    random_energy, random_pointing: means of `random` other units of the layer, drawn by `seed`; exceeds: whether
-    energy is larger than both mask_share and random_energy. layer: each class's first neuron of this layer.
-    Classes without an image with a mask are left out.
+    Args:
+        masks: of the objects. Classes without an image with a mask are left out.
+        by: what ranks neurons, as for key_neurons.
+        threshold: as for class_regions; only iou and random_iou depend on it.
+        layer: each class's first neuron of this layer.
+        random, seed: how many other units of the layer to compare with, and what draws them.
+        weights, device: as for open_model, where maps are not stored.
+
+    Returns:
+        Columns class_id, class, layer, block, unit, threshold (NaN with image:P, where every image has its own),
+        negative, images (those with a mask), iou, energy, no_energy (images on which nothing is positive, which energy
+        leaves out), pointing, mask_share; random_iou, random_energy, random_pointing: means of the random neurons;
+        exceeds: whether energy is larger than both mask_share and random_energy.
+
+    Raises:
+        QueryError: as class_regions.
+
+    Example:
+        >>> class_focus(index, open_masks(index)).exceeds.sum()
     """
+    rule = region_rule(MapSource(index, weights, device), threshold)
     classes = index.sql("SELECT class_id, class FROM classes ORDER BY class_id")
     rows = []
     for class_id, name in tracked(list(classes.itertuples(index=False)), progress):
         images = masks.images[masks.images.class_id == class_id]
         if images.empty:
             continue
-        first = thresholded(index, class_id, 1, by, threshold, layer)
+        first = rule.thresholded(ranked(index, class_id, 1, by, layer))
         home, unit = str(first.layer[0]), int(first.unit[0])
         others = np.delete(np.arange(index.neuron_layer(home, unit).units), unit)
         draw = np.random.default_rng((seed, class_id)).choice(others, min(random, len(others)), replace=False)
-        neurons = with_thresholds(index, pd.DataFrame({"layer": home, "unit": [unit, *draw.tolist()]}), threshold)
+        neurons = rule.thresholded(pd.DataFrame({"layer": home, "unit": [unit, *draw.tolist()]}))
         found: list[dict[str, Floats]] = []
-        for image, maps, top in on_images(index, neurons, images, weights, device):
-            active = active_pixels(index, maps, neurons)
+        for image, maps, top in on_images(rule.reader, neurons, images):
+            _, active = rule.each(neurons, maps)
             found.append(inside(maps, top, active, masks.object(image.image_id)))
         measured = {key: np.array([one[key] for one in found]) for key in ("iou", "energy", "pointing")}
         row = {"class_id": class_id, "class": name, **first.drop(columns="rank").iloc[0], "images": len(images)}
@@ -148,25 +191,15 @@ def class_focus(
     return pd.DataFrame(rows)
 
 
-def thresholded(
-    index: StoredIndex, class_: str | int, k: int, by: Ranking | None, threshold: Threshold, layer: str | None = None
-) -> pd.DataFrame:
-    """A class's key neurons with their thresholds: rank, layer, block, unit, threshold, negative."""
-    ranked = key_neurons(index, class_, k, by, layer)
-    return with_thresholds(index, ranked[["rank", "layer", "block", "unit"]], threshold)
+def ranked(index: StoredIndex, class_: str | int, k: int, by: Ranking | None, layer: str | None = None) -> pd.DataFrame:
+    """A class's key neurons, best first: rank, layer, block, unit."""
+    return key_neurons(index, class_, k, by, layer)[["rank", "layer", "block", "unit"]]
 
 
-def on_images(
-    index: StoredIndex,
-    neurons: pd.DataFrame,
-    images: pd.DataFrame,
-    weights: str | Path | None = None,
-    device: str | None = None,
-) -> Iterator[tuple[Any, Floats, Any]]:
+def on_images(read: MapSource, neurons: pd.DataFrame, images: pd.DataFrame) -> Iterator[tuple[Any, Floats, Any]]:
     """For every image: its row, the neurons' maps [neuron, row, column] and the patch of each maximum [neuron]."""
-    ids = images.image_id.tolist()
+    index, ids = read.index, images.image_id.tolist()
     maps = np.empty((len(ids), len(neurons), *index.spec.grid), np.float32)
-    read = MapSource(index, weights, device)
     top = np.empty((len(ids), len(neurons)), np.int64)
     for layer, rows in neurons.groupby("layer").indices.items():
         units = neurons.unit.iloc[rows].tolist()
@@ -174,13 +207,6 @@ def on_images(
         # the stored patch of the maximum: codes of a byte can tie where values do not
         top[:, rows] = index.reader.rows(f"{layer}/argmax", ids, units)
     yield from zip(images.itertuples(index=False), maps, top, strict=True)
-
-
-def active_pixels(index: StoredIndex, maps: Floats, neurons: pd.DataFrame) -> Bools:
-    """Maps [neuron, row, column] above their neurons' thresholds: bool [neuron, y, x] at the model's input size."""
-    _, height, width = index.spec.preprocessing["input_size"]
-    active: Bools = smooth(maps, height, width) > neurons.threshold.to_numpy()[:, None, None]
-    return active
 
 
 def inside(maps: Floats, top: NDArray[np.int64], active: Bools, mask: Bools | None) -> dict[str, Any]:
@@ -229,21 +255,39 @@ def regions_figure(
     threshold: Threshold = "q99",
     masks: Masks | None = None,
     images: int = 4,
+    show: Show = "colours",
     *,
     weights: str | Path | None = None,
     device: str | None = None,
 ) -> Figure:
     """The regions of a class's first neurons over some of its images, the object's edge in white.
 
-    A row for the images and one for each of `tops`. Raises QueryError without inputs, and as `unions` does.
+    Args:
+        class_, tops, by, threshold, masks, weights, device: as for region_unions, whose regions these are.
+        images: how many, the lowest numbers first.
+        show: 'colours': every pixel of a region in the colour of the neuron that it belongs to: with a neuron's own
+            quantile the best of those active there, with 'image:P' the one that gives most to the sum. 'image': the
+            image itself inside the region, black outside.
+
+    Returns:
+        A row for the images and one for each of `tops`.
+
+    Raises:
+        QueryError: as region_unions, and without inputs.
+
+    Example:
+        >>> regions_figure(index, "coin", threshold="image:80", show="image").savefig("coin.png")
     """
     from ..drawing.region_figure import Regions, draw_regions
 
-    neurons = thresholded(index, class_, max(tops), by, threshold)
+    if show not in SHOWS:
+        raise QueryError(f"regions cannot be shown as '{show}'", f"One of {', '.join(SHOWS)}.")
+    by = chosen_ranking(index, by, class_)
+    rule = region_rule(MapSource(index, weights, device), threshold)
+    neurons = rule.thresholded(ranked(index, class_, max(tops), by))
     shown = class_images(index, class_).sort_values("image_id").head(images)
     pixels = index.inputs(shown.image_id.tolist())
-    found = [
-        (active_pixels(index, maps, neurons), masks.object(image.image_id) if masks else None)
-        for image, maps, _ in on_images(index, neurons, shown, weights, device)
-    ]
-    return draw_regions(Regions(pixels, [active for active, _ in found], [mask for _, mask in found], neurons), tops)
+    owners = [rule.together(neurons, maps, tops) for _, maps, _ in on_images(rule.reader, neurons, shown)]
+    objects = [masks.object(image_id) if masks else None for image_id in shown.image_id]
+    title = f"{index.class_name(class_)}: first neurons by {by},\n{rule.words}"
+    return draw_regions(Regions(pixels, owners, objects, neurons, tops), title, None if show == "image" else rule.owner)

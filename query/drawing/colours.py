@@ -15,16 +15,22 @@ GREY = "#999999"
 class Scale:
     """A colour scale centred on zero: blue runs from 0 to `low`, red from 0 to `high`, each linearly; a side may be 0.
 
-    Values beyond an end have its colour.
+    Where zero lies beyond both ends, the end next to it is the centre. Values beyond an end have its colour.
     """
 
     low: float
     high: float
 
+    @property
+    def centre(self) -> float:
+        """The value without colour: zero, or the end next to it."""
+        return min(max(0.0, self.low), self.high)
+
     def __call__(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Values as positions on the scale: -1 at `low`, 0 at zero, 1 at `high`."""
-        below, above = min(self.low, -1e-30), max(self.high, 1e-30)
-        return np.where(values > 0, values / above, -values / below).clip(-1, 1).astype(np.float32)
+        """Values as positions on the scale: -1 at `low`, 0 at the centre, 1 at `high`."""
+        off = values - np.float32(self.centre)
+        below, above = min(self.low - self.centre, -1e-30), max(self.high - self.centre, 1e-30)
+        return np.where(off > 0, off / above, -off / below).clip(-1, 1).astype(np.float32)
 
 
 def symmetric(largest: float) -> Scale:

@@ -34,7 +34,7 @@ _PAPER = 235  # the grey behind a legend
 
 
 def overlay(image: NDArray[np.uint8], values: NDArray[np.float32], scale: Scale) -> NDArray[np.uint8]:
-    """Values [y, x] in colour over an image [y, x, channel] in pale grey: uint8. Zero shows the image alone."""
+    """Values [y, x] in colour over an image [y, x, channel] in pale grey: uint8. The scale's centre shows it alone."""
     grey = image @ np.array([0.299, 0.587, 0.114])
     return _blend(255 - (255 - grey) * _PALE, scale(values))
 
@@ -49,15 +49,16 @@ def _blend(grey: NDArray[np.floating], position: NDArray[np.float32]) -> NDArray
 def draw_legend(canvas: Image.Image, x: int, y: int, width: int, scale: Scale, size: int) -> None:
     """Draw a colour bar with the values at its ends and at zero; the text is `size` high, the whole 3 times that."""
     draw = ImageDraw.Draw(canvas)
-    if scale.low == scale.high == 0:
-        draw.text((x + width / 2, y), "exactly 0 everywhere", font=font(size), fill="black", anchor="mt")
+    if scale.low == scale.high:
+        text = f"exactly {number(scale.low)} everywhere"
+        draw.text((x + width / 2, y), text, font=font(size), fill="black", anchor="mt")
         return
-    left, right = (-1 if scale.low < 0 else 0), (1 if scale.high > 0 else 0)
+    left, right = (-1 if scale.low < scale.centre else 0), (1 if scale.high > scale.centre else 0)
     height = size
     position = np.linspace(left, right, width, dtype=np.float32)[None].repeat(height, 0)
     canvas.paste(Image.fromarray(_blend(np.full(position.shape, float(_PAPER)), position)), (x, y))
     draw.rectangle([x, y, x + width - 1, y + height - 1], outline="#888888")
-    ends = {left: scale.low, 0: 0.0, right: scale.high}
+    ends = {0: 0.0, left: scale.low, right: scale.high}
     for place, value in ends.items():
         at = x + (place - left) / (right - left) * (width - 1)
         anchor = {left: "lt", right: "rt"}.get(place, "mt")

@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 
 def number(value: float) -> str:
-    """A value for a legend: three figures, a true minus sign."""
-    return f"{value:.3g}".replace("-", "−")
+    """A value for a legend: three figures, a true minus sign, none before zero."""
+    return f"{value + 0.0:.3g}".replace("-", "−")
 
 
 @cache

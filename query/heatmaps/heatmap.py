@@ -22,7 +22,7 @@ from ..lookups.key_neurons import Ranking, key_neurons, named, needs_head
 from ..model.map_source import MapSource
 from ..stored.names import Neuron, NeuronLike
 from ..stored.stored_index import StoredIndex
-from .views import OF_A_CLASS, VIEWS, View, compute
+from .views import OF_A_CLASS, SCALES, VIEWS, ScaleOf, View, compute, image_scales
 
 
 def heatmaps(
@@ -31,18 +31,36 @@ def heatmaps(
     images: Sequence[int | str],
     view: View = "map",
     class_: str | int | None = None,
+    scale: ScaleOf = "neuron",
     *,
     weights: str | Path | None = None,
     device: str | None = None,
 ) -> Heatmaps:
-    """A view of every neuron on every image; docs/heatmaps.md defines the views.
+    """A view of every neuron on every image.
 
-    class_: the class that the views of OF_A_CLASS ask about; by default the one that the model predicts. The view
-    'logit-gradient' is of no neuron and has one column. Raises QueryError for unknown names, unreadable images, and
-    where the index lacks what the view needs: inputs, a head.
+    Args:
+        neurons: columns of the picture. The view 'logit-gradient' is of no neuron and has one column.
+        images: its rows, by number or path.
+        view: what is shown; docs/heatmaps.md defines the views.
+        class_: the class that the views of OF_A_CLASS ask about; by default the one that the model predicts.
+        scale: 'neuron': one colour scale a neuron, the same on every image; 'image': each image's own, from the
+            smallest to the largest value of its map (docs/heatmaps.md says what it is for the other views).
+        weights, device: as for open_model, where a model must run.
+
+    Returns:
+        values float32 [image, neuron, rows, columns], their colour scales, and the picture.
+
+    Raises:
+        QueryError: an unknown name, an unreadable image, or an index without what the view needs: inputs, a head,
+            a nonlinearity behind the layer.
+
+    Example:
+        >>> heatmaps(index, ["blocks.4.mlp.fc1:473"], [83], view="post", scale="image").picture()
     """
     if view not in VIEWS:
         raise QueryError(f"no view '{view}'", f"One of {', '.join(VIEWS)}.")
+    if scale not in SCALES:
+        raise QueryError(f"no scale '{scale}'", f"One of {', '.join(SCALES)}.")
     if not images or not (neurons or view == "logit-gradient"):
         raise QueryError("nothing to show", "Name at least one neuron and one image.")
     columns = [Neuron.of(neuron) for neuron in neurons]
@@ -54,7 +72,11 @@ def heatmaps(
     shown = compute(MapSource(index, weights, device), view, columns, ids, class_id, name)
     titles = [str(neuron) for neuron in columns] if view != "logit-gradient" else [f"logit of {name}"]
     headings = tuple(_heading(*row) for row in rows[["image_id", "path", "label", "answer"]].itertuples(index=False))
-    return Heatmaps(shown.values, index.inputs(ids), shown.scales, shown.title, headings, tuple(titles), shown.notes)
+    found = Heatmaps(shown.values, index.inputs(ids), shown.scales, shown.title, headings, tuple(titles), shown.notes)
+    if scale == "neuron":
+        return found
+    own, note = image_scales(shown.values, view)
+    return replace(found, scales=(), image_scales=own, notes=(*shown.notes, note))
 
 
 def class_heatmaps(
@@ -62,16 +84,33 @@ def class_heatmaps(
     class_: str | int,
     k: int = 5,
     images: int = 5,
-    by: Ranking | None = None,
     view: View = "map",
+    scale: ScaleOf = "neuron",
+    by: Ranking | None = None,
     *,
     weights: str | Path | None = None,
     device: str | None = None,
 ) -> Heatmaps:
-    """A class's k key neurons (see key_neurons) on its images of class_images. Raises QueryError as heatmaps."""
+    """A class's key neurons on its images of which the model is surest.
+
+    Args:
+        class_: by name, number or WordNet id.
+        k: how many neurons; images: how many images.
+        view, scale, weights, device: as for heatmaps; views of a class show this one.
+        by: what ranks the neurons, as for key_neurons.
+
+    Returns:
+        values float32 [image, neuron, rows, columns], their colour scales, and the picture.
+
+    Raises:
+        QueryError: as heatmaps, key_neurons and class_images.
+
+    Example:
+        >>> class_heatmaps(index, "coin", k=3, view="post", scale="image").picture()
+    """
     ranked = key_neurons(index, class_, k, by)
     rows = class_images(index, class_, images).image_id.tolist()
-    shown = heatmaps(index, named(ranked), rows, view, class_, weights=weights, device=device)
+    shown = heatmaps(index, named(ranked), rows, view, class_, scale, weights=weights, device=device)
     note = f"Key neurons of {index.class_name(class_)}, by {ranked.attrs['by']}."
     return replace(shown, notes=(note, *shown.notes))
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import erf
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...schemas.errors import QueryError
 from ..drawing.colours import Scale, symmetric
 from ..drawing.text import number
 from ..lookups.neuron import needs_value_vectors, quantiles
@@ -22,8 +22,12 @@ from ..stored.names import Neuron
 Values = NDArray[np.float32]
 
 OF_A_CLASS = ("logit-gradient", "grad-times-activation", "contribution")
-View = Literal["map", "neuron-gradient", "logit-gradient", "grad-times-activation", "contribution"]
+SIGNED = ("grad-times-activation", "contribution")
+BY_PIXEL = ("neuron-gradient", "logit-gradient")
+View = Literal["map", "post", "neuron-gradient", "logit-gradient", "grad-times-activation", "contribution"]
 VIEWS: tuple[View, ...] = get_args(View)
+ScaleOf = Literal["neuron", "image"]  # whose colour scale: one a neuron, or one an image and neuron
+SCALES: tuple[ScaleOf, ...] = get_args(ScaleOf)
 
 GRADIENT_END = 0.995  # quantile of the shown pixels where the scale of a gradient ends: single pixels stand far out
 
@@ -44,6 +48,8 @@ def compute(
     """A view of neurons on readable images. `class_id` and its `name` count only for the views of OF_A_CLASS."""
     if view == "map":
         return _maps(reader, neurons, ids)
+    if view == "post":
+        return _activations(reader, neurons, ids)
     if view == "contribution":
         return _contributions(reader, neurons, ids, class_id, name)
     if view == "grad-times-activation":
@@ -51,9 +57,45 @@ def compute(
     return _pixel_gradients(reader, view, neurons, ids, class_id, name)
 
 
+def image_scales(values: Values, view: View) -> tuple[tuple[tuple[Scale, ...], ...], str]:
+    """Every image's own scale for every column [image][column], of the shape that the view's scales have; what it is.
+
+    Maps run from the image's smallest to its largest value. Where zero must stay in the middle: ± its largest value.
+    """
+    if view in BY_PIXEL:
+        high = np.quantile(values, GRADIENT_END, axis=(2, 3))
+        low, what = np.zeros_like(high), f"from 0 to the {GRADIENT_END} quantile of each image's own pixels"
+    elif view in SIGNED:
+        high = np.abs(values).max((2, 3))
+        low, what = -high, "± each image's own largest value"
+    else:
+        low, high, what = values.min((2, 3)), values.max((2, 3)), "each image's own minimum to maximum"
+    scales = tuple(tuple(map(Scale, *ends)) for ends in zip(low.tolist(), high.tolist(), strict=True))
+    return scales, f"Colours: {what}; they cannot be compared between images."
+
+
 def _maps(reader: MapSource, neurons: Sequence[Neuron], ids: list[int]) -> Shown:
     scales = tuple(Scale(min(low, 0.0), max(high, 0.0)) for low, high in _quantiles(reader, neurons))
     return Shown(_values(reader, neurons, ids), scales, f"Activation on the patches, before {_act(reader)}")
+
+
+def _activations(reader: MapSource, neurons: Sequence[Neuron], ids: list[int]) -> Shown:
+    """max(act(a), 0). The scale ends at the neuron's own q999, or at its largest value where that is not positive."""
+    for layer, unit in neurons:
+        if reader.index.neuron_layer(layer, unit).kind != "hidden":
+            raise QueryError(
+                f"{layer} holds coordinates of the stream: no nonlinearity follows it",
+                "Name an fc1 layer, or take --view map.",
+            )
+    values, scales = _values(reader, neurons, ids), []
+    for column, (layer, unit) in enumerate(neurons):
+        values[:, column] = np.maximum(reader.activated(layer, values[:, column]), 0)
+        q999 = _quantiles(reader, [Neuron(layer, unit)])[0][1]
+        end = reader.activated(layer, np.array([q999], np.float32))[0]
+        largest = end if q999 > 0 else reader.index.exemplars(layer, unit, k=1).post[0]
+        scales.append(Scale(0.0, max(float(largest), 0.0)))
+    title = f"Activation on the patches, after {_act(reader)}, negative values cut to 0"
+    return Shown(values, tuple(scales), title)
 
 
 def _contributions(reader: MapSource, neurons: Sequence[Neuron], ids: list[int], class_id: int, name: str) -> Shown:
@@ -62,8 +104,8 @@ def _contributions(reader: MapSource, neurons: Sequence[Neuron], ids: list[int],
     scales = []
     for column, (layer, unit) in enumerate(neurons):
         score = _score(reader, layer, unit, class_id)
-        ends = _activated(reader, layer, np.array(_quantiles(reader, [Neuron(layer, unit)])[0], np.float32))
-        values[:, column] = score * _activated(reader, layer, values[:, column])
+        ends = reader.activated(layer, np.array(_quantiles(reader, [Neuron(layer, unit)])[0], np.float32))
+        values[:, column] = score * reader.activated(layer, values[:, column])
         scales.append(symmetric(abs(score) * float(np.abs(ends).max())))
     notes = ("A lens: the raw score of the value vector, no share of the logit.",)
     return Shown(
@@ -138,17 +180,6 @@ def _score(reader: MapSource, layer: str, unit: int, class_id: int) -> float:
     needs_value_vectors(reader.index, layer)
     query = "SELECT score FROM class_scores WHERE class_id = ? AND layer = ? AND unit = ?"
     return float(reader.index.look_up(query, [class_id, layer, unit]).score[0])
-
-
-def _activated(reader: MapSource, layer: str, values: Values) -> Values:
-    """Values after the model's nonlinearity; only one other than GELU needs the model."""
-    if reader.index.spec.activation != "GELU":
-        from ..model.gradients import activate
-
-        return activate(reader.live, layer, values)
-    phi = np.array([erf(v / 2**0.5) for v in values.ravel().tolist()]).reshape(values.shape)
-    activated: Values = (values * (1 + phi) / 2).astype(np.float32)
-    return activated
 
 
 def _act(reader: MapSource) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from math import erf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,16 @@ class MapSource:
         if spec.maps == "exemplars":
             return self._exemplar_maps(layer, units, ids)
         return stored_maps(index.reader, spec, layer, units, ids).reshape(len(ids), len(units), *spec.grid)
+
+    def activated(self, layer: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Values of an fc1 layer after the model's own nonlinearity; only one other than GELU needs the model."""
+        if self.index.spec.activation != "GELU":
+            from .gradients import activate
+
+            return activate(self.live, layer, values)
+        phi = np.array([erf(v / 2**0.5) for v in values.ravel().tolist()]).reshape(values.shape)
+        after: NDArray[np.float32] = (values * (1 + phi) / 2).astype(np.float32)
+        return after
 
     def _exemplar_maps(self, layer: str, units: list[int], ids: list[int]) -> NDArray[np.float32]:
         """The stored maps of top exemplars, and the model's for all other pairs of image and neuron."""
