@@ -11,9 +11,9 @@ from vitdex.query.commands.main import cli
 
 HEAD = """# Commands
 
-`vitdex VERB INDEX ...`: what is read is INDEX, what is made is OUT. `-o FILE` writes to a file, whose suffix decides between a
-picture and a table; `--format`, or `--csv` and `--json` for short, is the form of the answer on the terminal. `vitdex --debug VERB ...`
-shows a traceback with an error, and every command has `--help`.
+`vitdex VERB INDEX ...`: what is read is INDEX, what is made is OUT. `-o FILE` writes to a file, whose suffix decides
+between a picture and a table; `--format`, or `--csv` and `--json` for short, is the form of the answer on the terminal.
+`vitdex --debug VERB ...` shows a traceback with an error, and every command has `--help`.
 
 Exit status: 0 all is well; 1 `vitdex verify` found something; 2 an error, said in one line; 130 stopped by Ctrl-C.
 """

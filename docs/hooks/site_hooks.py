@@ -1,4 +1,4 @@
-"""What MkDocs calls: pages that are not files of docs/ (see the modules beside this one), and a last look at the site."""
+"""What MkDocs calls: pages that are not files of docs/ (made by the modules beside this one), and a last look."""
 
 from __future__ import annotations
 
