@@ -73,8 +73,8 @@ def by_tokens(
         progress: told layers done, and all layers.
 
     Returns:
-        Columns layer, block, tokens ('cls', 'patches' or 'all'; registers only in 'all'), n, agreement (a share), chance
-        (that two sets of five drawn from the layer's units meet).
+        Columns layer, block, tokens ('cls', 'patches' or 'all'; registers only in 'all'), n, agreement (a share),
+        chance (that two sets of five drawn from the layer's units meet).
 
     Raises:
         QueryError: no head, or no image with a class.

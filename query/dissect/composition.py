@@ -42,10 +42,10 @@ def composition(
         progress: told batches of images done, and all batches.
 
     Returns:
-        Columns layer, block, tokens ('cls', 'patches', 'all'), n, match, compositional, identifiability. match: a token's
-        share where the top class of head(norm(fc2 output)), biases included, is the top class of one of its five largest
-        neurons by itself (by raw score); compositional = 1 - match. identifiability: the mean of 1 - rank / classes, with
-        the rank (from 0) of the image's class in head(norm(x)), x the token after the block.
+        Columns layer, block, tokens ('cls', 'patches', 'all'), n, match, compositional, identifiability. match: a
+        token's share where the top class of head(norm(fc2 output)), biases included, is the top class of one of its
+        five largest neurons by itself (by raw score); compositional = 1 - match. identifiability: the mean of 1 - rank
+        / classes, with the rank (from 0) of the image's class in head(norm(x)), x the token after the block.
 
     Raises:
         QueryError: no head, labels or inputs. ModelError: other weights than those of the index.

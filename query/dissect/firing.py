@@ -20,10 +20,10 @@ def firing_neurons(
         layer: only this layer.
 
     Returns:
-        Columns layer, block, unit, tokens (on how many it is among the five), first (on how many the largest), class (what
-        its value vector says loudest, by score), and for the image's own class: score, rank_in_unit (the class among the
-        neuron's classes), rank_in_layer (the neuron among the layer's for the class). Most tokens first within a block.
-        The class columns are missing without a head, or for an image without a class.
+        Columns layer, block, unit, tokens (on how many it is among the five), first (on how many the largest), class
+        (what its value vector says loudest, by score), and for the image's own class: score, rank_in_unit (the class
+        among the neuron's classes), rank_in_layer (the neuron among the layer's for the class). Most tokens first
+        within a block. The class columns are missing without a head, or for an image without a class.
 
     Raises:
         QueryError: an unknown image, patch or layer, or an unreadable image.

@@ -114,7 +114,8 @@ def open_masks(index: StoredIndex, folder: str | Path | None = None, names: str 
     """The masks in a folder; without one, those of the packaged sample where the index was made from its images.
 
     Args:
-        folder: mirrors the image paths: bird/000.jpg has FOLDER/bird/000.png (or .tif, .bmp), of the upright image's size.
+        folder: mirrors the image paths: bird/000.jpg has FOLDER/bird/000.png (or .tif, .bmp), of the upright image's
+            size.
         names: a text file, one concept a line for the values from 1 on (only the first word counts).
 
     Returns:

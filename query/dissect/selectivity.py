@@ -14,9 +14,9 @@ def selectivity(index: StoredIndex, layer: str | None = None) -> pd.DataFrame:
         layer: only neurons of this layer.
 
     Returns:
-        Columns layer, block, unit, auroc (largest over the classes, of class against rest by the image maximum), class (its
-        class), worst_auroc and worst_class (the smallest), positive_share (of patches with a > 0), dead (no value above 0 on
-        any token), no_region (its q99 is negative). The AUROC are NULL where no image has a class.
+        Columns layer, block, unit, auroc (largest over the classes, of class against rest by the image maximum), class
+        (its class), worst_auroc and worst_class (the smallest), positive_share (of patches with a > 0), dead (no value
+        above 0 on any token), no_region (its q99 is negative). The AUROC are NULL where no image has a class.
 
     Raises:
         QueryError: an unknown layer.

@@ -69,8 +69,8 @@ def class_similarity(index: StoredIndex, measure: str = "post_mean") -> pd.DataF
         measure: a column of class_activations: 'mean_max', 'mean', 'post_mean' or 'cls_post_mean'.
 
     Returns:
-        Columns class_a, class_b, head (cosine of the two rows of E), activation (cosine of the classes' mean `measure` over
-        all neurons, each neuron centred and scaled over the classes).
+        Columns class_a, class_b, head (cosine of the two rows of E), activation (cosine of the classes' mean `measure`
+        over all neurons, each neuron centred and scaled over the classes).
 
     Raises:
         QueryError: no head, another measure, or labelled images of fewer than two classes.

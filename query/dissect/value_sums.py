@@ -38,9 +38,9 @@ def neuron_pairs(
         k: how many pairs.
 
     Returns:
-        Columns rank, layer_a, unit_a, layer_b, unit_b, a and b (`by` of each alone), sum (of their summed value vectors),
-        gain (sum minus the better alone), over_twice (sum minus twice the better vector: what the other's direction adds,
-        beyond a longer vector).
+        Columns rank, layer_a, unit_a, layer_b, unit_b, a and b (`by` of each alone), sum (of their summed value
+        vectors), gain (sum minus the better alone), over_twice (sum minus twice the better vector: what the other's
+        direction adds, beyond a longer vector).
 
     Raises:
         QueryError: no head, an unknown class or measure.
@@ -82,8 +82,8 @@ def neuron_sets(
         starts: how many sets.
 
     Returns:
-        One row a set and step: set, size, layer, unit (the neuron that joins; the pair's two have size 1 and 2), value (of
-        the sum so far), by_score (of the sum of as many neurons with the largest scores, for comparison).
+        One row a set and step: set, size, layer, unit (the neuron that joins; the pair's two have size 1 and 2), value
+        (of the sum so far), by_score (of the sum of as many neurons with the largest scores, for comparison).
 
     Raises:
         QueryError: no head, an unknown class or measure.
@@ -132,8 +132,8 @@ def composed_classes(
         progress: told classes done, and all classes.
 
     Returns:
-        Columns class_id, class, layer_a, unit_a, class_a, layer_b, unit_b, class_b, a, b, sum (of `by`), pairs (how many
-        pairs of other classes sum to this one). Classes that no such pair sums to have 0 pairs and no names.
+        Columns class_id, class, layer_a, unit_a, class_a, layer_b, unit_b, class_b, a, b, sum (of `by`), pairs (how
+        many pairs of other classes sum to this one). Classes that no such pair sums to have 0 pairs and no names.
 
     Raises:
         QueryError: no head, or an unknown measure.

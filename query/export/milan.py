@@ -73,8 +73,8 @@ def export_milan(
 ) -> MilanPlan:
     """Write the k top exemplars of neurons as a data set for MILAN, to ROOT/LAYER.
 
-    Exemplars are the index's own (largest patch, distinct images, best first). A mask is where the map, upsampled with zeros
-    around it, exceeds the unit's 0.99 quantile.
+    Exemplars are the index's own (largest patch, distinct images, best first). A mask is where the map, upsampled with
+    zeros around it, exceeds the unit's 0.99 quantile.
 
     Args:
         root: a folder; what stands in it must be other layers of the same k and size.

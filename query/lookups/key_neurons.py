@@ -155,8 +155,8 @@ def first_neurons(index: StoredIndex, k: int = 1, by: Ranking | None = None) -> 
         by: as in key_neurons.
 
     Returns:
-        Columns of the view key_neurons, with rank and value (of `by`), by class and rank; `attrs["by"]` names the ranking.
-        Classes without a value of `by` have no rows.
+        Columns of the view key_neurons, with rank and value (of `by`), by class and rank; `attrs["by"]` names the
+        ranking. Classes without a value of `by` have no rows.
 
     Raises:
         QueryError: no head, an unknown ranking, or nothing that is ranked by it.
