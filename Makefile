@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO ?= sample.vitdex
 BENCH ?= bench
 
-.PHONY: demo test soak lint bench clean
+.PHONY: demo test soak lint docs bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vitdex index $(DEMO) --sample --overwrite
@@ -20,6 +20,10 @@ lint: $(VENV)/.developing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.developing
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "The pages are in site/: open site/index.html"
 
 bench: $(VENV)/.developing
 	$(BIN)/python benchmarks/lanes.py --record $(BENCH)
