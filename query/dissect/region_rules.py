@@ -43,7 +43,7 @@ def region_rule(reader: MapSource, threshold: Threshold) -> RegionRule:
     for quantile in get_args(OwnQuantile):
         if threshold == quantile:
             return AboveOwnQuantile(reader, quantile)
-    kind, _, text = threshold.partition(":")
+    kind, _, text = str(threshold).partition(":")
     try:
         percent = float(text)
     except ValueError:

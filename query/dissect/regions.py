@@ -289,5 +289,5 @@ def regions_figure(
     pixels = index.inputs(shown.image_id.tolist())
     owners = [rule.together(neurons, maps, tops) for _, maps, _ in on_images(rule.reader, neurons, shown)]
     objects = [masks.object(image_id) if masks else None for image_id in shown.image_id]
-    title = f"{index.class_name(class_)}: first neurons by {by},\n{rule.words}"
+    title = f"{index.class_name(class_)}: first neurons by {by}, {rule.words}"
     return draw_regions(Regions(pixels, owners, objects, neurons, tops), title, None if show == "image" else rule.owner)

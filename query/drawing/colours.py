@@ -28,7 +28,8 @@ class Scale:
 
     def __call__(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Values as positions on the scale: -1 at `low`, 0 at the centre, 1 at `high`."""
-        off = values - np.float32(self.centre)
+        # an end next to zero has no colour, and neither has what rounding leaves beyond it
+        off = values.clip(self.low, self.high) - np.float32(self.centre) if self.centre else values
         below, above = min(self.low - self.centre, -1e-30), max(self.high - self.centre, 1e-30)
         return np.where(off > 0, off / above, -off / below).clip(-1, 1).astype(np.float32)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -37,8 +38,8 @@ def draw_regions(regions: Regions, title: str, colours: str | None) -> Figure:
     colours: which neuron a pixel has its colour of, in words. None: the image inside the region and black outside.
     """
     count, draw = len(regions.pixels), image_inside if colours is None else coloured
-    figure = Figure(figsize=(1.5 * count + 1.6, 1.55 * (len(regions.tops) + 1) + 0.7), layout="constrained", dpi=75)
-    figure.suptitle(title, fontsize=9)
+    figure = Figure(figsize=(1.5 * count + 1.8, 1.55 * (len(regions.tops) + 1) + 0.7), layout="constrained", dpi=75)
+    figure.suptitle(fill(title, 24 * count), x=0.01, ha="left", fontsize=9)
     axes = figure.subplots(len(regions.tops) + 1, count, squeeze=False)
     for column, (bytes_, owners, mask) in enumerate(zip(regions.pixels, regions.owners, regions.masks, strict=True)):
         pixels = bytes_.astype(np.float32) / np.float32(255)
