@@ -7,7 +7,7 @@ BENCH ?= bench
 FLOORS ?= .venv-floors
 FLOORS_PYTHON ?= python3.11
 
-.PHONY: demo test soak lint floors bench clean
+.PHONY: demo test soak lint docs floors bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vitdex index $(DEMO) --sample --overwrite
@@ -26,6 +26,10 @@ lint: $(VENV)/.developing
 # The suite with the lowest version of everything that pyproject allows.
 floors: $(FLOORS)/.installed
 	$(FLOORS)/bin/python -m pytest
+
+docs: $(VENV)/.developing
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "The pages are in site/: open site/index.html"
 
 bench: $(VENV)/.developing
 	$(BIN)/python benchmarks/lanes.py --record $(BENCH)

@@ -1,11 +1,11 @@
 """Compare the parts of recipes for generated images on the packaged sample's model; judge the default on all classes.
 
     vitdex index sample.vitdex --sample
-    python benchmarks/recipes.py sample.vitdex --classes 4                 # the table of docs/generate.md
-    python benchmarks/recipes.py sample.vitdex --evaluate docs/pictures/generate_classes.png
+    python benchmarks/recipes.py sample.vitdex --classes 4 --by score      # docs/findings/generated-images.md
+    python benchmarks/recipes.py sample.vitdex --by score --evaluate docs/pictures/generate_classes.png
     python benchmarks/recipes.py dino.vitdex --neurons 8 --weights dino.safetensors --pictures made
 
-Writes nothing into the index. Every row: the top neuron of each class, two images each, seed 0.
+Writes nothing into the index. Every row: the first key neuron of each class, two images each, seed 0.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vitdex.query.generate.optimise import optimise
 from vitdex.query.generate.recipes import RECIPES, Recipe
 from vitdex.query.generate.target import Target
 from vitdex.query.index import Index
-from vitdex.query.lookups.key_neurons import key_neurons, named
+from vitdex.query.lookups.key_neurons import RANKINGS, Ranking, key_neurons, named
 from vitdex.query.model.live_model import LiveModel, open_model
 from vitdex.query.stored.names import Neuron
 
@@ -63,9 +63,11 @@ def fine_energy(pixels: NDArray[np.uint8]) -> tuple[float, float]:
     return float((fine / power.sum((1, 2)).clip(1e-12)).mean()), float(np.sqrt(fine).mean())
 
 
-def trial(live: LiveModel, class_id: int, recipe: Recipe, post: bool, images: int) -> dict[str, float]:
-    """One class's top neuron: means over the images."""
-    target = Target(tuple(named(key_neurons(live.index, class_id, k=1, by="score"))), class_id)
+def trial(
+    live: LiveModel, class_id: int, recipe: Recipe, post: bool, images: int, by: Ranking | None
+) -> dict[str, float]:
+    """One class's first key neuron: means over the images."""
+    target = Target(tuple(named(key_neurons(live.index, class_id, 1, by))), class_id)
     objective = replace(target, post=post).objective(live, seed=0)
     *_, shot = optimise(live, objective, recipe, images, 0, diverse_in=target.neurons[0].layer)
     rows = judge(live, target, shot.pixels)
@@ -109,6 +111,7 @@ def main() -> None:
     parser.add_argument("--evaluate", type=Path, help="Judge the default on every class; where the figure goes.")
     parser.add_argument("--neurons", type=int, help="Judge the default on so many neurons of the last four blocks.")
     parser.add_argument("--pictures", type=Path, help="A folder for their images.")
+    parser.add_argument("--by", choices=RANKINGS, help="Ranks key neurons; by default as vitdex does.")
     parser.add_argument("--weights", type=Path)
     asked = parser.parse_args()
     with Index(asked.index) as index:
@@ -118,21 +121,21 @@ def main() -> None:
             return
         chosen = np.linspace(0, index.spec.classes - 1, min(asked.classes, index.spec.classes)).round().astype(int)
         if asked.evaluate:
-            evaluate(live, asked.evaluate)
+            evaluate(live, asked.evaluate, asked.by)
             return
         print("real images: fine share {:.3f}, fine rms {:.3f}".format(*fine_energy(index.arrays["inputs"][::8])))
         for name, (recipe, post) in PARTS.items():
             made = replace(recipe, snapshots=(asked.steps,))
-            mean = pd.DataFrame([trial(live, int(c), made, post, images=2) for c in chosen]).mean()
+            mean = pd.DataFrame([trial(live, int(c), made, post, 2, asked.by) for c in chosen]).mean()
             print(f"| {name} | " + " | ".join(f"{mean[c]:.3g}" for c in SHOWN) + " |", flush=True)
 
 
-def evaluate(live: LiveModel, output: Path) -> None:
+def evaluate(live: LiveModel, output: Path, by: Ranking | None) -> None:
     """Every class by the default recipe and steps: a table on standard output, a figure."""
     names = live.index.sql("SELECT class FROM classes ORDER BY class_id")["class"]
     rows = []
     for class_id, name in enumerate(names):
-        rows.append(row := trial(live, class_id, RECIPES["default"], False, images=2))
+        rows.append(row := trial(live, class_id, RECIPES["default"], False, 2, by))
         print(f"| {name} | " + " | ".join(f"{row[c]:.3g}" for c in [*SHOWN, "named", "percentile"]) + " |", flush=True)
     table = pd.DataFrame(rows, index=names)
     figure = Figure(figsize=(7.2, 3.4), layout="constrained")

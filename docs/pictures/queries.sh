@@ -1,5 +1,5 @@
 #!/bin/sh
-# The pictures of docs/queries.md from an index of the packaged sample: sh docs/pictures/queries.sh sample.vitdex
+# The pictures of docs/how-to/look-ups.md from an index of the packaged sample: sh docs/pictures/queries.sh sample.vitdex
 set -eu
 out=$1
 to=$(dirname "$0")

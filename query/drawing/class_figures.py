@@ -26,9 +26,9 @@ def blocks_figure(blocks: pd.DataFrame, carried: pd.DataFrame, by: str) -> Figur
     width = 0.8 / len(share.columns)
     for i, top in enumerate(share.columns):
         place = np.arange(len(share)) + (i - (len(share.columns) - 1) / 2) * width
-        left.bar(place, share[top], width, color=COLOURS[i], label=f"top {top}")
+        left.bar(place, share[top], width, color=COLOURS[i], label=f"top {top} by {by}")
     left.set_xticks(range(len(share)), share.index)
-    left.set(xlabel="block", ylabel=f"share of the classes' top neurons by {by}")
+    left.set(xlabel="block", ylabel="share of the classes' top neurons")
     left.legend(frameon=False)
     for _, one in carried.groupby("class_id"):
         right.plot(one["rank"], one.of_first, color=GREY, lw=0.6, alpha=0.5)

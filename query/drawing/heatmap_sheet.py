@@ -24,7 +24,7 @@ class Heatmaps:
 
     values: float32 [image, neuron, rows, columns], on patches or, for gradients by pixel, on pixels.
     images: uint8 [image, y, x, channel], what the model saw.
-    scales: one a neuron; empty where image_scales [image][neuron] are each image's own.
+    scales: one a neuron; empty where image_scales (by image, then neuron) are each image's own.
     """
 
     values: NDArray[np.float32]

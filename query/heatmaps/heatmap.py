@@ -41,10 +41,10 @@ def neuron_heatmaps(
     Args:
         neurons: columns of the picture. The view 'logit-gradient' is of no neuron and has one column.
         images: its rows, by number or path.
-        view: what is shown; docs/heatmaps.md defines the views.
+        view: what is shown; docs/concepts/views.md defines the views.
         class_: the class that the views of OF_A_CLASS ask about; by default the one that the model predicts.
         scale: 'neuron': one colour scale a neuron, the same on every image; 'image': each image's own, from the
-            smallest to the largest value of its map (docs/heatmaps.md says what it is for the other views).
+            smallest to the largest value of its map (docs/concepts/views.md says what it is for the other views).
         weights, device: as for open_model, where a model must run.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The values, scales and captions of every view of neurons on images; docs/heatmaps.md defines them.
+"""The values, scales and captions of every view of neurons on images; docs/concepts/views.md defines them.
 
 Maps and the contribution lens come from stored maps; the gradient views run the model.
 """
