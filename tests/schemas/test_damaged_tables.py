@@ -6,7 +6,7 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,10 @@ DOORS: dict[str, Callable[[Index, Path], Any]] = {
     "rows": lambda index, _: [index.tables.rows(f"FROM {t}", []) for t in ("exemplars", "class_scores")],
     "export_tables": lambda index, out: export_tables(index, out),
 }
-# Each was wrong in some version of DuckDB: its checksum, its four letters, its version number, either header of the
-# content, the first bytes and the middle of blocks, their last byte.
-FLIPPED = (0, 8, 12, 2000, 4096, 4096 + 40, 8192 + 8, HEADERS, HEADERS + 8, HEADERS + BLOCK // 2, HEADERS + BLOCK - 1)
+# Of the file's header: checksum, four letters, version number, the rest; then of both headers of the content.
+IN_HEADERS = (0, 8, 12, 2000, 4096, 4096 + 40, 8192 + 8)
+# The first block makes opening fail, the others make queries fail; the last hold rows of no table's beginning.
+BLOCKS = {"first": slice(0, 1), "all but the first": slice(1, None), "last": slice(-8, None)}
 
 
 @pytest.fixture
@@ -48,13 +49,25 @@ def is_damaged_through(door: str, folder: Path, out: Path) -> None:
         DOORS[door](index, out)
 
 
-@pytest.mark.parametrize("at", FLIPPED)
-def test_a_flipped_byte(at: int, copy: Path, tmp_path: Path) -> None:
-    database = copy / "index.duckdb"
-    content = bytearray(database.read_bytes())
-    for place in [at] if at < HEADERS else range(at, len(content), BLOCK):  # the same of every block
-        content[place] ^= 0x55
-    database.write_bytes(content)
+def flip(file: Path, places: Iterable[int]) -> None:
+    content = bytearray(file.read_bytes())
+    for at in places:
+        content[at] ^= 0x55
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("at", IN_HEADERS)
+def test_a_flipped_byte_in_the_headers(at: int, copy: Path, tmp_path: Path) -> None:
+    flip(copy / "index.duckdb", [at])
+    for door in DOORS:
+        is_damaged_through(door, copy, tmp_path / "out")
+
+
+@pytest.mark.parametrize("blocks", BLOCKS)
+@pytest.mark.parametrize("at", [0, 8, BLOCK // 2, BLOCK - 1])
+def test_a_flipped_byte_in_blocks(at: int, blocks: str, copy: Path, tmp_path: Path) -> None:
+    places = range(HEADERS + at, (copy / "index.duckdb").stat().st_size, BLOCK)
+    flip(copy / "index.duckdb", places[BLOCKS[blocks]])
     for door in DOORS:
         is_damaged_through(door, copy, tmp_path / "out")
 
