@@ -28,7 +28,9 @@ def test_every_public_name_has_its_place(room: str) -> None:
 def test_names_are_read_from_the_list_and_the_imports(tmp_path: Path) -> None:
     init = tmp_path / "query" / "__init__.py"
     init.parent.mkdir()
-    init.write_text("from ..schemas.integrity import verify\nfrom .atlas.serve import serve as show\n__all__ = ['show']\n")
+    init.write_text(
+        "from ..schemas.integrity import verify\nfrom .atlas.serve import serve as show\n__all__ = ['show']\n"
+    )
     assert public_names(init) == {"show": "vitdex.query.atlas.serve"}
     init.write_text("__all__ = ['missing']\n")
     with pytest.raises(KeyError, match="missing"):
