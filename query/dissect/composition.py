@@ -66,7 +66,7 @@ def composition(
     known = {s.name: np.zeros(index.spec.tokens) for s in hidden}
     for start in tracked(range(0, len(ids), IMAGES_AT_ONCE), progress):
         some = ids[start : start + IMAGES_AT_ONCE]
-        truth = torch.from_numpy(classes[start : start + IMAGES_AT_ONCE]).to(live.device)
+        truth = torch.tensor(classes[start : start + IMAGES_AT_ONCE], device=live.device)
         with recording(_modules(live, [s.name for s in hidden])) as kept:
             live(live.pixels(some.tolist()), [])
         for layer in hidden:
