@@ -4,8 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= sample.vitdex
 BENCH ?= bench
+FLOORS ?= .venv-floors
+FLOORS_PYTHON ?= python3.11
 
-.PHONY: demo test soak lint docs bench clean
+.PHONY: demo test soak lint docs floors bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vitdex index $(DEMO) --sample --overwrite
@@ -21,6 +23,10 @@ lint: $(VENV)/.developing
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The suite with the lowest version of everything that pyproject allows.
+floors: $(FLOORS)/.installed
+	$(FLOORS)/bin/python -m pytest
+
 docs: $(VENV)/.developing
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "The pages are in site/: open site/index.html"
@@ -32,11 +38,11 @@ bench: $(VENV)/.developing
 	$(BIN)/python benchmarks/writer.py --record $(BENCH)
 	$(BIN)/python benchmarks/precision.py --record $(BENCH)
 	$(BIN)/python benchmarks/scale.py --record $(BENCH)
-	$(BIN)/python benchmarks/queries.py $(BENCH)
+	$(BIN)/python benchmarks/queries.py --record $(BENCH)
 	$(BIN)/python benchmarks/report.py $(BENCH)
 
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(FLOORS) $(DEMO)
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -46,4 +52,11 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.developing: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+$(FLOORS)/.installed: pyproject.toml .ci/floors.py
+	$(FLOORS_PYTHON) -m venv $(FLOORS)
+	$(FLOORS)/bin/python .ci/floors.py > $(FLOORS)/constraints.txt
+	$(FLOORS)/bin/python -m pip install --quiet --upgrade pip
+	$(FLOORS)/bin/python -m pip install --quiet --constraint $(FLOORS)/constraints.txt --editable ".[test]"
 	touch $@

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import vitdex.indexer  # noqa: F401 - before torch, for how its idle threads wait
 
@@ -24,20 +23,22 @@ import numpy as np
 import torch
 from record import Figure, record
 from throughput import prepared
+from vitdex.data.images.preprocess import mean_and_std, normalise
 from vitdex.indexer.memory import keep_freed_memory
 from vitdex.indexer.plan import Plan, default_workers, make_plan
-from vitdex.indexer.run.capture import DTYPES, Capture, normalise
+from vitdex.indexer.run.capture import DTYPES, Capture
 from vitdex.indexer.run.feed import feed
 from vitdex.indexer.run.part_runner import fresh_statistics
 from vitdex.indexer.run.part_writer import PartBuffer
 from vitdex.schemas.array_specs import arrays
+from vitdex.schemas.run_spec import Precision
 from vitdex.schemas.storage.atomic_files import write_file
 
 TIMES = 7
 COUNT = 384  # images; of fewer, the largest values themselves would be kept, which a large run does not
 
 
-def medians(runs: Sequence[Callable[[], Any]], images: int, device: str) -> list[float]:
+def medians(runs: Sequence[Callable[[], object]], images: int, device: str) -> list[float]:
     """Milliseconds an image of each, turn by turn."""
     seconds: list[list[float]] = [[] for _ in runs]
     for turn in range(TIMES + 1):  # the first one warms up
@@ -56,10 +57,10 @@ def lanes(plan: Plan, workers: int, place: Path) -> dict[str, float]:
     spec, device = plan.spec, plan.spec.device
     start = time.perf_counter()
     batches = list(feed(plan.source, spec.preprocessing, spec.parts, spec.batch_size, workers))
-    found = {"decode": 1000 * (time.perf_counter() - start) / spec.images}
+    cost = {"decode": 1000 * (time.perf_counter() - start) / spec.images}
     batch = batches[0]
     count, rows = len(batch.ids), np.arange(len(batch.ids))
-    mean, std = (torch.tensor(spec.preprocessing[k], device=device).view(3, 1, 1) for k in ("mean", "std"))
+    mean, std = mean_and_std(spec.preprocessing, device)
 
     def forward() -> None:
         precision = DTYPES[spec.precision]
@@ -72,8 +73,8 @@ def lanes(plan: Plan, workers: int, place: Path) -> dict[str, float]:
         with capture:  # its hooks are there for this one alone
             return capture(batch.pixels, batch.ids)
 
-    found["forward"], both = medians((forward, captured), count, device)
-    found["reduce"] = both - found["forward"]
+    cost["forward"], both = medians((forward, captured), count, device)
+    cost["reduce"] = both - cost["forward"]
     arrays_of_batch = captured()
     buffer = PartBuffer([a for a in arrays(spec).values() if a.by_part])
 
@@ -84,9 +85,9 @@ def lanes(plan: Plan, workers: int, place: Path) -> dict[str, float]:
     def write() -> None:
         buffer.store(0, lambda path, content: write_file(place / path, content))
 
-    (found["copy"],) = medians((copy,), count, device)
-    (found["write"],) = medians((write,), spec.part_images, device)
-    return found
+    (cost["copy"],) = medians((copy,), count, device)
+    (cost["write"],) = medians((write,), spec.part_images, device)
+    return cost
 
 
 @click.command()
@@ -112,12 +113,13 @@ def main(
     with tempfile.TemporaryDirectory(dir=folder) as place:
         root = Path(place)
         request = replace(prepared(root, model, images, COUNT), device=device, batch_size=batch_size)
-        for precision in ("float32", "bfloat16"):
+        precisions: tuple[Precision, ...] = ("float32", "bfloat16")
+        for precision in precisions:
             plan = make_plan(replace(request, precision=precision))
             plan = replace(plan, spec=replace(plan.spec, counted_patches=16))  # as in a run over 50,000 images
-            found = lanes(plan, workers, root)
-            figures += [Figure(f"{lane}, {precision}", value, "ms an image") for lane, value in found.items()]
-            shown = ", ".join(f"{lane} {value:.2f}" for lane, value in found.items())
+            cost = lanes(plan, workers, root)
+            figures += [Figure(f"{lane}, {precision}", value, "ms an image") for lane, value in cost.items()]
+            shown = ", ".join(f"{lane} {value:.2f}" for lane, value in cost.items())
             click.echo(f"{model}, {precision}, {workers} workers, ms an image: {shown}")
     record(out, "lanes", figures)
 

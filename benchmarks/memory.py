@@ -3,7 +3,7 @@
 python benchmarks/memory.py --images DIR --count 2000
 
 Asked: at most 2.5 parts, and no growth. After a minute a state is packed for the first time, which takes its memory; so
-growth is the second half of a run against the first, both behind the first minute.
+growth is the second half of a run against the first, both after the first minute.
 """
 
 from __future__ import annotations

@@ -33,11 +33,10 @@ from vitdex.query.export.milan_masks import milan_masks
 from vitdex.query.index import Index
 from vitdex.query.model.exact_thresholds import exact_thresholds, live_maps
 from vitdex.query.model.live_model import BATCH, LiveModel, open_model
-from vitdex.query.stored.maps import by_part
 from vitdex.schemas.array_specs import ArraySpec, arrays
 from vitdex.schemas.layout import Layout
 from vitdex.schemas.manifest import seal_manifest
-from vitdex.schemas.run_spec import LayerSpec, RunSpec
+from vitdex.schemas.run_spec import LayerSpec, Preprocessing, RunSpec
 from vitdex.schemas.storage.atomic_files import write_file
 
 LAYER, K, SIZE = "blocks.0.mlp.fc1", 15, 224
@@ -64,7 +63,7 @@ def sparse_shard(path: Path, spec: ArraySpec, cells: dict[int, bytes], checked: 
 
 def synthetic(root: Path, like: RunSpec, images: int, units: int) -> None:
     """An index of uint8 maps at scale that holds just what an export reads; exemplars uniformly random."""
-    size = {**like.preprocessing, "input_size": [3, SIZE, SIZE]}
+    size: Preprocessing = {**like.preprocessing, "input_size": [3, SIZE, SIZE]}
     layer = LayerSpec(LAYER, 0, "hidden", units)
     spec = replace(
         like, images=images, part_images=256, grid=(14, 14), preprocessing=size, layers=(layer,), maps="uint8"
@@ -79,7 +78,8 @@ def synthetic(root: Path, like: RunSpec, images: int, units: int) -> None:
     peaks = random.integers(0, spec.patches, ids.shape)
     inputs, maps = declared["inputs"], declared[f"{LAYER}/map"]
     pixels = SIZE * SIZE * 3
-    for part, (rows, ranks) in by_part(ids, spec.part_images):
+    for part in np.unique(ids // spec.part_images).tolist():
+        rows, ranks = np.nonzero(ids // spec.part_images == part)
         chosen = ids[rows, ranks] % spec.part_images
         whole = {int(i) * inputs.chunk_bytes: NOISE[i * 100 : i * 100 + pixels].tobytes() for i in np.unique(chosen)}
         sparse_shard(root / inputs.file(part, 0, 0, 0), inputs, whole, checked=True)
@@ -105,7 +105,7 @@ def synthetic(root: Path, like: RunSpec, images: int, units: int) -> None:
 
 
 def plain_write(folder: Path, lengths: list[int]) -> None:
-    """As many bytes, in as many files, one behind another, flushed to the disk."""
+    """As many bytes, in as many files, one after another, flushed to the disk."""
     folder.mkdir()
     for number, length in enumerate(lengths):
         with (folder / str(number)).open("wb") as file:
@@ -133,7 +133,7 @@ def speed(folder: Path | None, like: str, images: int, units: int, turns: int) -
             plain = time.perf_counter() - start
             shutil.rmtree(out)
             start = time.perf_counter()
-            words = ["milan", "export", str(root), str(out), "--layer", LAYER]
+            words = ["export", "milan", str(root), str(out), "--layer", LAYER]
             # in a process of its own, for its memory
             subprocess.run(
                 [sys.executable, "-c", "from vitdex.query.commands.main import main; main()", *words], check=True

@@ -20,6 +20,7 @@ from record import Figure, record
 from vitdex.indexer.build import Quiet, build
 from vitdex.indexer.plan import Request, sample_request
 from vitdex.query.index import Index
+from vitdex.schemas.run_spec import Precision
 
 K = 15
 SHARES = (0.5, 0.99)
@@ -37,17 +38,17 @@ def top_images(index: Index, layer: str) -> NDArray[np.int64]:
 
 def compare(index: Index, exact: Index) -> dict[str, float]:
     """Means over the layers of an index against the one in float32."""
-    found: dict[str, list[float]] = {name: [] for name in ("agreement", "first", *map(str, SHARES))}
+    of_layers: dict[str, list[float]] = {name: [] for name in ("agreement", "first", *map(str, SHARES))}
     for layer in exact.spec.layers:
         ours, theirs = top_images(index, layer.name), top_images(exact, layer.name)
-        found["agreement"].append(float((ours[:, :, None] == theirs[:, None]).any(2).mean()))
-        found["first"].append(float((ours[:, 0] == theirs[:, 0]).mean()))
+        of_layers["agreement"].append(float((ours[:, :, None] == theirs[:, None]).any(2).mean()))
+        of_layers["first"].append(float((ours[:, 0] == theirs[:, 0]).mean()))
         one, other = (np.asarray(i.arrays[f"{layer.name}/map"], np.float32) for i in (index, exact))
         spread = np.maximum(other.max(2) - other.min(2), np.finfo(np.float32).tiny)
         errors = np.quantile(np.abs(one - other).max(2) / spread, SHARES)  # of a map: its worst patch
         for share, error in zip(SHARES, errors, strict=True):
-            found[str(share)].append(float(error))
-    return {name: float(np.mean(values)) for name, values in found.items()}
+            of_layers[str(share)].append(float(error))
+    return {name: float(np.mean(values)) for name, values in of_layers.items()}
 
 
 @click.command()
@@ -66,12 +67,13 @@ def main(model: str | None, weights: Path | None, images: str | None, limit: int
         exact = Index(build(replace(request, out=root / "float32"), Quiet()))
         print("| precision | of the top 15 the same | same first image | error of a map, median | of 99% |")
         print("|---|---|---|---|---|")
-        for precision in ("bfloat16", "float16"):
+        cheaper: tuple[Precision, ...] = ("bfloat16", "float16")
+        for precision in cheaper:
             with Index(build(replace(request, out=root / precision, precision=precision), Quiet())) as index:
-                found = compare(index, exact)
-            figures.append(Figure(f"top 15 in {precision} the same as in float32", found["agreement"]))
-            figures.append(Figure(f"median error of maps in {precision}, of their range", found["0.5"]))
-            shown = f"{found['agreement']:.1%} | {found['first']:.1%} | {found['0.5']:.2%} | {found['0.99']:.2%}"
+                mean = compare(index, exact)
+            figures.append(Figure(f"top 15 in {precision} the same as in float32", mean["agreement"]))
+            figures.append(Figure(f"median error of maps in {precision}, of their range", mean["0.5"]))
+            shown = f"{mean['agreement']:.1%} | {mean['first']:.1%} | {mean['0.5']:.2%} | {mean['0.99']:.2%}"
             print(f"| {precision} | {shown} |", flush=True)
         exact.close()
     record(out, "precision", figures)

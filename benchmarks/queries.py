@@ -1,6 +1,6 @@
 """Stored look-ups at the scale of ImageNet's validation set through ViT-B/16: warm medians against what was asked.
 
-python benchmarks/queries.py [FOLDER FOR JSON]
+python benchmarks/queries.py --record bench
 
 The index is synthetic: random values in the order and the encoding in which an index holds them, and only the files
 that the questions read.
@@ -11,14 +11,13 @@ from __future__ import annotations
 import json
 import resource
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
+import click
 import duckdb
 import numpy as np
 from record import HEADER, Figure, own_bytes, record
@@ -42,11 +41,20 @@ SCANNED = 2048  # images of the scan without an index: 2.5 GB of maps of one lay
 def run_spec() -> RunSpec:
     """A ViT-B/16 over 50,000 images, as its index would say."""
     return RunSpec(
-        **dict.fromkeys(("weights_sha256", "head_sha256", "class_names", "source", "images_sha256", "device"), ""),
         model="synthetic",
         model_args={},
+        weights_sha256="",
         head="model",
-        preprocessing={"input_size": [3, 224, 224]},
+        head_sha256="",
+        class_names="",
+        preprocessing={
+            "input_size": [3, 224, 224],
+            "interpolation": "bicubic",
+            "mean": [0.5] * 3,
+            "std": [0.5] * 3,
+            "crop_pct": 0.9,
+            "crop_mode": "center",
+        },
         activation="GELU",
         layers=tuple(LayerSpec(f"blocks.{b}.mlp.fc1", b, "hidden", UNITS) for b in range(BLOCKS)),
         grid=(14, 14),
@@ -58,9 +66,12 @@ def run_spec() -> RunSpec:
         precision="float32",
         tf32=False,
         compiled=False,
+        device="",
         maps="uint8",
         inputs=False,
+        source="",
         images=IMAGES,
+        images_sha256="",
         batch_size=64,
         part_images=256,
         counted_patches=16,
@@ -71,7 +82,7 @@ def write(root: Path, spec: ArraySpec, *file: int) -> None:
     """One file of an array, of random values."""
     random, shape = np.random.default_rng(len(spec.path)), (spec.chunks_per_file, *spec.chunks)
     raw = np.zeros(spec.file_bytes, np.uint8)
-    writer._chunks(raw, spec)[...] = (
+    writer.chunk_values(raw, spec)[...] = (
         random.integers(0, 256, shape, np.uint8) if spec.dtype == "uint8" else random.standard_normal(shape, np.float32)
     )
     path = root / spec.file(*file)
@@ -127,7 +138,7 @@ def make(root: Path) -> None:
     layout.manifest.write_bytes(seal_manifest({"run": json.loads(json.dumps(spec.to_json())), "files": {}}))
 
 
-def questions(index: Index) -> list[tuple[str, float | None, Callable[[], Any]]]:
+def questions(index: Index) -> list[tuple[str, float | None, Callable[[], object]]]:
     """What is asked, the milliseconds it may take (None: nothing was asked), and how."""
     random = np.random.default_rng(0)
     few, many = ([(LAYER, int(u)) for u in random.choice(UNITS, n, replace=False)] for n in (3, 300))
@@ -149,7 +160,7 @@ def questions(index: Index) -> list[tuple[str, float | None, Callable[[], Any]]]
     ]
 
 
-def scan(folder: Path) -> Callable[[], Any]:
+def scan(folder: Path) -> Callable[[], object]:
     """A neuron's top 15 without an index: NumPy over its maps in a memory-mapped file of float16."""
     random, spec = np.random.default_rng(0), run_spec()
     maps = np.lib.format.open_memmap(folder / "maps.npy", "w+", np.float16, (SCANNED, UNITS, spec.patches))
@@ -158,7 +169,7 @@ def scan(folder: Path) -> Callable[[], Any]:
     return lambda: np.argsort(maps[:, 1234].max(1))[:-16:-1]
 
 
-def median(ask: Callable[[], Any]) -> float:
+def median(ask: Callable[[], object]) -> float:
     """Milliseconds of a question that has been asked before."""
     ask()
     seconds = []
@@ -169,9 +180,12 @@ def median(ask: Callable[[], Any]) -> float:
     return statistics.median(seconds) * 1000
 
 
-def main() -> None:
+@click.command()
+@click.option("--folder", "where", type=click.Path(path_type=Path), help="On the disk to be measured.")
+@click.option("--record", "out", type=click.Path(path_type=Path), help="Also write the figures into this folder.")
+def main(where: Path | None, out: Path | None) -> None:
     """Make the index in a temporary folder, ask, print."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=where) as folder:
         make(Path(folder))
         before = own_bytes() / 1e9
         print(HEADER)
@@ -183,10 +197,10 @@ def main() -> None:
         peer = f"exemplars of a neuron by a NumPy scan of {SCANNED:,} images' maps, not {IMAGES:,}"
         figures.append(Figure(peer, median(scan(Path(folder))), "ms"))
         print(figures[-1].line, flush=True)
-        print(f"\nmemory of its own: {before:.2f} GB before the questions, {own_bytes() / 1e9:.2f} GB behind them")
+        print(f"\nmemory of its own: {before:.2f} GB before the questions, {own_bytes() / 1e9:.2f} GB after them")
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(f"peak with mapped files and the making of the index: {peak:.2f} GB")
-        record(Path(sys.argv[1]) if len(sys.argv) > 1 else None, "queries", figures)
+        record(out, "queries", figures)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def record(folder: Path | None, name: str, figures: list[Figure]) -> None:
 def recorded(folder: Path) -> dict[str, list[Figure]]:
     """The figures of every benchmark that has written into the folder."""
     files = sorted(folder.glob("*.json"))
-    return {file.stem: [Figure(**found) for found in json.loads(file.read_text())] for file in files}
+    return {file.stem: [Figure(**figure) for figure in json.loads(file.read_text())] for file in files}
 
 
 def own_bytes() -> int:

@@ -46,16 +46,16 @@ def draw(figures: list[Figure], output: Path) -> None:
 @click.argument("folder", type=click.Path(path_type=Path, exists=True))
 def main(folder: Path) -> None:
     """The table on standard output; report.json and report.png in the folder above."""
-    found = recorded(folder)
+    by_benchmark = recorded(folder)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads"
     machine = {"date": date.today().isoformat(), "device": device, "processor": platform.processor() or "unknown"}
     print(f"{machine['date']}, {machine['device']}, torch {torch.__version__}\n\n{HEADER}")
-    for figures in found.values():
+    for figures in by_benchmark.values():
         for figure in figures:
             print(figure.line)
-    content = {"machine": machine} | {name: [asdict(f) for f in figures] for name, figures in found.items()}
+    content = {"machine": machine} | {name: [asdict(f) for f in figures] for name, figures in by_benchmark.items()}
     folder.with_suffix(".json").write_text(json.dumps(content, indent=1))
-    asked = [figure for figures in found.values() for figure in figures if figure.asked is not None]
+    asked = [figure for figures in by_benchmark.values() for figure in figures if figure.asked is not None]
     if asked:
         draw(asked, folder.with_suffix(".png"))
 

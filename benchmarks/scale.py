@@ -3,7 +3,7 @@
 python benchmarks/scale.py --images 50000 --model vit_base_patch16_224 --folder /scratch
 
 One layer's summaries are made and linked into every layer, so that what is read fits the page cache, as it does where
-layers are finished behind one another. Everything else is what a run does: neuron-major maxima, exemplars, means,
+layers are finished one after another. Everything else is what a run does: neuron-major maxima, exemplars, means,
 AUROC, scores, ranks, the database with its checkpoint and flush.
 """
 
@@ -30,6 +30,7 @@ from vitdex.indexer.tables import build_tables as tables
 from vitdex.indexer.tables.filled_index import Finish
 from vitdex.indexer.tables.whole_arrays import write_by_neuron
 from vitdex.schemas.array_specs import arrays
+from vitdex.schemas.facts import ImageFacts
 from vitdex.schemas.layout import Layout
 from vitdex.schemas.run_spec import RunSpec
 
@@ -111,8 +112,8 @@ def main(images: int, model: str, folder: Path | None, out: Path | None) -> None
         names = plan.names
         assert names is not None
         classes = len(names.names)
-        records = [{"path": f"{i}.jpg", "label": names.names[i * classes // images]} for i in range(images)]
-        finish = Finish(layout, spec, plan.anatomy, plan.head, names, counted(spec), records)
+        every = [ImageFacts(f"{i}.jpg", names.names[i * classes // images]) for i in range(images)]
+        finish = Finish(layout, spec, plan.anatomy, plan.head, names, counted(spec), every)
         click.echo(f"{images:,} images, {spec.neurons:,} neurons, {classes:,} classes; {own():.2f} GB before")
         most, steps = own(), {}
 

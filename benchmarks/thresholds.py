@@ -6,21 +6,20 @@ python benchmarks/thresholds.py --model vit_small_patch14_dinov2 --img-size 224 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from vitdex.data.images.preprocess import mean_and_std, normalise
 from vitdex.data.images.sources import open_source
 from vitdex.data.models.anatomy import Anatomy
 from vitdex.data.models.load import Loaded, load_model
 from vitdex.data.models.probe import dissect
-from vitdex.indexer.run.capture import normalise
 from vitdex.indexer.run.feed import feed
 from vitdex.indexer.statistics.threshold_counts import (
     EXACT_VALUES,
@@ -58,8 +57,8 @@ def head(title: str) -> None:
     click.echo(f"{'way':<30}  {'values':>9}{cells}")
 
 
-def join(found: Sequence[Agreement]) -> Agreement:
-    return Agreement(np.concatenate([a.error for a in found]), np.concatenate([a.iou for a in found]))
+def join(agreements: Sequence[Agreement]) -> Agreement:
+    return Agreement(np.concatenate([a.error for a in agreements]), np.concatenate([a.iou for a in agreements]))
 
 
 def judge(ascending: NDArray[np.float32], estimated: NDArray[np.float32]) -> Agreement:
@@ -80,7 +79,7 @@ def estimate(values: Tensor, tail: int = 0) -> NDArray[np.float32]:
     """Thresholds [neuron, share] by the package's own statistics from values [neuron, image, patch]."""
     layer = LayerSpec("layer", 0, "hidden", len(values))
     statistics = Statistics([layer], tail, "cpu")
-    for batch in values.split(64, 1):
+    for batch in torch.split(values, 64, 1):
         statistics.add(layer.name, batch.reshape(len(values), -1))
     return statistics.quantiles(layer.name, SHARES)
 
@@ -113,7 +112,7 @@ def activations(
     raw: dict[str, Tensor] = {}
     for layer in anatomy.layers:
         layer.fc1.register_forward_hook(lambda m, args, out, name=layer.name: raw.__setitem__(name, out))
-    mean, std = (torch.tensor(loaded.preprocessing[k]).view(3, 1, 1) for k in ("mean", "std"))
+    mean, std = mean_and_std(loaded.preprocessing, "cpu")
     forward, counting, at = 0.0, {"16 patches of an image": 0.0, "all patches": 0.0}, 0
     for batch in feed(source, loaded.preprocessing, [Part(0, 0, count)], BATCH, 0):
         pixels = normalise(batch.pixels, mean, std)
@@ -142,29 +141,30 @@ def count_batch(statistics: Statistics, maps: dict[str, Tensor], ids: list[int],
 
 
 def real(loaded: Loaded, images: str, limit: int, blocks: Sequence[int]) -> None:
-    anatomy = dissect(loaded.model, tuple(loaded.preprocessing["input_size"][1:]))
+    _, height, width = loaded.preprocessing["input_size"]
+    anatomy = dissect(loaded.model, (height, width))
     values, forward, counting = activations(loaded, anatomy, images, limit, blocks)
     _, count, grid = values[blocks[0]].shape
     click.echo(f"{count} images, {grid} patches, blocks {list(blocks)} of {len(anatomy.layers)}, {anatomy.units} units")
     click.echo(f"forward {forward:.1f} s")
     for name, seconds in counting.items():
         click.echo(f"counting {name}, all layers: {seconds:.1f} s, {seconds / forward:.1%} of the forward passes")
-    found: dict[tuple[str, int], list[Agreement]] = {}
+    by_way: dict[tuple[str, int], list[Agreement]] = {}
     small = EXACT_VALUES // grid
     for block_values in values.values():
         ascending = block_values.flatten(1).sort(1).values.numpy()
-        found.setdefault(("bins, every patch", count * grid), []).append(judge(ascending, estimate(block_values)))
+        by_way.setdefault(("bins, every patch", count * grid), []).append(judge(ascending, estimate(block_values)))
         for k in (k for k in (4, 16, 64) if k < grid):
             for name, choose in ((f"{k} patches of every image", by_patches), ("whole images", by_images)):
-                some = choose(block_values, k)
-                found.setdefault((name, some[0].numel()), []).append(judge(ascending, estimate(some)))
+                chosen = choose(block_values, k)
+                by_way.setdefault((name, chosen[0].numel()), []).append(judge(ascending, estimate(chosen)))
         del ascending
         first = block_values[:, :small]
         tail = tail_length(first.shape[1], grid)
         exact = first.flatten(1).sort(1).values.numpy()
-        found.setdefault(("small set, exact tail", exact.shape[1]), []).append(judge(exact, estimate(first, tail)))
+        by_way.setdefault(("small set, exact tail", exact.shape[1]), []).append(judge(exact, estimate(first, tail)))
     head("real activations")
-    for (name, number), agreements in found.items():
+    for (name, number), agreements in by_way.items():
         click.echo(join(agreements).line(name, number))
 
 
@@ -174,7 +174,7 @@ def draw(neuron: int, images: int, patches: int) -> Tensor:
     alike = (0.1, 0.3, 0.5, 0.7)[neuron // 3 % 4]  # correlation of two patches of an image
     x = torch.randn(images, patches, generator=random).mul_((1 - alike) ** 0.5)
     x += torch.randn(images, 1, generator=random) * alike**0.5
-    shapes: tuple[Any, ...] = (lambda v: v - 1.5, torch.exp_, lambda v: v.mul_(2).sinh_())
+    shapes: tuple[Callable[[Tensor], Tensor], ...] = (lambda v: v - 1.5, torch.exp_, lambda v: v.mul_(2).sinh_())
     return shapes[neuron % 3](x)[None]
 
 

@@ -16,7 +16,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 import vitdex.indexer  # noqa: F401 - before torch, for how its idle threads wait
 
@@ -28,15 +28,22 @@ import torch
 from PIL import Image, ImageFilter
 from record import Figure, record
 from safetensors.torch import save_file
+from vitdex.data.images.preprocess import mean_and_std, normalise
 from vitdex.indexer.build import fill
 from vitdex.indexer.ledger import Ledger
 from vitdex.indexer.plan import Plan, Request, default_workers, make_plan
-from vitdex.indexer.run.capture import DTYPES, normalise
+from vitdex.indexer.run.capture import DTYPES
 from vitdex.indexer.run.feed import feed
 from vitdex.indexer.run.part_runner import fresh_statistics
 from vitdex.schemas.layout import Layout
+from vitdex.schemas.run_spec import Maps, Precision
 
-ASKED = {("float32", "none"): 0.93, ("bfloat16", "none"): 0.90, ("float32", "uint8"): 0.86, ("bfloat16", "uint8"): 0.79}
+ASKED: dict[tuple[Precision, Maps], float] = {
+    ("float32", "none"): 0.93,
+    ("bfloat16", "none"): 0.90,
+    ("float32", "uint8"): 0.86,
+    ("bfloat16", "uint8"): 0.79,
+}
 
 
 def jpegs(folder: Path, count: int) -> None:
@@ -70,7 +77,7 @@ def plain_loop(plan: Plan, workers: int) -> Lanes:
     """Decode and forward, nothing kept."""
     spec, model, lanes = plan.spec, plan.anatomy.model, Lanes()
     device = torch.device(spec.device)
-    mean, std = (torch.tensor(spec.preprocessing[k], device=device).view(3, 1, 1) for k in ("mean", "std"))
+    mean, std = mean_and_std(spec.preprocessing, device)
     start = time.perf_counter()
     for batch in feed(plan.source, spec.preprocessing, spec.parts, spec.batch_size, workers):
         before = time.perf_counter()
@@ -100,8 +107,8 @@ def indexing(plan: Plan, workers: int, root: Path) -> float:
 class Row:
     """One way to index beside the plain loop."""
 
-    precision: str
-    maps: str
+    precision: Precision
+    maps: Maps
     plain: list[float] = field(default_factory=list)
     index: list[float] = field(default_factory=list)
 
@@ -127,8 +134,17 @@ class Row:
 @click.option("--batch-size", default=32, show_default=True)
 @click.option("--workers", default=default_workers(), show_default=True)
 @click.option("--device", default="cpu", show_default=True)
-@click.option("--precision", "precisions", multiple=True, default=["float32", "bfloat16"], show_default=True)
-@click.option("--maps", "kinds", multiple=True, default=["none", "uint8"], show_default=True)
+@click.option(
+    "--precision",
+    "precisions",
+    type=click.Choice(get_args(Precision)),
+    multiple=True,
+    default=["float32", "bfloat16"],
+    show_default=True,
+)
+@click.option(
+    "--maps", "kinds", type=click.Choice(get_args(Maps)), multiple=True, default=["none", "uint8"], show_default=True
+)
 @click.option("--counted", type=int, help="Patches of an image that are counted; 16 in a run over 50,000 images.")
 @click.option("--folder", type=click.Path(path_type=Path), help="On the disk to be measured.")
 @click.option("--record", "out", type=click.Path(path_type=Path), help="Also write the figures into this folder.")
@@ -140,8 +156,8 @@ def main(
     batch_size: int,
     workers: int,
     device: str,
-    precisions: tuple[Any, ...],
-    kinds: tuple[Any, ...],
+    precisions: tuple[Precision, ...],
+    kinds: tuple[Maps, ...],
     counted: int | None,
     folder: Path | None,
     out: Path | None,
@@ -151,7 +167,8 @@ def main(
         root = Path(place)
         request = prepared(root, model, images, count)
         request = replace(request, device=device, batch_size=batch_size, workers=workers)
-        rows, lanes = [], Lanes()
+        rows: list[Row] = []
+        lanes = Lanes()
         for precision in precisions:
             plans = {maps: make_plan(replace(request, precision=precision, maps=maps)) for maps in kinds}
             if counted:
@@ -162,10 +179,10 @@ def main(
                 little = replace(plan.spec, images=batch_size, part_images=batch_size)
                 indexing(replace(plan, spec=little), workers, root / "out")
             for _ in range(turns):
-                found = plain_loop(next(iter(plans.values())), workers)
-                lanes.total, lanes.forward = lanes.total + found.total, lanes.forward + found.forward
+                plain = plain_loop(next(iter(plans.values())), workers)
+                lanes.total, lanes.forward = lanes.total + plain.total, lanes.forward + plain.forward
                 for maps, row in of_maps.items():
-                    row.plain.append(found.total)
+                    row.plain.append(plain.total)
                     row.index.append(indexing(plans[maps], workers, root / "out"))
         plan = plans[kinds[-1]]
         threads = torch.get_num_threads()

@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -86,7 +85,7 @@ def by_tensorstore(folder: Path, specs: list[ArraySpec], values: Values) -> None
 
     for spec in specs:
         store = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(folder / spec.path)}}
-        inner: dict[str, Any] = {"chunk_shape": list(spec.chunks), "codecs": [{"name": "bytes"}, {"name": "crc32c"}]}
+        inner = {"chunk_shape": list(spec.chunks), "codecs": [{"name": "bytes"}, {"name": "crc32c"}]}
         metadata = {
             "shape": list(spec.shape),
             "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(spec.file_shape)}},
@@ -130,11 +129,11 @@ def main(folder: Path | None, layers: int, turns: int, out: Path | None) -> None
                 shutil.rmtree(place, ignore_errors=True)
     print(f"{size / 1e9:.2f} GB of maps, {layers} files, {turns} turns\n\n| way | MB/s, median | lowest | highest |")
     print("|---|---|---|---|")
-    for name, found in speeds.items():
-        print(f"| {name} | {statistics.median(found):.0f} | {min(found):.0f} | {max(found):.0f} |")
+    for name, measured in speeds.items():
+        print(f"| {name} | {statistics.median(measured):.0f} | {min(measured):.0f} | {max(measured):.0f} |")
     ratio = statistics.median(o / r for o, r in zip(speeds["vitdex"], speeds["raw sequential write"], strict=True))
     print(f"\nvitdex / raw sequential write, median turn: {ratio:.2f}")
-    figures = [Figure(f"maps written by {name}", statistics.median(found), "MB/s") for name, found in speeds.items()]
+    figures = [Figure(f"maps written by {name}", statistics.median(each), "MB/s") for name, each in speeds.items()]
     record(out, "writer", [Figure("vitdex / raw sequential write", ratio, asked=0.7, more=True), *figures])
 
 

@@ -1,1 +1,1 @@
-"""Image sources, decoding, and the packaged sample."""
+"""What comes in: images, models, labels, and the packaged sample."""

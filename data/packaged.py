@@ -5,3 +5,4 @@ from pathlib import Path
 
 SAMPLE = Path(str(files("vitdex.data").joinpath("sample")))
 IMAGES, MASKS, MODEL = SAMPLE / "images", SAMPLE / "masks", SAMPLE / "model"
+MODEL_NAME = f"local-dir:{MODEL}"  # as timm spells a model in a folder

@@ -8,19 +8,20 @@ import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from filelock import FileLock, Timeout
 
 from ..schemas.array_specs import part_bytes
+from ..schemas.database import tables_record
 from ..schemas.errors import BadIndex, SourceError
-from ..schemas.integrity import Facts, file_facts
+from ..schemas.facts import Files, ImageFacts, file_facts
 from ..schemas.layout import Layout
-from ..schemas.manifest import seal_manifest
+from ..schemas.manifest import Manifest, seal_manifest
 from ..schemas.run_spec import Part
 from ..schemas.storage.atomic_files import write_file
-from .ledger import Entry, Ledger
+from .ledger import Ledger, PartEntry
 from .plan import Plan, Request, check_space, make_plan
 from .run.part_runner import Filled, fresh_statistics, run_parts
 from .run.part_writer import PartBuffer
@@ -30,17 +31,40 @@ from .tables.filled_index import Finish
 from .tables.whole_arrays import write_by_neuron, write_exemplar_maps, write_metadata, write_weights
 
 
-class Progress(Protocol):
-    """What a run tells while it goes."""
+class Listener(Protocol):
+    """What a run or a repair tells while it goes."""
+
+    def planned(self, plan: Plan, done: int) -> None:
+        """A run begins; so many images were done before."""
+
+    def advance(self, images: int, written: int) -> None:
+        """So many more images are done, so many more bytes are on their way to the disk."""
+
+    def finishing(self) -> None:
+        """All images are read."""
+
+    def checking(self, total: int) -> Callable[[int], object]:
+        """A repair reads so many bytes. Returns what is to be told the bytes of each step."""
+        ...
+
+    def repairing(self, plan: Plan, damaged: list[str], images: int) -> None:
+        """A repair makes these files again, for which so many images are read."""
+
+
+class Quiet:
+    """Listens to nothing."""
 
     def planned(self, plan: Plan, done: int) -> None: ...
     def advance(self, images: int, written: int) -> None: ...
     def finishing(self) -> None: ...
-    def checking(self, total: int) -> Callable[[int], object]: ...
+
+    def checking(self, total: int) -> Callable[[int], object]:
+        return lambda count: None
+
     def repairing(self, plan: Plan, damaged: list[str], images: int) -> None: ...
 
 
-def build(request: Request, progress: Progress) -> Path:
+def build(request: Request, listener: Listener) -> Path:
     """Make, or finish, the index that `request` describes. Returns its folder."""
     layout = Layout(request.out)
     _check_place(request, layout)
@@ -53,13 +77,13 @@ def build(request: Request, progress: Progress) -> Path:
         ledger = Ledger(layout)
         done = ledger.begin(plan.spec)
         check_space(plan, request.out, done * part_bytes(plan.spec))
-        progress.planned(plan, sum(part.images for part in plan.spec.parts[:done]))
+        listener.planned(plan, sum(part.images for part in plan.spec.parts[:done]))
         statistics = fresh_statistics(plan.spec)
         if done:
             statistics.load(ledger.load_counts(done - 1))
 
-        fill(plan, ledger, done, statistics, request.workers, progress.advance)
-        progress.finishing()
+        fill(plan, ledger, done, statistics, request.decoders, listener.advance)
+        listener.finishing()
         _finish(plan, layout, ledger, statistics)
     return request.out
 
@@ -74,7 +98,7 @@ def fill(
         root = ledger.layout.root
         files = buffer.store(part.index, lambda path, content: write_file(root / path, content))
         ledger.save_state(part.index, filled)
-        ledger.finish_part(Entry(part.index, files, filled.images, filled.seconds))
+        ledger.finish_part(PartEntry(part.index, files, filled.images, filled.seconds))
 
     run_parts(plan, plan.spec.parts[done:], statistics, workers, advance, write)
 
@@ -117,7 +141,7 @@ def _finish(plan: Plan, layout: Layout, ledger: Ledger, statistics: Statistics) 
     """Weights, metadata, tables; last the manifest, without which there is no index."""
     spec = plan.spec
     entries = ledger.entries(len(spec.parts))
-    images = [facts for entry in entries for facts in entry.images]
+    images = [image for entry in entries for image in entry.images]
     _check_images(images)
     files = {path: facts for entry in entries for path, facts in entry.files.items()}
     plan.anatomy.model.cpu()
@@ -131,20 +155,20 @@ def _finish(plan: Plan, layout: Layout, ledger: Ledger, statistics: Statistics) 
     files |= build_tables(finish)
     for path in (layout.run, *(layout.entry(part.index) for part in spec.parts)):
         files[path.relative_to(layout.root).as_posix()] = file_facts(path)
-    write_file(layout.manifest, seal_manifest(describe(plan, entries, files)))
+    write_file(layout.manifest, seal_manifest(describe(plan, entries, files) | {"tables": tables_record()}))
     remove_leftovers(layout)
 
 
-def _check_images(images: list[dict[str, Any]]) -> None:
-    if all("reason" in facts for facts in images):
-        first = f"{images[0]['path']!r}: {images[0]['reason']}"
+def _check_images(images: list[ImageFacts]) -> None:
+    if not any(image.readable for image in images):
+        first = f"{images[0].path!r}: {images[0].reason}"
         raise SourceError(f"none of {len(images):,} images can be read ({first})", "Mend them and give --overwrite.")
 
 
-def describe(plan: Plan, entries: list[Entry], files: Facts) -> dict[str, Any]:
-    """A manifest's content."""
-    images = [facts for entry in entries for facts in entry.images]
-    failed = sum("reason" in facts for facts in images)
+def describe(plan: Plan, entries: list[PartEntry], files: Files) -> Manifest:
+    """A manifest's content, but for who wrote the tables."""
+    images = [image for entry in entries for image in entry.images]
+    failed = sum(not image.readable for image in images)
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "run": plan.spec.to_json(),
@@ -171,16 +195,3 @@ def remove_leftovers(layout: Layout) -> None:
     """What a finished index no longer needs. Counts go first: where they are, the candidates still are."""
     for file in layout.leftovers():
         file.unlink()
-
-
-class Quiet:
-    """No progress at all."""
-
-    def planned(self, plan: Plan, done: int) -> None: ...
-    def advance(self, images: int, written: int) -> None: ...
-    def finishing(self) -> None: ...
-
-    def checking(self, total: int) -> Callable[[int], object]:
-        return lambda count: None
-
-    def repairing(self, plan: Plan, damaged: list[str], images: int) -> None: ...

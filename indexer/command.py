@@ -1,13 +1,22 @@
-"""`vitdex index`. Heavy imports stand inside the function: the group's help imports this module."""
+"""`vitdex index`. Heavy imports stand inside the functions: the group's help imports this module."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NoReturn, get_args
 
 import click
+
+from ..data.packaged import IMAGES, MODEL_NAME
+from ..schemas.run_spec import Linear, Maps, Precision
+from ..schemas.sizes import bytes_text
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from .plan import Plan, Request
 
 FILE = click.Path(path_type=Path)
 
@@ -15,51 +24,49 @@ FILE = click.Path(path_type=Path)
 class Bar:
     """A progress bar with images/s, time left and bytes written; silent where the output is not a terminal."""
 
+    _bar: tqdm[NoReturn]
+
     def __init__(self) -> None:
-        self.bar: Any = None
         self.written = 0
-        self.spec: Any = None
+        self.head = False  # whether the model has one
 
-    def planned(self, plan: Any, done: int) -> None:
-        from tqdm import tqdm
-
-        from ..schemas.sizes import bytes_text as size
-
-        self.spec = spec = plan.spec
+    def planned(self, plan: Plan, done: int) -> None:
+        spec = plan.spec
+        self.head = bool(spec.classes)
         click.echo(
             f"{spec.model} on {spec.device}, {spec.precision}: {spec.neurons:,} neurons in {len(spec.layers)} layers"
         )
         click.echo(f"{spec.images:,} images from {spec.source}; class names: {spec.class_names}")
         for note in plan.notes:
             click.echo(f"Note: {note}")
-        click.echo(f"index {size(plan.index_bytes)} (maps: {spec.maps}), memory about {size(plan.memory_bytes)}")
+        index, memory = bytes_text(plan.index_bytes), bytes_text(plan.memory_bytes)
+        click.echo(f"index {index} (maps: {spec.maps}), memory about {memory}")
         if done:
             click.echo(f"going on after image {done:,}")
-        self.bar = tqdm(total=spec.images, initial=done, unit="img", disable=not sys.stderr.isatty())
+        self._bar = _new_bar(spec.images, "img", done)
 
     def advance(self, images: int, written: int) -> None:
-        from ..schemas.sizes import bytes_text as size
-
         self.written += written
-        self.bar.set_postfix_str(size(self.written), refresh=False)
-        self.bar.update(images)
+        self._bar.set_postfix_str(bytes_text(self.written), refresh=False)
+        self._bar.update(images)
 
     def finishing(self) -> None:
-        self.bar.close()
+        self._bar.close()
         click.echo("all images read; making the tables")
 
     def checking(self, total: int) -> Callable[[int], object]:
-        from tqdm import tqdm
+        return _new_bar(total, "B", name="checking").update
 
-        bar = tqdm(total=total, unit="B", unit_scale=True, desc="checking", disable=not sys.stderr.isatty())
-        update: Callable[[int], object] = bar.update
-        return update
-
-    def repairing(self, plan: Any, damaged: list[str], images: int) -> None:
-        from tqdm import tqdm
-
+    def repairing(self, plan: Plan, damaged: list[str], images: int) -> None:
         click.echo(f"{len(damaged):,} files to make again; {images:,} images to read")
-        self.bar = tqdm(total=images, unit="img", disable=not sys.stderr.isatty())
+        self._bar = _new_bar(images, "img")
+
+
+def _new_bar(total: int, unit: str, done: int = 0, name: str | None = None) -> tqdm[NoReturn]:
+    from tqdm import tqdm
+
+    scale = unit == "B"
+    return tqdm(total=total, initial=done, unit=unit, unit_scale=scale, desc=name, disable=not sys.stderr.isatty())
 
 
 @click.command("index")
@@ -72,14 +79,12 @@ class Bar:
     "--head", type=FILE, help="Class embeddings (safetensors: weight [class, d]) instead of the model's head."
 )
 @click.option("--class-names", type=FILE, help="One name a line, in the head's order.")
+@click.option("--maps", type=click.Choice(get_args(Maps)), default="uint8", show_default=True)
 @click.option(
-    "--maps", type=click.Choice(["uint8", "float16", "exemplars", "none"]), default="uint8", show_default=True
+    "--layer", "layers", type=click.Choice(get_args(Linear)), multiple=True, default=["fc1"], show_default=True
 )
-@click.option("--layer", "layers", type=click.Choice(["fc1", "fc2"]), multiple=True, default=["fc1"], show_default=True)
 @click.option("--device", help="cpu, cuda, cuda:1, mps. The best there is by default.")
-@click.option(
-    "--precision", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True
-)
+@click.option("--precision", type=click.Choice(get_args(Precision)), default="float32", show_default=True)
 @click.option(
     "--img-size", nargs=2, type=click.IntRange(1), metavar="H W", help="Input size other than the model's own."
 )
@@ -90,39 +95,77 @@ class Bar:
 @click.option("--repair", is_flag=True, help="Make the damaged files of a finished index again, and no others.")
 @click.option("--overwrite", is_flag=True, help="Replace what stands at OUT.")
 def index_command(
-    out: Path, sample: bool, model: str | None, images: str | None, no_inputs: bool, repair: bool, **choices: Any
+    out: Path,
+    sample: bool,
+    model: str | None,
+    images: str | None,
+    weights: Path | None,
+    head: Path | None,
+    class_names: Path | None,
+    maps: Maps,
+    layers: tuple[Linear, ...],
+    device: str | None,
+    precision: Precision,
+    img_size: tuple[int, int] | None,
+    batch_size: int,
+    workers: int | None,
+    limit: int | None,
+    no_inputs: bool,
+    repair: bool,
+    overwrite: bool,
 ) -> None:
     """Read images once with a ViT and leave an index at OUT.
 
     Stopped at any point, the same command goes on after the last finished part.
     """
-    if sample and (model or images or choices["weights"]):
+    if sample and (model or images or weights):
         raise click.UsageError("--sample brings its own model and images.")
-    if not sample and not (model and images):
-        raise click.UsageError("Give --model and --images, or --sample.")
-    from .build import build
-    from .plan import Request, default_workers, sample_request
-
-    if choices["workers"] is None:
-        choices["workers"] = default_workers()
     if sample:
-        request = sample_request(out, inputs=not no_inputs, **choices)
-    else:
-        assert model is not None
-        assert images is not None
-        request = Request(out, model, images, inputs=not no_inputs, **choices)
-    bar = Bar()
-    if repair:
-        from .repair import repair as mend
+        model, images = MODEL_NAME, str(IMAGES)
+    if not (model and images):
+        raise click.UsageError("Give --model and --images, or --sample.")
+    from .plan import Request
 
-        for path in mend(request, bar):
-            click.echo(f"made again: {path}")
-        click.echo(f"{out} is whole.")
-        return
-    build(request, bar)
+    request = Request(
+        out,
+        model,
+        images,
+        weights=weights,
+        head=head,
+        class_names=class_names,
+        maps=maps,
+        layers=layers,
+        device=device,
+        precision=precision,
+        img_size=img_size,
+        batch_size=batch_size,
+        workers=workers,
+        limit=limit,
+        inputs=not no_inputs,
+        overwrite=overwrite,
+    )
+    if repair:
+        _repair(request)
+    else:
+        _build(request)
+
+
+def _build(request: Request) -> None:
+    from .build import build
+
+    bar = Bar()
+    out = build(request, bar)
     click.echo(f"\n{out} is ready. Next:\n")
-    for line in next_commands(out, bool(bar.spec.classes)):
+    for line in next_commands(out, bar.head):
         click.echo(f"  {line}")
+
+
+def _repair(request: Request) -> None:
+    from .repair import repair
+
+    for path in repair(request, Bar()):
+        click.echo(f"made again: {path}")
+    click.echo(f"{request.out} is whole.")
 
 
 def next_commands(out: Path, head: bool) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from ..schemas.errors import BadIndex
+from ..schemas.facts import FileFacts, Files, ImageFacts
 from ..schemas.layout import Layout
 from ..schemas.run_spec import RunSpec
 from ..schemas.storage.atomic_files import write_file
@@ -19,13 +21,22 @@ from .statistics.saved_state import unpack_state
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A finished part: its files with [bytes, checksum], and what was learnt of its images."""
+class PartEntry:
+    """A finished part: its files, and what was learnt of its images."""
 
     part: int
-    files: dict[str, list[Any]]
-    images: list[dict[str, Any]]  # one an image: path, label, width, height, crop, or reason
+    files: Files
+    images: list[ImageFacts]
     seconds: float  # from the part's first image to its last
+
+    def to_json(self) -> dict[str, object]:
+        return {**vars(self), "images": [image.to_json() for image in self.images]}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> PartEntry:
+        files = {path: FileFacts(*facts) for path, facts in value["files"].items()}
+        images = [ImageFacts.from_json(image) for image in value["images"]]
+        return cls(value["part"], files, images, value["seconds"])
 
 
 class Ledger:
@@ -58,19 +69,19 @@ class Ledger:
             return entered
         return max((counted for counted in self.counted() if counted <= entered), default=0)
 
-    def write_run(self, spec: RunSpec) -> list[Any]:
+    def write_run(self, spec: RunSpec) -> FileFacts:
         return write_file(self.layout.run, json.dumps(spec.to_json(), indent=1).encode())
 
     def counted(self) -> list[int]:
         """How many parts each state holds that is kept."""
         return [int(file.stem) + 1 for file in self.layout.parts.glob("*.counts")]
 
-    def entries(self, parts: int) -> list[Entry]:
-        return [Entry(**json.loads(self.layout.entry(i).read_text())) for i in range(parts)]
+    def entries(self, parts: int) -> list[PartEntry]:
+        return [PartEntry.from_json(json.loads(self.layout.entry(i).read_text())) for i in range(parts)]
 
     def save_state(self, part: int, filled: Filled) -> None:
         """Candidates; the statistics up to and including this part where there are any."""
-        for layer, content in filled.kept.items():
+        for layer, content in filled.candidates.items():
             write_file(self.layout.candidates(part, layer), content)
         if filled.state is not None:
             write_file(self.layout.counts(part), filled.state)
@@ -84,8 +95,8 @@ class Ledger:
             ) from error
         return state
 
-    def finish_part(self, entry: Entry) -> None:
-        write_file(self.layout.entry(entry.part), json.dumps(asdict(entry), indent=1).encode())
+    def finish_part(self, entry: PartEntry) -> None:
+        write_file(self.layout.entry(entry.part), json.dumps(entry.to_json(), indent=1).encode())
         self.forget_old_counts(entry.part)
 
     def forget_old_counts(self, part: int) -> None:

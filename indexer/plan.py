@@ -7,20 +7,21 @@ import shutil
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypedDict, Unpack, get_args
 
 import torch
 
 from ..data.images.sources import Source, list_hash, open_source
-from ..data.labels.class_names import ClassNames
+from ..data.labels.class_names import ClassNames, name_rows
 from ..data.models.anatomy import Anatomy
 from ..data.models.device import choose_device
 from ..data.models.head import Head, find_head
-from ..data.models.load import LOCAL, Loaded, load_model
+from ..data.models.load import load_model
 from ..data.models.probe import dissect
-from ..data.packaged import IMAGES, MODEL
+from ..data.packaged import IMAGES, MODEL_NAME
 from ..schemas.array_specs import arrays, fitting_part_images, part_bytes
-from ..schemas.errors import BadIndex, ModelError
-from ..schemas.run_spec import EXEMPLARS, LayerSpec, Maps, Precision, RunSpec
+from ..schemas.errors import BadIndex, BadRequest
+from ..schemas.run_spec import EXEMPLARS, LayerSpec, Linear, Maps, Precision, RunSpec
 from ..schemas.sizes import bytes_text
 from .statistics.bins import BINS
 from .statistics.threshold_counts import counted_patches
@@ -28,31 +29,69 @@ from .statistics.threshold_counts import counted_patches
 VERSIONS = ("torch", "numba", "timm", "torchvision", "pillow", "numpy")
 
 
+class Settings(TypedDict, total=False):
+    """Fields of a Request that have a default, but for those of tests."""
+
+    weights: str | Path | None
+    head: str | Path | None
+    class_names: str | Path | None
+    maps: Maps
+    layers: tuple[Linear, ...]
+    device: str | None
+    precision: Precision
+    img_size: tuple[int, int] | None
+    batch_size: int
+    workers: int | None
+    limit: int | None
+    inputs: bool
+    overwrite: bool
+
+
 @dataclass(frozen=True)
 class Request:
-    """What a user asks for."""
+    """What a user asks for. Raises BadRequest for a setting that there is not."""
 
     out: Path
     model: str
     images: str
-    weights: Path | None = None
-    head: Path | None = None
-    class_names: Path | None = None
+    weights: str | Path | None = None
+    head: str | Path | None = None
+    class_names: str | Path | None = None
     maps: Maps = "uint8"
-    layers: tuple[str, ...] = ("fc1",)
+    layers: tuple[Linear, ...] = ("fc1",)
     device: str | None = None
     precision: Precision = "float32"
     img_size: tuple[int, int] | None = None
     batch_size: int = 32
-    workers: int = 1
+    workers: int | None = None
     limit: int | None = None
     inputs: bool = True
     overwrite: bool = False
     part_images: int | None = None  # for tests: smaller parts than would fit
 
+    def __post_init__(self) -> None:
+        _one_of("maps", self.maps, get_args(Maps))
+        _one_of("precision", self.precision, get_args(Precision))
+        for layer in self.layers:
+            _one_of("layers", layer, get_args(Linear))
+        if not self.layers:
+            raise BadRequest("no layers are given", f"Some of {', '.join(get_args(Linear))}.")
+        _at_least(1, batch_size=self.batch_size, limit=self.limit, part_images=self.part_images)
+        _at_least(0, workers=self.workers)
+        if self.img_size is not None:
+            height, width = self.img_size
+            _at_least(1, height=height, width=width)
+
+    @property
+    def decoders(self) -> int:
+        """Processes that decode images."""
+        return default_workers() if self.workers is None else self.workers
+
 
 @dataclass(frozen=True)
 class Plan:
+    """A run of which everything is settled."""
+
     spec: RunSpec
     source: Source
     anatomy: Anatomy
@@ -82,9 +121,9 @@ class Plan:
         return weights + part_bytes(spec) + values + codes + counts + running
 
 
-def sample_request(out: Path, **choices: object) -> Request:
+def sample_request(out: Path, part_images: int | None = None, **settings: Unpack[Settings]) -> Request:
     """A request for the packaged images and model."""
-    return Request(out, f"{LOCAL}{MODEL}", str(IMAGES), **choices)  # type: ignore[arg-type]
+    return Request(out, MODEL_NAME, str(IMAGES), part_images=part_images, **settings)
 
 
 def make_plan(request: Request) -> Plan:
@@ -96,9 +135,10 @@ def make_plan(request: Request) -> Plan:
     _, height, width = loaded.preprocessing["input_size"]
     anatomy = dissect(loaded.model, (height, width))
     head = find_head(anatomy, request.head)
-    labels = sorted({e.label for e in source.entries if e.label is not None})
-    names, notes = class_names(request, loaded, head, labels)
-    notes = [*loaded.notes, *notes]
+    rows = len(head.weight) if head.weight is not None else 0
+    folders = sorted({entry.label for entry in source.entries if entry.label is not None})
+    brought = head.names or (loaded.class_names if head.origin == "model" else None)
+    names, notes = name_rows(rows, folders, brought, request.class_names)
     spec = RunSpec(
         model=loaded.name,
         model_args=loaded.model_args,
@@ -113,7 +153,7 @@ def make_plan(request: Request) -> Plan:
         prefix=anatomy.prefix,
         cls=anatomy.cls,
         features=anatomy.features,
-        classes=len(head.weight) if head.weight is not None else 0,
+        classes=rows,
         readout=anatomy.readout.kind,
         precision=request.precision,
         tf32=torch.backends.cuda.matmul.allow_tf32,
@@ -131,15 +171,16 @@ def make_plan(request: Request) -> Plan:
     )
     spec = replace(spec, part_images=min(request.part_images or fitting_part_images(spec), count))
     anatomy.model.to(device)
-    return Plan(spec, source, anatomy, head, names, tuple(notes))
+    return Plan(spec, source, anatomy, head, names, (*loaded.notes, *notes))
 
 
 def default_workers() -> int:
-    """Half the cores decode, at most eight; the rest run the model or wait for it."""
+    """Half the cores, at most eight; the rest run the model or wait for it."""
     return max(1, min(8, (os.cpu_count() or 2) // 2))
 
 
-def layer_specs(anatomy: Anatomy, kinds: tuple[str, ...]) -> tuple[LayerSpec, ...]:
+def layer_specs(anatomy: Anatomy, kinds: tuple[Linear, ...]) -> tuple[LayerSpec, ...]:
+    """The layers that are indexed, in order of blocks."""
     out = []
     for layer in anatomy.layers:
         if "fc1" in kinds:
@@ -150,44 +191,25 @@ def layer_specs(anatomy: Anatomy, kinds: tuple[str, ...]) -> tuple[LayerSpec, ..
     return tuple(out)
 
 
-def class_names(request: Request, loaded: Loaded, head: Head, labels: list[str]) -> tuple[ClassNames | None, list[str]]:
-    """Names for the head's rows: a file's, the head's, the model's own; else the sorted folders, said aloud."""
-    rows = len(head.weight) if head.weight is not None else 0
-    if request.class_names:
-        try:
-            lines = [line.strip() for line in request.class_names.read_text().splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelError(f"no readable class names in {request.class_names}", "Give one name a line.") from error
-        if rows and len(lines) != rows:
-            raise ModelError(
-                f"{request.class_names.name} names {len(lines)} classes, the head has {rows}",
-                "Give one name a line, in the head's order.",
-            )
-        return ClassNames(tuple(lines), None, request.class_names.name), []
-    own = head.names or (loaded.class_names if head.origin == "model" else None)
-    if own:
-        return own, []
-    if not rows:
-        if not labels:
-            return None, []
-        return ClassNames(tuple(labels), None, "folders"), ["the model has no head: classes are the image folders"]
-    if len(labels) == rows:
-        note = f"the model names no classes: its {rows} rows are taken for the folders in sorted order"
-        return ClassNames(tuple(labels), None, "folders by sorted position"), [note]
-    numbers = tuple(str(i) for i in range(rows))
-    note = f"the model names no classes and has {rows}, not {len(labels)}: images have none (see --class-names)"
-    return ClassNames(numbers, None, "numbers"), [note]
-
-
 def check_space(plan: Plan, out: Path, already: int) -> None:
     """Raise BadIndex where the index would not fit on the disk."""
     place = next(p for p in (out, *out.absolute().parents) if p.exists())
     free = shutil.disk_usage(place).free
     needed = plan.index_bytes - already
     if needed > free:
-        smaller = {
-            m: replace(plan, spec=replace(plan.spec, maps=m)).index_bytes for m in ("uint8", "exemplars", "none")
-        }
+        choices: tuple[Maps, ...] = ("uint8", "exemplars", "none")
+        smaller = {m: replace(plan, spec=replace(plan.spec, maps=m)).index_bytes for m in choices}
         fitting = [f"--maps {m} ({bytes_text(b)})" for m, b in smaller.items() if b < min(free, plan.index_bytes)]
         remedy = f"Choose {' or '.join(fitting)}." if fitting else "Choose another disk or fewer images (--limit)."
         raise BadIndex(f"the index needs {bytes_text(needed)} and {bytes_text(free)} are free", remedy)
+
+
+def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise BadRequest(f"'{value}' is no choice for {what}", f"One of {', '.join(known)}.")
+
+
+def _at_least(least: int, **numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < least:
+            raise BadRequest(f"{name} is {number}", f"At least {least}.")

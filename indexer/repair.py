@@ -10,20 +10,20 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from typing import Any
 
 import duckdb
-import xxhash
 
 from ..schemas.array_specs import ARRAYS, arrays, part_files
+from ..schemas.database import tables_record
 from ..schemas.errors import BadIndex, DamagedIndex
-from ..schemas.integrity import Facts, check_files, file_facts, listed_files
+from ..schemas.facts import FileFacts, Files, content_facts, file_facts
+from ..schemas.integrity import check_files, listed_files
 from ..schemas.layout import Layout
-from ..schemas.manifest import read_manifest, salvage_files, seal_manifest
+from ..schemas.manifest import Manifest, read_manifest, salvage_files, seal_manifest
 from ..schemas.run_spec import Part, RunSpec
 from ..schemas.storage.atomic_files import write_file
-from .build import Progress, describe, only_writer, remove_leftovers
-from .ledger import Entry, Ledger
+from .build import Listener, describe, only_writer, remove_leftovers
+from .ledger import Ledger, PartEntry
 from .plan import Plan, Request, make_plan
 from .run.part_runner import Filled, fresh_statistics, run_parts
 from .run.part_writer import PartBuffer
@@ -33,7 +33,7 @@ from .tables.filled_index import Columns, Finish
 from .tables.whole_arrays import write_by_neuron, write_exemplar_maps, write_metadata, write_weights
 
 
-def repair(request: Request, progress: Progress) -> list[str]:
+def repair(request: Request, listener: Listener) -> list[str]:
     """Make every damaged or missing file of an index again. Returns their paths.
 
     Raises BadIndex where there is none, where it was made with other settings (naming them), and where a part comes
@@ -45,22 +45,22 @@ def repair(request: Request, progress: Progress) -> list[str]:
         raise BadIndex(f"{request.out} has no ledger of its parts", "Index again with --overwrite.")
     plan = make_plan(request)
     with only_writer(layout):
-        return _Repair(plan, layout, request.workers, progress).run()
+        return _Repair(plan, layout, request.decoders, listener).run()
 
 
 class _Repair:
     """One repair. `facts` grows from the files that are as they were to all files of the index."""
 
-    def __init__(self, plan: Plan, layout: Layout, workers: int, progress: Progress) -> None:
-        self.plan, self.layout, self.workers, self.progress = plan, layout, workers, progress
+    def __init__(self, plan: Plan, layout: Layout, workers: int, listener: Listener) -> None:
+        self.plan, self.layout, self.workers, self.listener = plan, layout, workers, listener
         self.spec = plan.spec
         self.ledger = Ledger(layout)
         self.manifest = _same_run(plan.spec, layout)
         self.listed = listed_files(self.manifest, layout.root) if self.manifest else _salvaged(layout, plan.spec)
         every = _every_file(self.spec, layout)
         total = sum(size for size, _ in self.listed.values())
-        faulty = {finding.path for finding in check_files(layout, self.listed, advance=progress.checking(total))}
-        self.facts: Facts = {p: f for p, f in self.listed.items() if p in every and p not in faulty}
+        faulty = {finding.path for finding in check_files(layout, self.listed, advance=listener.checking(total))}
+        self.facts: Files = {p: f for p, f in self.listed.items() if p in every and p not in faulty}
         self.damaged = every - set(self.facts)
 
     def run(self) -> list[str]:
@@ -77,24 +77,26 @@ class _Repair:
         kept = self._kept_statistics()
         again = kept is None or bool(self._damaged_arrays("exemplar_map"))
         images = sum(p.images for p in parts) + (spec.images if again else 0)
-        self.progress.repairing(self.plan, sorted(self.damaged), images)
-        run_parts(self.plan, parts, fresh_statistics(spec), self.workers, self.progress.advance, self._write_part)
+        self.listener.repairing(self.plan, sorted(self.damaged), images)
+        run_parts(self.plan, parts, fresh_statistics(spec), self.workers, self.listener.advance, self._write_part)
         statistics = self._gather() if again else kept
-        self.progress.finishing()
+        self.listener.finishing()
         if self._path(layout.run) in self.damaged:
             self.facts[self._path(layout.run)] = self.ledger.write_run(spec)
         self.plan.anatomy.model.cpu()
         self._write_whole(statistics if kept is None else kept)
         entries = self.ledger.entries(len(spec.parts))
         content = self.manifest or describe(self.plan, entries, {})
+        if layout.database.name in self.damaged:
+            content = content | {"tables": tables_record()}
         write_file(layout.manifest, seal_manifest({**content, "files": dict(sorted(self.facts.items()))}))
 
     def _write_part(self, part: Part, buffer: PartBuffer, filled: Filled) -> None:
         """Write a part's damaged files, once all are known to be as they were."""
         content = buffer.files(part.index)
-        facts = {path: [len(c), xxhash.xxh3_128_hexdigest(c)] for path, c in content.items()}
-        for path, found in facts.items():
-            if self.listed.get(path, found) != found:
+        facts = {path: content_facts(made) for path, made in content.items()}
+        for path, now in facts.items():
+            if self.listed.get(path, now) != now:
                 raise BadIndex(
                     f"part {part.index} comes out otherwise than it was ({path}): other images, machine or threads",
                     "Repair where the index was made, or index again with --overwrite.",
@@ -104,7 +106,7 @@ class _Repair:
         self.facts |= facts
         entry = self.layout.entry(part.index)
         if self._path(entry) in self.damaged:
-            self.ledger.finish_part(Entry(part.index, facts, filled.images, filled.seconds))
+            self.ledger.finish_part(PartEntry(part.index, facts, filled.images, filled.seconds))
             self.facts[self._path(entry)] = file_facts(entry)
 
     def _kept_statistics(self) -> dict[str, Columns] | None:
@@ -129,7 +131,7 @@ class _Repair:
             self.ledger.save_state(part.index, filled)
             self.ledger.forget_old_counts(part.index)
 
-        run_parts(self.plan, self.spec.parts[done:], statistics, self.workers, self.progress.advance, write)
+        run_parts(self.plan, self.spec.parts[done:], statistics, self.workers, self.listener.advance, write)
         return statistics
 
     def _write_whole(self, statistics: Statistics | dict[str, Columns] | None) -> None:
@@ -141,7 +143,7 @@ class _Repair:
             self.facts |= write_metadata(spec, layout)
         if any(self._damaged_arrays(leaf) for leaf in ("head", "value_vectors", "folded_vectors", "folded_biases")):
             self.facts |= write_weights(self.plan, layout)
-        images = [facts for entry in self.ledger.entries(len(spec.parts)) for facts in entry.images]
+        images = [image for entry in self.ledger.entries(len(spec.parts)) for image in entry.images]
         finish = Finish(layout, spec, self.plan.anatomy, self.plan.head, self.plan.names, statistics, images)
         for layer in spec.layers:
             if f"{layer.name}/max_by_neuron" in self._damaged_arrays("max_by_neuron"):
@@ -166,9 +168,9 @@ class _Repair:
         return file.relative_to(self.layout.root).as_posix()
 
 
-def _same_run(spec: RunSpec, layout: Layout) -> dict[str, Any] | None:
+def _same_run(spec: RunSpec, layout: Layout) -> Manifest | None:
     """The manifest, or None where it is damaged or missing. Raises BadIndex where the index is of another run."""
-    manifest: dict[str, Any] | None = None
+    manifest: Manifest | None = None
     try:
         manifest = read_manifest(layout)
         there = RunSpec.from_json(manifest["run"])
@@ -189,13 +191,13 @@ def _same_run(spec: RunSpec, layout: Layout) -> dict[str, Any] | None:
     return manifest
 
 
-def _salvaged(layout: Layout, spec: RunSpec) -> Facts:
+def _salvaged(layout: Layout, spec: RunSpec) -> Files:
     """What a damaged manifest and the ledger say of the files: the ledger's word goes first."""
     files = salvage_files(layout.manifest.read_bytes()) if layout.manifest.exists() else {}
     for part in spec.parts:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             entry = json.loads(layout.entry(part.index).read_bytes())
-            files |= {path: entry["files"][path] for path in part_files(spec, part.index)}
+            files |= {path: FileFacts(*entry["files"][path]) for path in part_files(spec, part.index)}
     return files
 
 

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from .export.milan_sheet import milan_sheet
     from .export.tables import export_tables
     from .generate.picture import generated_figure
-    from .generate.run import generate
+    from .generate.run import generate_images
     from .generate.target import Target
-    from .heatmaps.heatmap import class_heatmaps, heatmaps
+    from .heatmaps.heatmap import class_heatmaps, neuron_heatmaps
     from .heatmaps.neuron_card import NeuronCard, neuron
     from .index import Index
     from .lookups.class_images import class_images, labelled_images
@@ -114,7 +114,7 @@ _WHERE = {
         "concept_overlaps",
     ),
     ".generate.target": ("Target",),
-    ".generate.run": ("generate",),
+    ".generate.run": ("generate_images",),
     ".generate.picture": ("generated_figure",),
     ".export.tables": ("export_tables",),
     ".export.milan": ("export_milan",),
@@ -153,9 +153,8 @@ __all__ = [
     "export_tables",
     "firing_neurons",
     "first_neurons",
-    "generate",
+    "generate_images",
     "generated_figure",
-    "heatmaps",
     "import_descriptions",
     "key_neurons",
     "key_value_agreement",
@@ -164,6 +163,7 @@ __all__ = [
     "neighbours",
     "neuron",
     "neuron_concepts",
+    "neuron_heatmaps",
     "neuron_pairs",
     "neuron_sets",
     "open_masks",

@@ -63,7 +63,7 @@ class Index(StoredIndex):
         weights: str | Path | None = None,
         device: str | None = None,
     ) -> Heatmaps:
-        """A neuron over an image. See query.heatmaps."""
+        """A neuron over an image. See query.neuron_heatmaps."""
         return self.heatmaps([(layer, unit)], [image], view, class_, scale, weights=weights, device=device)
 
     def heatmaps(
@@ -77,10 +77,10 @@ class Index(StoredIndex):
         weights: str | Path | None = None,
         device: str | None = None,
     ) -> Heatmaps:
-        """Neurons over images, one picture. See query.heatmaps."""
-        from .heatmaps.heatmap import heatmaps
+        """Neurons over images, one picture. See query.neuron_heatmaps."""
+        from .heatmaps.heatmap import neuron_heatmaps
 
-        return heatmaps(self, neurons, images, view, class_, scale, weights=weights, device=device)
+        return neuron_heatmaps(self, neurons, images, view, class_, scale, weights=weights, device=device)
 
     def class_heatmaps(
         self,

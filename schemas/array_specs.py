@@ -11,10 +11,16 @@ import numpy as np
 
 from .run_spec import EXEMPLARS, READOUTS, TOKEN_TOP, RunSpec
 
+ARRAYS = "activations.zarr"  # their folder
 CHECKSUM_BYTES = 4  # crc32c after every chunk
 INNER_CHUNK_BYTES = 1_000_000  # one read of a neuron over one part: small, and few of them
 PART_IMAGES = 256
 PART_BYTES = 1_000_000_000
+
+MAP_ABOUT = {
+    "uint8": "value = min + code / 255 * (max - min)",
+    "float16": "value on the patch",
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class ArraySpec:
 
     @cached_property
     def chunk_bytes(self) -> int:
-        """Bytes of one encoded chunk: chunks are padded to full bytes_text at the array's edge."""
+        """Bytes of one encoded chunk: chunks are padded to full size at the array's edge."""
         return prod(self.chunks) * np.dtype(self.dtype).itemsize + CHECKSUM_BYTES
 
     @property
@@ -63,9 +69,6 @@ class ArraySpec:
     def file(self, *position: int) -> str:
         """Path of one chunk or shard file inside the index (Zarr's default key encoding)."""
         return "/".join([ARRAYS, self.path, "c", *map(str, position)])
-
-
-ARRAYS = "activations.zarr"
 
 
 def units_per_chunk(units: int, unit_bytes: int) -> int:
@@ -185,23 +188,17 @@ def _map_arrays(spec: RunSpec, name: str, units: int) -> Iterator[ArraySpec]:
             MAP_ABOUT[spec.maps],
         )
     if spec.maps == "exemplars":
-        kept = min(EXEMPLARS, n)
-        chunk = units_per_chunk(units, kept * patches)
+        ranks = min(EXEMPLARS, n)
+        chunk = units_per_chunk(units, ranks * patches)
         yield ArraySpec(
             f"{name}/exemplar_map",
             ("neuron", "rank", "patch"),
-            (units, kept, patches),
+            (units, ranks, patches),
             "uint8",
-            (chunk, kept, patches),
-            (units, kept, patches),
+            (chunk, ranks, patches),
+            (units, ranks, patches),
             "maps of the top exemplars, coded like map",
         )
-
-
-MAP_ABOUT = {
-    "uint8": "value = min + code / 255 * (max - min)",
-    "float16": "value on the patch",
-}
 
 
 def part_files(spec: RunSpec, part: int) -> list[str]:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
 from .errors import BadIndex, DamagedIndex
+from .integrity import file_facts, listed_files
 from .layout import Layout
+from .manifest import read_manifest
 
 # Of the file format. DuckDB would write its own newest, which no older DuckDB reads; every version that pyproject
 # allows reads this one.
 STORAGE_VERSION = "v1.2.0"
+
+# Kinds of errors that a damaged file raises, and other things too; so does plain Error.
+OF_FILES = (duckdb.IOException, duckdb.SerializationException, duckdb.InternalException, duckdb.FatalException)
 
 
 def quoted(text: str | Path) -> str:
@@ -26,23 +32,25 @@ def quoted_name(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def attach_new(db: duckdb.DuckDBPyConnection, file: Path, name: str) -> None:
-    """Make a database file, or open it for writing, as `name` in a connection."""
-    db.execute(f"ATTACH {quoted(file)} AS {name} (STORAGE_VERSION '{STORAGE_VERSION}')")
+def attach_for_writing(db: duckdb.DuckDBPyConnection, file: Path, name: str) -> None:
+    """Make a database file, or open one, as `name` in a connection. One that is there keeps its storage version."""
+    version = "" if file.exists() else f" (STORAGE_VERSION '{STORAGE_VERSION}')"
+    db.execute(f"ATTACH {quoted(file)} AS {name}{version}")
 
 
 def attach_tables(db: duckdb.DuckDBPyConnection, layout: Layout) -> None:
     """Open the tables of an index as `vitdex_index`, read-only.
 
-    Raises BadIndex where this DuckDB is too old for the file, DamagedIndex where the file is missing or damaged.
+    Raises DamagedIndex where the file is missing or damaged, BadIndex where it is whole and does not open: this DuckDB
+    is too old for it, or another program is writing it.
     """
     try:
-        db.execute(f"ATTACH {quoted(layout.database)} AS vitdex_index (READ_ONLY)")
+        with naming_damage(layout):
+            db.execute(f"ATTACH {quoted(layout.database)} AS vitdex_index (READ_ONLY)")
     except duckdb.Error as error:
-        if is_newer(error):
-            raise BadIndex(*newer(layout.database)) from error
-        fact = f"{layout.database} cannot be opened: {str(error).splitlines()[0]}"
-        raise DamagedIndex(fact) from error
+        writer = written_by(read_manifest(layout))
+        fact, remedy = newer(layout.database, writer) if is_newer(error) else unopened(layout.database, error)
+        raise BadIndex(fact, remedy) from error
 
 
 @contextmanager
@@ -51,9 +59,42 @@ def naming_damage(layout: Layout) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
-        if is_damage(error):
-            raise DamagedIndex(f"{layout.database} is damaged") from error
+        if is_of_files(error) and not _is_whole(layout):
+            raise DamagedIndex(
+                f"{layout.database} is {'damaged' if layout.database.exists() else 'missing'}"
+            ) from error
         raise
+
+
+def is_of_files(error: duckdb.Error) -> bool:
+    """Whether an error is of a kind that DuckDB raises where it fails to read or write a file."""
+    return isinstance(error, OF_FILES) or type(error) is duckdb.Error
+
+
+def _is_whole(layout: Layout) -> bool:
+    """Whether the tables have the checksum in the manifest.
+
+    It decides, for DuckDB's words do not: they differ from version to version, a full temporary folder is an
+    IOException like a cut file, and a query may raise what a flipped byte raises.
+    """
+    listed = listed_files(read_manifest(layout), layout.root)
+    try:
+        return file_facts(layout.database) == listed.get(layout.database.name)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+
+
+def tables_record() -> dict[str, str]:
+    """What a manifest says of tables that are written now."""
+    return {"duckdb": duckdb.__version__, "storage_version": STORAGE_VERSION}
+
+
+def written_by(manifest: Mapping[str, Any]) -> str:
+    """The DuckDB that wrote the tables; older manifests do not name it."""
+    version = manifest.get("tables", {}).get("duckdb")
+    return f"DuckDB {version}" if version else "a DuckDB that the manifest does not name"
 
 
 def is_newer(error: duckdb.Error) -> bool:
@@ -61,15 +102,16 @@ def is_newer(error: duckdb.Error) -> bool:
     return "database file with version number" in str(error)
 
 
-def newer(file: Path) -> tuple[str, str]:
-    """What to say of such a file."""
+def newer(file: Path, writer: str = "a newer DuckDB") -> tuple[str, str]:
+    """Fact and remedy for such a file."""
     return (
-        f"{file} was written by a newer DuckDB than {duckdb.__version__}, which cannot read it",
-        "Install a newer one: pip install --upgrade duckdb.",
+        f"{file} was written by {writer}, and DuckDB {duckdb.__version__} here cannot read it",
+        "Install a newer DuckDB: pip install --upgrade duckdb.",
     )
 
 
-def is_damage(error: duckdb.Error) -> bool:
-    """Whether DuckDB complains of the bytes of a file, and not of a query."""
-    kinds = (duckdb.IOException, duckdb.FatalException, duckdb.SerializationException, duckdb.InternalException)
-    return isinstance(error, kinds)
+def unopened(file: Path, error: duckdb.Error) -> tuple[str, str]:
+    """Fact and remedy for a file that is whole and does not open."""
+    if "set lock" in str(error):
+        return f"{file} is open for writing in another program", "Close it there."
+    return f"{file} cannot be opened: {str(error).splitlines()[0]}", "Mend it and repeat."

@@ -29,6 +29,10 @@ class ModelError(VitdexError):
     """The model, its weights or its head cannot be used."""
 
 
+class BadRequest(VitdexError):
+    """An index is asked for with a setting that there is not."""
+
+
 class BadIndex(VitdexError):
     """An index is missing, unfinished, damaged, of another format, or in the way."""
 

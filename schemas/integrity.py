@@ -8,19 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from threading import Lock
-from typing import Any, Literal
-
-import xxhash
+from typing import Literal
 
 from .errors import BadIndex, DamagedIndex
+from .facts import FileFacts, Files, file_facts
 from .layout import Layout
 from .manifest import read_manifest, seal_manifest
 from .progress import Progress, silent
 
 Fault = Literal["missing", "damaged", "foreign"]
-Facts = dict[str, list[Any]]  # path inside the index: [bytes, xxh3-128 checksum]
 
-BLOCK_BYTES = 1 << 20  # what stays in a core's cache is read and hashed quickest
 READERS = 4
 NOTES = {"notes", "notes.duckdb", "notes.duckdb.wal"}  # their user's: neither listed nor foreign
 
@@ -32,18 +29,6 @@ class Finding:
     path: str
     fault: Fault
     detail: str
-
-
-def file_facts(path: Path, advance: Callable[[int], object] = lambda count: None) -> list[Any]:
-    """[bytes, xxh3 checksum] of a file on disk; `advance` is told the bytes read."""
-    digest, size = xxhash.xxh3_128(), 0
-    buffer = memoryview(bytearray(BLOCK_BYTES))
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(buffer[:count])
-            size += count
-            advance(count)
-    return [size, digest.hexdigest()]
 
 
 def verify(path: str | Path, quick: bool = False, *, progress: Progress | None = None) -> list[Finding]:
@@ -94,15 +79,15 @@ def _counted(total: int, progress: Progress | None) -> Callable[[int], object]:
 
 
 def check_files(
-    layout: Layout, listed: Facts, quick: bool = False, advance: Callable[[int], object] = lambda count: None
+    layout: Layout, listed: Files, quick: bool = False, advance: Callable[[int], object] = lambda count: None
 ) -> list[Finding]:
     """Every file that is damaged, missing, or not listed, by path. `quick` compares sizes alone.
 
     The manifest itself is not looked at. Links are foreign and never followed, so nothing outside is read.
     """
-    found = dict(_walk(layout.root))
-    out = [Finding(path, "missing", "missing") for path in listed if path not in found]
-    for path, entry in found.items():
+    there = dict(_walk(layout.root))
+    out = [Finding(path, "missing", "missing") for path in listed if path not in there]
+    for path, entry in there.items():
         if path in listed and entry.is_file(follow_symlinks=False):
             continue
         if path in listed:
@@ -115,10 +100,10 @@ def check_files(
     def check(path: str) -> Finding | None:
         size, checksum = listed[path]
         try:
-            there = found[path].stat(follow_symlinks=False).st_size
-            if there != size:
-                return Finding(path, "damaged", f"{there:,} bytes, not {size:,}")
-            if not quick and file_facts(layout.root / path, advance)[1] != checksum:
+            now = there[path].stat(follow_symlinks=False).st_size
+            if now != size:
+                return Finding(path, "damaged", f"{now:,} bytes, not {size:,}")
+            if not quick and file_facts(layout.root / path, advance).checksum != checksum:
                 return Finding(path, "damaged", "its checksum differs")
         except OSError as error:
             return Finding(path, "damaged", error.strerror or "cannot be read")
@@ -142,7 +127,7 @@ def _walk(root: Path, below: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]
                 yield path, entry
 
 
-def listed_files(manifest: Mapping[str, Any], root: Path) -> Facts:
+def listed_files(manifest: Mapping[str, object], root: Path) -> Files:
     """The files that a manifest lists. Raises BadIndex where one lies outside the index, or where it lists none."""
     files = manifest.get("files")
     if not isinstance(files, dict):
@@ -154,4 +139,4 @@ def listed_files(manifest: Mapping[str, Any], root: Path) -> Facts:
             raise BadIndex(
                 f"the manifest of {root} says nothing of {path!r}", "Get the index again from where it was made."
             )
-    return files
+    return {path: FileFacts(*facts) for path, facts in files.items()}

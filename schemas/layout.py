@@ -1,4 +1,4 @@
-"""Where everything lies in an index, and the exact shape of every array. FORMAT.md says the same in words."""
+"""Where everything lies in an index: the paths of its folder. FORMAT.md says the same in words."""
 
 from __future__ import annotations
 

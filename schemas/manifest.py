@@ -5,20 +5,53 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypedDict, cast
 
 from .errors import REPAIR, BadIndex, DamagedIndex
+from .facts import FileFacts, Files
 from .layout import Layout
 from .run_spec import FORMAT, FORMAT_VERSION, RunSpec
 
 
-def seal_manifest(content: dict[str, Any]) -> bytes:
+class ImageCounts(TypedDict):
+    """What became of the images: found = indexed + failed + skipped + beyond_limit."""
+
+    found: int
+    indexed: int
+    failed: int
+    skipped: list[list[str]]  # [path, reason]
+    beyond_limit: int
+
+
+class Machine(TypedDict):
+    """Where the index was made."""
+
+    python: str
+    system: str
+    cpu_threads: int
+    gpu: str | None
+
+
+class Manifest(TypedDict):
+    """What a manifest says beside the format, its version and its own sha256."""
+
+    created: str
+    run: dict[str, Any]  # RunSpec's JSON
+    images: ImageCounts
+    machine: Machine
+    seconds: float
+    notes: list[str]
+    files: Mapping[str, tuple[int, str]]  # every other file: [bytes, checksum]; integrity.listed_files checks it
+
+
+def seal_manifest(content: Mapping[str, object]) -> bytes:
     """A manifest's bytes: format and version first, its own sha256 last."""
     whole = {"format": FORMAT, "format_version": FORMAT_VERSION, **content}
     return json.dumps({**whole, "sha256": _digest(whole)}, indent=1, ensure_ascii=False).encode(errors="surrogatepass")
 
 
-def read_manifest(layout: Layout) -> dict[str, Any]:
+def read_manifest(layout: Layout) -> Manifest:
     """The manifest of a finished index. Raises BadIndex for anything else, with the remedy."""
     root = layout.root
     if not root.exists():
@@ -52,16 +85,15 @@ def read_manifest(layout: Layout) -> dict[str, Any]:
         RunSpec.from_json(content["run"])
     except (KeyError, TypeError, AttributeError) as error:
         raise BadIndex(f"the manifest of {root} describes no run", "Make the index again.") from error
-    found: dict[str, Any] = content
-    return found
+    return cast(Manifest, content)
 
 
-def salvage_files(raw: bytes) -> dict[str, list[Any]]:
-    """Files that a damaged manifest still lists, path: [bytes, checksum]; a claim that a file meets is true."""
+def salvage_files(raw: bytes) -> Files:
+    """Files that a damaged manifest still lists; a claim that a file meets is true."""
     claims = re.findall(r'^  "(.+)": \[\n   (\d+),\n   "([0-9a-f]{32})"\n', raw.decode(errors="replace"), re.MULTILINE)
-    return {path: [int(count), checksum] for path, count, checksum in claims}
+    return {path: FileFacts(int(size), checksum) for path, size, checksum in claims}
 
 
-def _digest(content: dict[str, Any]) -> str:
+def _digest(content: Mapping[str, object]) -> str:
     text = json.dumps(content, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

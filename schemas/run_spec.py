@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 FORMAT = "vitdex"
 FORMAT_VERSION = 1
 
 Maps = Literal["uint8", "float16", "exemplars", "none"]
 Precision = Literal["float32", "bfloat16", "float16"]
-Kind = Literal["hidden", "residual"]
+Linear = Literal["fc1", "fc2"]  # of an MLP: those that are indexed
+Kind = Literal["hidden", "residual"]  # of a layer: fc1's key neurons, fc2's coordinates of the stream
 Side = Literal["top", "bottom", "quantile"]
 Token = Literal["patch", "cls"]
 
@@ -27,6 +28,17 @@ READOUTS = {
     "mean": "the mean over the patches, then a norm",
     "mean of normed": "a norm on every patch, then their mean",
 }
+
+
+class Preprocessing(TypedDict):
+    """timm's data config: how an image becomes the model's input."""
+
+    input_size: list[int]  # channels, height, width
+    interpolation: str
+    mean: list[float]
+    std: list[float]
+    crop_pct: float
+    crop_mode: str
 
 
 @dataclass(frozen=True)
@@ -44,12 +56,12 @@ class RunSpec:
     """All that decides the content of an index. A resumed run must have an equal one."""
 
     model: str  # timm's name with the tag that it resolved to
-    model_args: dict[str, Any]
+    model_args: dict[str, Any]  # timm's own, beyond the name
     weights_sha256: str
     head: str  # 'model', 'none', or the name of the file that brought one
     head_sha256: str
     class_names: str  # where the classes' names come from
-    preprocessing: dict[str, Any]
+    preprocessing: Preprocessing
     activation: str
     layers: tuple[LayerSpec, ...]
     grid: tuple[int, int]  # rows, columns of patches

@@ -1,4 +1,4 @@
-"""What a source lists: entries in their order for ever, and what is skipped with its reason."""
+"""What every source lists: entries in their order for ever, and what is skipped with its reason."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...schemas.errors import UnreadableImage
+
+KINDS = "Give a folder of images, an uncompressed tar, or hf:NAME:SPLIT"  # the remedy where a source is none of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,35 +31,8 @@ class Skipped:
     reason: str
 
 
-def _recorded(name: str) -> str:
-    """A name as Python decoded it from bytes, as text that any file can hold."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return name
-
-
-def _label(path: str) -> str | None:
-    folder, slash, _ = path.partition("/")
-    return folder if slash else None
-
-
-def is_hidden(name: str) -> bool:
-    return "/." in f"/{name}"
-
-
-def shown_name(path: Path) -> str:
-    own = path.name not in ("", "..")
-    return _recorded(path.name if own else path.resolve().name)
-
-
-def why(error: Exception) -> str:
-    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
-
-
 def sort_names(
-    found: Iterable[tuple[str, int | str]], around: str = ""
+    files: Iterable[tuple[str, int | str]], around: str = ""
 ) -> tuple[tuple[Entry, ...], tuple[Skipped, ...], tuple[str, ...]]:
     """Entries, what is skipped and the entries' own names, from (name, bytes) or (name, reason to skip).
 
@@ -66,7 +41,7 @@ def sort_names(
     entries: list[Entry] = []
     skipped: list[Skipped] = []
     names: list[str] = []
-    for path, name, size in sorted(((_recorded(n), n, size) for n, size in found), key=lambda item: item[:2]):
+    for path, name, size in sorted(((_recorded(n), n, size) for n, size in files), key=lambda item: item[:2]):
         if isinstance(size, str):
             skipped.append(Skipped(path, size))
         elif is_hidden(name):
@@ -80,11 +55,39 @@ def sort_names(
     return tuple(entries), tuple(skipped), tuple(names)
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or a folder around it begins with a dot."""
+    return "/." in f"/{name}"
+
+
+def shown_name(path: Path) -> str:
+    """The last component of a path, whatever it is written like: '.' has one too."""
+    own = path.name not in ("", "..")
+    return _recorded(path.name if own else path.resolve().name)
+
+
+def why(error: Exception) -> str:
+    """An error's reason without the path, which is said beside it."""
+    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+
+
 def read_file(path: str) -> bytes:
+    """The bytes of a file. Raises UnreadableImage where they cannot be had."""
     try:
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:
         raise UnreadableImage(f"the file cannot be read: {why(error)}") from None
 
 
-KINDS = "Give a folder of images, an uncompressed tar, or hf:NAME:SPLIT"
+def _recorded(name: str) -> str:
+    """A name as Python decoded it from bytes, as text that any file can hold."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return name
+
+
+def _label(path: str) -> str | None:
+    folder, slash, _ = path.partition("/")
+    return folder if slash else None

@@ -10,11 +10,11 @@ from stat import S_ISDIR, S_ISREG
 
 from .entries import Entry, Skipped, read_file, shown_name, sort_names, why
 
-# Folders
-
 
 @dataclass(frozen=True)
-class _Folder:
+class FolderSource:
+    """Files below a folder, each opened when it is read."""
+
     name: str
     entries: tuple[Entry, ...]
     skipped: tuple[Skipped, ...]
@@ -25,9 +25,10 @@ class _Folder:
         return read_file(f"{self.root}/{self.files[i]}")
 
 
-def open_folder(path: Path) -> _Folder:
+def open_folder(path: Path) -> FolderSource:
+    """List a folder, links followed."""
     root = str(path.resolve())
-    return _Folder(shown_name(path), *sort_names(_walk(root)), root)
+    return FolderSource(shown_name(path), *sort_names(_walk(root)), root)
 
 
 def _walk(root: str) -> Iterator[tuple[str, int | str]]:
@@ -41,8 +42,8 @@ def _walk(root: str) -> Iterator[tuple[str, int | str]]:
             if here in above:
                 yield prefix[:-1], "a link back to a folder that it lies in"
                 continue
-            with os.scandir(f"{root}/{prefix}") as found:
-                for item in found:
+            with os.scandir(f"{root}/{prefix}") as items:
+                for item in items:
                     kind = _look(item)
                     if kind is None:
                         folders.append((f"{prefix}{item.name}/", above | {here}))

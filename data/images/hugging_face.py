@@ -5,19 +5,26 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from ...schemas.errors import SourceError, UnreadableImage
 from .entries import Entry, Skipped, read_file, shown_name
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 
 @dataclass(frozen=True)
-class HuggingFace:
+class HuggingFaceSource:
+    """Rows of a data set, whose images are read and not decoded."""
+
     name: str
     entries: tuple[Entry, ...]
     skipped: tuple[Skipped, ...]
-    images: Any  # a datasets.Dataset of one column, not decoded
+    images: Dataset  # of one column, not decoded
 
     def read(self, i: int) -> bytes:
         (image,) = self.images[i].values()
@@ -27,7 +34,8 @@ class HuggingFace:
         return read_file(image["path"]) if blob is None else blob
 
 
-def open_hub(where: str) -> HuggingFace:
+def open_hub(where: str) -> HuggingFaceSource:
+    """List a split of a data set of the hub, 'hf:NAME[@CONFIG]:SPLIT'. Raises SourceError."""
     dataset, _, split = where.removeprefix("hf:").partition(":")
     name, _, config = dataset.partition("@")
     if not (name and split):
@@ -41,7 +49,8 @@ def open_hub(where: str) -> HuggingFace:
     return _rows(where, f"hf:{shown}{dataset.removeprefix(name)}:{split}", rows)
 
 
-def open_saved(path: Path) -> HuggingFace:
+def open_saved(path: Path) -> HuggingFaceSource:
+    """List a split that `save_to_disk` has left in a folder. Raises SourceError."""
     datasets = _datasets()
     try:
         rows = datasets.load_from_disk(str(path))
@@ -50,19 +59,18 @@ def open_saved(path: Path) -> HuggingFace:
     return _rows(str(path), shown_name(path), rows)
 
 
-def _datasets() -> Any:
+def _datasets() -> ModuleType:
     try:
-        import datasets
+        return import_module("datasets")
     except ImportError:
         raise SourceError("Hugging Face data sets need an extra", 'pip install "vitdex[hf]"') from None
-    return datasets
 
 
 def _line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
 
 
-def _rows(where: str, name: str, rows: Any) -> HuggingFace:
+def _rows(where: str, name: str, rows: Dataset) -> HuggingFaceSource:
     datasets = _datasets()
     column = next((c for c, kind in rows.features.items() if isinstance(kind, datasets.Image)), None)
     if column is None:
@@ -77,10 +85,10 @@ def _rows(where: str, name: str, rows: Any) -> HuggingFace:
         path = f"{i:0{digits}d}" + (f"-{stored}" if stored else "")
         # -1 stands for an unknown class in test splits.
         entries.append(Entry(path, classes[k] if k is not None and k >= 0 else None, size))
-    return HuggingFace(name, tuple(entries), (), images)
+    return HuggingFaceSource(name, tuple(entries), (), images)
 
 
-def _stored(images: Any) -> Iterator[tuple[str, int]]:
+def _stored(images: Dataset) -> Iterator[tuple[str, int]]:
     """(file name or '', bytes) of every row, from Arrow's offsets: no image is copied."""
     import pyarrow.compute as arrow  # type: ignore[import-untyped]  # comes with datasets
 

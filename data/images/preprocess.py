@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from timm.data import create_transform
+from torch import Tensor
+
+from ...schemas.facts import Crop
+from ...schemas.run_spec import Preprocessing
 
 
 class Preprocess:
-    """timm's own evaluation transform, stopped before the normalisation.
+    """timm's own evaluation transform, stopped before the normalisation."""
 
-    config: timm's data config (input_size, interpolation, crop_pct, crop_mode, mean, std).
-    """
-
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: Preprocessing) -> None:
         transform = create_transform(
             input_size=tuple(config["input_size"]),
             is_training=False,
@@ -30,11 +30,21 @@ class Preprocess:
         self.resize, self.cut = transform.transforms[:2]
         _, self.height, self.width = config["input_size"]
 
-    def __call__(self, image: Image.Image) -> tuple[NDArray[np.uint8], list[float]]:
-        """Pixels uint8 [y, x, channel] and what they show: left, top, right, bottom in the image's own pixels."""
+    def __call__(self, image: Image.Image) -> tuple[NDArray[np.uint8], Crop]:
+        """Pixels uint8 [y, x, channel] and what of the image they show."""
         resized = self.resize(image)
         pixels = np.asarray(self.cut(resized))
         left, top = round((resized.width - self.width) / 2), round((resized.height - self.height) / 2)
         across, down = image.width / resized.width, image.height / resized.height
-        crop = [left * across, top * down, (left + self.width) * across, (top + self.height) * down]
-        return pixels, crop
+        return pixels, (left * across, top * down, (left + self.width) * across, (top + self.height) * down)
+
+
+def mean_and_std(config: Preprocessing, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """What the normalisation subtracts and what it divides by: each float32 [channel, 1, 1]."""
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (config["mean"], config["std"]))
+    return mean, std
+
+
+def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Pixels uint8 [image, y, x, channel] as the model reads them: float32 [image, channel, y, x]."""
+    return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std

@@ -1,4 +1,4 @@
-"""Where images come from: folders, tars and Hugging Face data sets, all as one list of files to read.
+"""Where images come from: folders, tars and Hugging Face data sets, each as one list of files to read.
 
 A source lists everything once. Whatever it finds is either an entry, which may still turn out to be no image
 when it is decoded, or skipped with a reason, so that indexed + failed + skipped = found.

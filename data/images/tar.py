@@ -8,7 +8,7 @@ import tarfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from ...schemas.errors import SourceError, UnreadableImage
 from .entries import KINDS, Entry, Skipped, is_hidden, shown_name, sort_names, why
@@ -16,11 +16,8 @@ from .entries import KINDS, Entry, Skipped, is_hidden, shown_name, sort_names, w
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
-# Tars
-
-
 @dataclass(frozen=True)
-class _Tar:
+class TarSource:
     """Members are read by their offset, so that any process can read any of them at any time."""
 
     name: str
@@ -33,7 +30,7 @@ class _Tar:
     def _file(self) -> IO[bytes]:
         return self.path.open("rb", buffering=0)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in vars(self).items() if name != "_file"}
 
     def read(self, i: int) -> bytes:
@@ -50,25 +47,26 @@ class _Tar:
         return blob
 
 
-def open_tar(path: Path) -> _Tar:
+def open_tar(path: Path) -> TarSource:
+    """List a tar. Raises SourceError where it is compressed, broken or none."""
     members: dict[str, tarfile.TarInfo] = {}
-    found: list[tuple[str, int | str]] = []
+    files: list[tuple[str, int | str]] = []
     listed = _members(path)
     for member in listed:
         name = _inside(member.name)
         if member.isdir():
             continue
         if not (member.isreg() or member.issym() or member.islnk()):
-            found.append((name, "neither a file nor a folder"))
+            files.append((name, "neither a file nor a folder"))
             continue
         if name in members:
-            found.append((name, "a later member of the tar has the same name"))
+            files.append((name, "a later member of the tar has the same name"))
         members[name] = member
     targets = {name: _follow(members, name) for name in members}
-    found += [(name, target.size if target else 0) for name, target in targets.items()]
-    around = _folder_around(listed, [name for name, size in found if isinstance(size, int)])
-    entries, skipped, names = sort_names(found, around)
-    return _Tar(shown_name(path), entries, skipped, tuple(_start(targets[name]) for name in names), path.resolve())
+    files += [(name, target.size if target else 0) for name, target in targets.items()]
+    around = _folder_around(listed, [name for name, size in files if isinstance(size, int)])
+    entries, skipped, names = sort_names(files, around)
+    return TarSource(shown_name(path), entries, skipped, tuple(_start(targets[name]) for name in names), path.resolve())
 
 
 def _folder_around(listed: list[tarfile.TarInfo], names: list[str]) -> str:

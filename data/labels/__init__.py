@@ -1,1 +1,1 @@
-"""Who a head's rows are, and which class an image belongs to."""
+"""Names of classes, and which class an image belongs to."""

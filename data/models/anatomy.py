@@ -1,11 +1,9 @@
-"""The model's side of the contract: load a timm ViT and say where its MLP neurons are and how the head reads them.
+"""What a dissected model consists of: its MLP layers, the norms around them, and how its head reads the stream.
 
-    anatomy = dissect(load_model("vit_base_patch16_224"))
     anatomy.layers[7].value_vectors          # [neuron, d]
     anatomy.readout.kind                     # 'token', 'mean', 'mean of normed' or 'none: why'
 
-Nothing is taken on trust from a module's name: a probe run compares what the model does with what is claimed here,
-and refuses, by name, a layer that behaves otherwise. Imports torch: only code that runs a model imports this module.
+`probe.dissect` makes these records and proves them. Imports torch: only code that runs a model imports this module.
 """
 
 from __future__ import annotations
@@ -65,13 +63,13 @@ class MlpLayer:
         return self.fc2.weight.detach().float().T
 
     def into_stream(self, vectors: Tensor) -> Tensor:
-        """Vectors [..., d] in front of fc2's output as they reach the residual stream (post-norm: up to its sigma)."""
+        """Vectors [..., d] at fc2's output as they reach the residual stream (post-norm: up to its sigma)."""
         return self.post_norm.fold(vectors) if self.post_norm else vectors * self.gain
 
 
 @dataclass(frozen=True)
 class Readout:
-    """How the head reads the stream after the last block (run_spec.READOUTS), or 'none: why'."""
+    """How the head reads the stream after the last block: one of run_spec.READOUTS, or 'none: why'."""
 
     kind: str
     norm: Norm | None

@@ -1,30 +1,103 @@
-"""Under which names timm's families keep the parts of a block. The probe run proves what is found here."""
+"""Where timm's families keep the parts of a ViT: the names alone. What is found by them is proved by a run in probe.py.
+
+A new family is a new name here. Imports torch: only code that runs a model imports this module.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ...schemas.errors import ModelError
+
 FC1 = re.compile(r"^blocks\.(\d+)\.(?:mlp|ffns\.\d+\.mlp)\.fc1$")
-GAINS = ("ls2", "ls", "gamma_2", "gamma2")  # LayerScale under the names that timm's families give it
+OTHER_MLPS = (".fc1", ".fc1_g", ".w1", ".w12")  # gated, hierarchical or of another kind
+GAINS = ("ls2", "ls", "gamma_2", "gamma2")  # LayerScale
+
+
+class Mlp(NamedTuple):
+    """The two linear layers of an MLP and the nonlinearity between them."""
+
+    fc1: nn.Linear
+    act: nn.Module
+    fc2: nn.Linear
+
+
+def mlp_names(model: nn.Module) -> list[tuple[str, int]]:
+    """(name of fc1, block) of every plain MLP. Raises ModelError, naming the first MLP, where there is none."""
+    matches = [match for name, _ in model.named_modules() if (match := FC1.match(name))]
+    if matches:
+        return [(match[0], int(match[1])) for match in matches]
+    other = next((name for name, _ in model.named_modules() if name.endswith(OTHER_MLPS)), None)
+    fact = f"{type(model).__name__} has no plain 'blocks.N.mlp.fc1'"
+    if other:
+        fact += f" (its first MLP is '{other}': gated, hierarchical or of another kind)"
+    raise ModelError(fact, "vitdex reads ViTs whose blocks hold mlp.fc1 and mlp.fc2.")
+
+
+def mlp_of(model: nn.Module, name: str) -> Mlp:
+    """The MLP that holds an fc1. Raises ModelError where it is of other parts."""
+    module = model.get_submodule(name.removesuffix(".fc1"))
+    fc1, act, fc2 = (getattr(module, part, None) for part in Mlp._fields)
+    if not isinstance(fc1, nn.Linear) or not isinstance(fc2, nn.Linear):
+        raise ModelError(f"'{name}' is not a plain linear layer", "vitdex reads MLPs of two linear layers.")
+    if not isinstance(act, nn.Module):
+        raise ModelError(f"after '{name}' there is no module 'act'", "vitdex reads MLPs of fc1, act and fc2.")
+    return Mlp(fc1, act, fc2)
+
+
+def parent_of(model: nn.Module, name: str) -> nn.Module:
+    """What stands around an fc1's MLP: the block, or one of its branches (parallel blocks)."""
+    return model.get_submodule(name.removesuffix(".mlp.fc1"))
 
 
 def gain_of(parent: nn.Module, width: int) -> Tensor:
+    """LayerScale's gamma after an MLP: float32 [d]; ones where there is none."""
     for name in GAINS:
-        found = getattr(parent, name, None)
-        found = getattr(found, "gamma", found)
-        if isinstance(found, Tensor):
-            return found.detach().float()
+        scale = getattr(parent, name, None)
+        gamma = getattr(scale, "gamma", scale)  # a module's, or the parameter itself
+        if isinstance(gamma, Tensor):
+            return gamma.detach().float()
     return torch.ones(width)
+
+
+def norm_beside_mlp(parent: nn.Module) -> nn.Module | None:
+    """A block's second norm: it stands before the MLP, in post-norm blocks after it."""
+    return getattr(parent, "norm2", None)
+
+
+def final_norms(model: nn.Module) -> tuple[nn.Module | None, nn.Module | None]:
+    """The norm before the pooling and the one after it; of most models one is an Identity or missing."""
+    return getattr(model, "norm", None), getattr(model, "fc_norm", None)
+
+
+def pools_by_attention(model: nn.Module) -> bool:
+    return getattr(model, "attn_pool", None) is not None
+
+
+def patch_grid(model: nn.Module) -> tuple[int, int]:
+    """Rows and columns of patches. Raises ModelError where the model has none."""
+    grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
+    if not isinstance(grid, tuple | list) or len(grid) != 2:
+        raise ModelError(f"{type(model).__name__} has no patch grid", "vitdex reads ViTs with a patch embedding.")
+    return int(grid[0]), int(grid[1])
+
+
+def prefix_tokens(model: nn.Module) -> int:
+    """Tokens before the patches: CLS, registers."""
+    return int(getattr(model, "num_prefix_tokens", 0))
+
+
+def has_class_token(model: nn.Module) -> bool:
+    return getattr(model, "cls_token", None) is not None
 
 
 def first_head(model: nn.Module) -> nn.Module:
     """The classifier; the first of two in distilled models. Identity where the model has none."""
-    getter: Any = getattr(model, "get_classifier", nn.Identity)
-    head: Any = getter()
+    head = model.get_classifier() if hasattr(model, "get_classifier") else None  # type: ignore[operator]
     if isinstance(head, tuple | list | nn.ModuleList):
         head = head[0]
     return head if isinstance(head, nn.Module) else nn.Identity()

@@ -1,8 +1,7 @@
-"""The classifier behind the class scores: the model's own, or one that a file brings."""
+"""The classifier of the class scores: the model's own, or one that a file brings."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +11,17 @@ from torch import Tensor, nn
 
 from ...schemas.errors import ModelError
 from ..labels.class_names import ClassNames
+from ..labels.label_files import parse_names
 from .anatomy import Anatomy
 from .load import tensors_hash
 
 
 @dataclass(frozen=True)
 class Head:
-    """E [class, d] and bias [class]; `own` where the logits must be computed here and not by the model."""
+    """E [class, d] and bias [class]; `own` where the logits must be computed here and not by the model.
+
+    `names` are those that its file brings, if any.
+    """
 
     weight: Tensor | None
     bias: Tensor | None
@@ -34,15 +37,16 @@ class Head:
         return logits + self.bias.to(features.device) if self.bias is not None else logits
 
 
-def find_head(anatomy: Anatomy, file: Path | None) -> Head:
+def find_head(anatomy: Anatomy, path: str | Path | None) -> Head:
     """The head of a run. A file's rows are classes, in the space that the model's head reads or, for models
     whose head is a projection (CLIP), in the space that it writes."""
     own = anatomy.head if isinstance(anatomy.head, nn.Linear) else None
-    if file is None:
+    if path is None:
         if own is None:
             return Head(None, None, False, "none", "", None)
         shift = own.bias.detach().float() if own.bias is not None else None
         return Head(own.weight.detach().float(), shift, False, "model", "", None)
+    file = Path(path)
     weight, bias, names = read_head(file)
     digest = tensors_hash({"weight": weight, **({"bias": bias} if bias is not None else {})})
     width = weight.shape[1]
@@ -80,15 +84,6 @@ def read_head(file: Path) -> tuple[Tensor, Tensor | None, ClassNames | None]:
         raise ModelError(
             f"the head in {file.name} is not a finite matrix", "A head is weight [class, d], maybe bias [class]."
         )
-    names = None
-    if "classes" in metadata:
-        try:
-            found = tuple(str(n) for n in json.loads(metadata["classes"]))
-        except ValueError as error:
-            raise ModelError(
-                f"the class names in {file.name} are not a JSON list", "Write a JSON list of names."
-            ) from error
-        if len(found) != len(weight):
-            raise ModelError(f"{file.name} names {len(found)} classes for {len(weight)} rows", "Name every row.")
-        names = ClassNames(found, None, file.name)
-    return weight, bias, names
+    if "classes" not in metadata:
+        return weight, bias, None
+    return weight, bias, ClassNames(parse_names(metadata["classes"], len(weight), file), None, file.name)

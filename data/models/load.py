@@ -21,13 +21,14 @@ import timm
 import torch
 from huggingface_hub import constants, get_session
 from safetensors import SafetensorError, safe_open
-from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
+from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from ...schemas.errors import ModelError
-from ..labels.class_names import ClassNames
+from ...schemas.run_spec import Preprocessing
+from ..labels.class_names import ClassNames, model_names
 
-LOCAL = "local-dir:"
+LOCAL = "local-dir:"  # before the folder of a model in timm's hub format
 RELATIVE = "relative_position_bias_table"
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
@@ -39,9 +40,9 @@ class Loaded:
     model: nn.Module
     name: str
     model_args: dict[str, Any]
-    preprocessing: dict[str, Any]  # timm's data config: input_size, interpolation, mean, std, crop_pct, crop_mode
+    preprocessing: Preprocessing
     sha256: str
-    class_names: ClassNames | None
+    class_names: ClassNames | None  # that the model brings
     notes: tuple[str, ...] = ()  # what was assumed and a user should know
 
 
@@ -81,14 +82,20 @@ def load_model(
     model = model.eval().float().requires_grad_(False)
     if _in_channels(model) != 3:
         raise ModelError(f"{name} reads {_in_channels(model)} channels", "vitdex indexes models of RGB images.")
-    preprocessing = dict(resolve_model_data_config(model))
-    if img_size := args.get("img_size"):
-        pair = [img_size, img_size] if isinstance(img_size, int) else list(img_size)
-        preprocessing["input_size"] = (3, *pair)
-    preprocessing = json.loads(json.dumps(preprocessing))
+    names = model_names(int(getattr(model, "num_classes", 0)), _config(model).get("label_names"))
     tag = _config(model).get("tag") or ""
     full_name = f"{name.split('.')[0]}.{tag}" if tag and not weights else name
-    return Loaded(model, full_name, args, preprocessing, state_hash(model), _class_names(model), notes)
+    return Loaded(model, full_name, args, _preprocessing(model, args), state_hash(model), names, notes)
+
+
+def _preprocessing(model: nn.Module, args: dict[str, Any]) -> Preprocessing:
+    """timm's data config of a model, with the image size that it was made with."""
+    config = dict(resolve_model_data_config(model))
+    if img_size := args.get("img_size"):
+        pair = [img_size, img_size] if isinstance(img_size, int) else list(img_size)
+        config["input_size"] = (3, *pair)
+    plain: Preprocessing = json.loads(json.dumps(config))  # as it will be read again
+    return plain
 
 
 def _config(model: nn.Module) -> dict[str, Any]:
@@ -215,23 +222,3 @@ def tensors_hash(tensors: dict[str, Tensor]) -> str:
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _class_names(model: nn.Module) -> ClassNames | None:
-    """The names that the model brings: its own config's, or timm's for ImageNet and its subsets."""
-    classes = int(getattr(model, "num_classes", 0))
-    own = _config(model).get("label_names")
-    if own and len(own) == classes:
-        return ClassNames(tuple(own), None, "the model's config")
-    subset = infer_imagenet_subset({"num_classes": classes})
-    if not subset:
-        return None
-    try:
-        info = ImageNetInfo(subset)
-    except AssertionError:  # a subset that timm knows by its size alone
-        return None
-    wnids = tuple(info.label_names())
-    first = [info.label_name_to_description(w).split(",")[0].strip() for w in wnids]
-    twice = {name for name in first if first.count(name) > 1} if classes <= 1000 else set()
-    names = tuple(f"{n} ({w})" if n in twice else n for n, w in zip(first, wnids, strict=True))
-    return ClassNames(names, wnids, f"timm's {subset}")

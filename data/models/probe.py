@@ -1,17 +1,15 @@
 """Find a model's MLP layers and how its head reads them, and prove both by a run on noise.
 
-    anatomy = dissect(loaded.model, (224, 224))
-    anatomy.layers[7].value_vectors          # [neuron, d]
-    anatomy.readout.kind                     # 'token', 'mean', 'mean of normed' or 'none: why'
+    anatomy = dissect(load_model("vit_base_patch16_224").model, (224, 224))
 
-Nothing is taken on trust from a module's name: a probe run compares what the model does with what is claimed here,
-and refuses, by name, a layer that behaves otherwise. Imports torch: only code that runs a model imports this module.
+Nothing is taken on trust from a module's name (families.py): the run compares what the model does with what is claimed
+of it, and a layer that behaves otherwise is refused by name. Imports torch: only code that runs a model imports this.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,7 +17,19 @@ from torch import Tensor, nn
 
 from ...schemas.errors import ModelError
 from .anatomy import Anatomy, MlpLayer, Norm, Readout
-from .families import FC1, first_head, gain_of
+from .families import (
+    final_norms,
+    first_head,
+    gain_of,
+    has_class_token,
+    mlp_names,
+    mlp_of,
+    norm_beside_mlp,
+    parent_of,
+    patch_grid,
+    pools_by_attention,
+    prefix_tokens,
+)
 
 _TOLERANCE = 1e-3  # of the largest value: float32 through one block
 
@@ -29,76 +39,56 @@ def dissect(model: nn.Module, input_size: tuple[int, int]) -> Anatomy:
 
     Raises ModelError naming the first layer that does not fit.
     """
-    candidates = list(_candidates(model))
+    names = mlp_names(model)
     with torch.inference_mode():
-        probe = _probe(model, candidates, input_size)
-        grid, prefix = _tokens(model, probe, candidates)
-        layers = tuple(_layer(model, name, block, probe) for name, block in candidates)
+        probe = _probe(model, names, input_size)
+        grid, prefix = _tokens(model, probe, names)
+        layers = tuple(_layer(model, name, block, probe) for name, block in names)
         readout = _readout(model, probe, prefix)
-    cls = prefix > 0 and getattr(model, "cls_token", None) is not None
-    head = first_head(model)
-    return Anatomy(model, layers, prefix, cls, grid, head, readout, probe.features.shape[-1])
-
-
-def _candidates(model: nn.Module) -> Iterator[tuple[str, int]]:
-    found = False
-    for name, _ in model.named_modules():
-        if match := FC1.match(name):
-            found = True
-            yield name, int(match[1])
-    if found:
-        return
-    other = next((n for n, _ in model.named_modules() if n.endswith((".fc1", ".fc1_g", ".w1", ".w12"))), None)
-    fact = f"{type(model).__name__} has no plain 'blocks.N.mlp.fc1'"
-    if other:
-        fact += f" (its first MLP is '{other}': gated, hierarchical or of another kind)"
-    raise ModelError(fact, "vitdex reads ViTs whose blocks hold mlp.fc1 and mlp.fc2.")
+    cls = prefix > 0 and has_class_token(model)
+    return Anatomy(model, layers, prefix, cls, grid, first_head(model), readout, probe.features.shape[-1])
 
 
 @dataclass
 class _Probe:
-    fc1: dict[str, Tensor]
-    fc2_in: dict[str, Tensor]
-    fc2_out: dict[str, Tensor]
-    blocks: dict[int, tuple[tuple[Any, ...], dict[str, Any], Tensor]]
-    features: Tensor
-    output: Tensor
+    """What went through the model: outputs of fc1 and fc2 and inputs of fc2 by fc1's name; blocks by their number."""
 
+    fc1: dict[str, Tensor] = field(default_factory=dict)
+    fc2_in: dict[str, Tensor] = field(default_factory=dict)
+    fc2_out: dict[str, Tensor] = field(default_factory=dict)
+    blocks: dict[int, tuple[tuple[Any, ...], dict[str, Any], Tensor]] = field(default_factory=dict)  # arguments, output
+    features: Tensor = field(default_factory=lambda: torch.empty(0))  # what the head reads
 
-def _probe(model: nn.Module, candidates: list[tuple[str, int]], input_size: tuple[int, int]) -> _Probe:
-    """Run one noise image and keep what went through every candidate MLP, block and head."""
-    probe = _Probe({}, {}, {}, {}, torch.empty(0), torch.empty(0))
-    hooks = []
+    def on_fc1(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        return lambda m, args, out: self.fc1.__setitem__(name, out.clone())
 
-    def on_fc1(name: str) -> Any:
-        return lambda m, args, out: probe.fc1.__setitem__(name, out.clone())
-
-    def on_fc2(name: str) -> Any:
+    def on_fc2(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def keep(m: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
-            probe.fc2_in[name], probe.fc2_out[name] = args[0].clone(), out.clone()
+            self.fc2_in[name], self.fc2_out[name] = args[0].clone(), out.clone()
 
         return keep
 
-    def on_block(block: int) -> Any:
-        def keep(m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> None:
-            probe.blocks[block] = (args, kwargs, out)
+    def on_block(self, block: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Tensor], None]:
+        return lambda m, args, kwargs, out: self.blocks.__setitem__(block, (args, kwargs, out))
 
-        return keep
+    def on_head(self, m: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self.features = args[0].clone()
 
-    def on_head(m: nn.Module, args: tuple[Tensor, ...]) -> None:
-        probe.features = args[0].clone()
 
-    for name, _ in candidates:
-        mlp = model.get_submodule(name.removesuffix(".fc1"))
-        if not isinstance(getattr(mlp, "fc1", None), nn.Linear) or not isinstance(getattr(mlp, "fc2", None), nn.Linear):
-            raise ModelError(f"'{name}' is not a plain linear layer", "vitdex reads MLPs of two linear layers.")
-        hooks += [mlp.fc1.register_forward_hook(on_fc1(name)), mlp.fc2.register_forward_hook(on_fc2(name))]  # type: ignore[union-attr]
-    for block in {block for _, block in candidates}:
-        hooks.append(model.get_submodule(f"blocks.{block}").register_forward_hook(on_block(block), with_kwargs=True))
-    hooks.append(first_head(model).register_forward_pre_hook(on_head))
+def _probe(model: nn.Module, names: list[tuple[str, int]], input_size: tuple[int, int]) -> _Probe:
+    """Run one noise image and keep what went through every MLP, block and head."""
+    probe, hooks = _Probe(), []
+    for name, _ in names:
+        mlp = mlp_of(model, name)
+        hooks.append(mlp.fc1.register_forward_hook(probe.on_fc1(name)))
+        hooks.append(mlp.fc2.register_forward_hook(probe.on_fc2(name)))
+    for block in {block for _, block in names}:
+        module = model.get_submodule(f"blocks.{block}")
+        hooks.append(module.register_forward_hook(probe.on_block(block), with_kwargs=True))
+    hooks.append(first_head(model).register_forward_pre_hook(probe.on_head))
     noise = torch.randn(1, 3, *input_size, generator=torch.Generator().manual_seed(0))
     try:
-        probe.output = model(noise)
+        model(noise)
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         raise ModelError(
             f"a probe image of {input_size[0]}x{input_size[1]} does not run through the model: {error}",
@@ -110,18 +100,14 @@ def _probe(model: nn.Module, candidates: list[tuple[str, int]], input_size: tupl
     return probe
 
 
-def _tokens(model: nn.Module, probe: _Probe, candidates: list[tuple[str, int]]) -> tuple[tuple[int, int], int]:
+def _tokens(model: nn.Module, probe: _Probe, names: list[tuple[str, int]]) -> tuple[tuple[int, int], int]:
     """Patch grid and number of prefix tokens; every layer must show them, and the same width."""
-    found = getattr(getattr(model, "patch_embed", None), "grid_size", None)
-    if not isinstance(found, tuple | list) or len(found) != 2:
-        raise ModelError(f"{type(model).__name__} has no patch grid", "vitdex reads ViTs with a patch embedding.")
-    grid = (int(found[0]), int(found[1]))
-    prefix = int(getattr(model, "num_prefix_tokens", 0))
-    first = probe.fc1[candidates[0][0]].shape
+    grid, prefix = patch_grid(model), prefix_tokens(model)
+    first = probe.fc1[names[0][0]].shape
     if first[1:2] == (grid[0] * grid[1],):
         prefix = 0  # a class token that joins only after these blocks
     expected = (1, prefix + grid[0] * grid[1], first[-1])
-    for name, _ in candidates:
+    for name, _ in names:
         shape = tuple(probe.fc1[name].shape)
         if shape != expected:
             raise ModelError(
@@ -129,26 +115,26 @@ def _tokens(model: nn.Module, probe: _Probe, candidates: list[tuple[str, int]]) 
                 "vitdex reads ViTs whose blocks all have the same tokens and width.",
             )
     if expected[1] > 65535 or expected[2] > 65535:
-        raise ModelError(f"'{candidates[0][0]}' has more than 65,535 tokens or units", "Choose a smaller --img-size.")
+        raise ModelError(f"'{names[0][0]}' has more than 65,535 tokens or units", "Choose a smaller --img-size.")
     return grid, prefix
 
 
 def _layer(model: nn.Module, name: str, block: int, probe: _Probe) -> MlpLayer:
-    mlp: Any = model.get_submodule(name.removesuffix(".fc1"))
-    parent = model.get_submodule(name.removesuffix(".mlp.fc1"))
+    """A layer's record, once a shift of fc2's output has reached the stream as the record says."""
+    mlp, parent = mlp_of(model, name), parent_of(model, name)
     activated = mlp.act(probe.fc1[name].clone())
     if activated.shape != probe.fc2_in[name].shape:
         raise ModelError(
             f"'{name}' has {activated.shape[-1]} units but its fc2 reads {probe.fc2_in[name].shape[-1]}",
             "Gated MLPs (SwiGLU and its like) have no key-value neurons.",
         )
-    if not close(activated, probe.fc2_in[name]):
+    if not _close(activated, probe.fc2_in[name]):
         raise ModelError(
             f"something stands between '{name}', its nonlinearity and fc2 (a norm, a gate)",
             "The key-value picture does not hold for such an MLP.",
         )
     gain = gain_of(parent, mlp.fc2.out_features)
-    norm_module = getattr(parent, "norm2", None)
+    norm_module = norm_beside_mlp(parent)
     norm = _norm(norm_module) if norm_module is not None else None
     module = model.get_submodule(f"blocks.{block}")
     args, kwargs, before = probe.blocks[block]
@@ -159,9 +145,9 @@ def _layer(model: nn.Module, name: str, block: int, probe: _Probe) -> MlpLayer:
         with _shifted(mlp.fc2, shift):
             change = module(*args, **kwargs) - before
         expected = post_norm(out + shift) - post_norm(out) if post_norm else gain * shift
-        if close(change, expected):
-            kept = norm_module if post_norm else None
-            return MlpLayer(name, block, mlp.fc1, mlp.act, mlp.fc2, gain, post_norm, kept)
+        if _close(change, expected):
+            after = norm_module if post_norm else None
+            return MlpLayer(name, block, mlp.fc1, mlp.act, mlp.fc2, gain, post_norm, after)
     raise ModelError(
         f"what '{name}' writes does not reach the stream by a known gain or norm",
         "Its value vectors cannot be read off the weights.",
@@ -194,7 +180,7 @@ def _norm(module: nn.Module | None) -> Norm | None:
     probe = torch.randn(2, 3, weight.shape[0], generator=torch.Generator().manual_seed(2)) + 0.5
     for centred in (True, False):
         norm = Norm(centred, weight.detach().float(), bias, eps)
-        if close(module(probe), norm(probe)):
+        if _close(module(probe), norm(probe)):
             return norm
     return None
 
@@ -205,8 +191,7 @@ def _readout(model: nn.Module, probe: _Probe, prefix: int) -> Readout:
     features = probe.features
     if features.ndim != 2:
         return Readout("none: the head reads all tokens", None, None)
-    before, after = getattr(model, "norm", None), getattr(model, "fc_norm", None)
-    for module in (before, after):
+    for module in final_norms(model):
         norm = _norm(module)
         if norm is None:
             continue
@@ -216,11 +201,11 @@ def _readout(model: nn.Module, probe: _Probe, prefix: int) -> Readout:
             "mean of normed": lambda n: n(stream)[:, prefix:].mean(1),
         }
         for kind, read in trials.items():
-            if close(read(norm), features):
+            if _close(read(norm), features):
                 return Readout(kind, norm, module)
-    pooled = "attention pooling" if getattr(model, "attn_pool", None) is not None else "an unknown pooling"
+    pooled = "attention pooling" if pools_by_attention(model) else "an unknown pooling"
     return Readout(f"none: the head reads through {pooled}", None, None)
 
 
-def close(a: Tensor, b: Tensor) -> bool:
+def _close(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and bool((a - b).abs().max() <= _TOLERANCE * b.abs().max().clamp(min=1e-12))

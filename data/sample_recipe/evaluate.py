@@ -1,6 +1,6 @@
 """Count the exported model's hits on composites it never saw, in Markdown for the model card.
 
-python -m vitdex.data.evaluate_sample --stamps STAMPS --sample SAMPLE
+python -m vitdex.data.sample_recipe.evaluate --stamps STAMPS --sample SAMPLE
 """
 
 import csv

@@ -1,6 +1,6 @@
 """Make the packaged sample's pictures and masks from the Tux Paint stamps.
 
-python -m vitdex.data.make_sample images --stamps STAMPS --out SAMPLE
+python -m vitdex.data.sample_recipe.make images --stamps STAMPS --out SAMPLE
 """
 
 import csv

@@ -1,7 +1,7 @@
 """Train the packaged sample's model on endless composites and export it for timm.
 
-python -m vitdex.data.train_sample train --stamps STAMPS --run RUN
-python -m vitdex.data.train_sample export --run RUN --out SAMPLE/model
+python -m vitdex.data.sample_recipe.train train --stamps STAMPS --run RUN
+python -m vitdex.data.sample_recipe.train export --run RUN --out SAMPLE/model
 """
 
 import json

@@ -11,24 +11,29 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from ...data.images.preprocess import mean_and_std, normalise
 from ...data.models.anatomy import Anatomy, MlpLayer
 from ...data.models.head import Head
 from ...schemas.errors import ModelError
-from ...schemas.run_spec import RunSpec
+from ...schemas.run_spec import Precision, RunSpec
 from ..statistics.threshold_counts import Statistics, pick_patches
 from .reduce import Room, first_rows, reduce_compiled, reduce_plain, room_for
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES: dict[Precision, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 
 @dataclass
 class _Pass:
-    """What one forward pass leaves behind until its end."""
+    """What one forward pass keeps until its end."""
 
     ids: Sequence[int] = ()
     picked: Tensor | None = None
@@ -46,11 +51,9 @@ class Capture:
     def __init__(self, anatomy: Anatomy, spec: RunSpec, head: Head, statistics: Statistics) -> None:
         self.anatomy, self.spec, self.head, self.statistics = anatomy, spec, head, statistics
         self.device = torch.device(spec.device)
-        config = spec.preprocessing
-        self.mean = torch.tensor(config["mean"], device=self.device).view(3, 1, 1)
-        self.std = torch.tensor(config["std"], device=self.device).view(3, 1, 1)
+        self.mean, self.std = mean_and_std(spec.preprocessing, self.device)
         self.kept = _Pass()
-        self._hooks: list[Any] = []
+        self._hooks: list[RemovableHandle] = []
         self._room: dict[str, Room] = {}  # by layer; only where reductions are compiled
         if spec.compiled:
             of_batch = (spec.batch_size, spec.tokens, spec.prefix)
@@ -144,7 +147,7 @@ class Capture:
         return lambda x: self.kept.raw.__setitem__(name, x)
 
     def _on_active(self, layer: MlpLayer) -> Callable[[Tensor], None]:
-        """At fc2's door both are there: the values before the nonlinearity and after it."""
+        """Where fc2 begins both are there: the values before the nonlinearity and after it."""
 
         def reduce(y: Tensor) -> None:
             self._summaries(layer.name, self.kept.raw.pop(layer.name), y)
@@ -160,10 +163,10 @@ class Capture:
         """Reduce values [image, token, neuron] of one layer, x before and y after the nonlinearity."""
         out, prefix = self.kept.out, self.spec.prefix
         if self.spec.compiled:
-            found = reduce_compiled(x, y, prefix, self.spec.maps, self._room[name])
+            reduced = reduce_compiled(x, y, prefix, self.spec.maps, self._room[name])
         else:
-            found = reduce_plain(x, y, prefix, self.spec.maps)
-        out |= {f"{name}/{leaf}": values for leaf, values in found.items()}
+            reduced = reduce_plain(x, y, prefix, self.spec.maps)
+        out |= {f"{name}/{leaf}": values for leaf, values in reduced.items()}
         if self.spec.cls:
             out[f"{name}/cls"] = self._own(name, "cls", x[:, 0])
         self.statistics.count(name, x, prefix, self.kept.picked, self.spec.compiled)
@@ -200,8 +203,3 @@ class Capture:
                 weight = weight / post
             read, scale = activated * weight[:, None], weight
         kept.out[f"{name}/read"], kept.out[f"{name}/scale"] = read, scale
-
-
-def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Pixels uint8 [image, y, x, channel] as the model reads them: float32 [image, channel, y, x]."""
-    return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std

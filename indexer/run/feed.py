@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,11 @@ from ...data.images.decode import decode
 from ...data.images.preprocess import Preprocess
 from ...data.images.sources import Source
 from ...schemas.errors import UnreadableImage
-from ...schemas.run_spec import Part
+from ...schemas.facts import ImageFacts
+from ...schemas.run_spec import Part, Preprocessing
+
+Pixels = NDArray[np.uint8]
+Item = tuple[int, Pixels | None, ImageFacts]  # an image's number, what the model sees of it, what was learnt of it
 
 
 @dataclass(frozen=True)
@@ -27,28 +30,27 @@ class Batch:
     first: int
     ids: list[int]
     pixels: Tensor
-    facts: list[dict[str, Any]]
+    facts: list[ImageFacts]
 
 
-class _Images(Dataset[tuple[int, NDArray[np.uint8] | None, dict[str, Any]]]):
-    def __init__(self, source: Source, config: dict[str, Any]) -> None:
+class _Images(Dataset[Item]):
+    def __init__(self, source: Source, config: Preprocessing) -> None:
         self.source, self.config = source, config
         self.preprocess: Preprocess | None = None
 
-    def __getitem__(self, i: int) -> tuple[int, NDArray[np.uint8] | None, dict[str, Any]]:
+    def __getitem__(self, i: int) -> Item:
         if self.preprocess is None:  # made where it is used: transforms need not travel to the workers
             self.preprocess = Preprocess(self.config)
         entry = self.source.entries[i]
-        facts: dict[str, Any] = {"path": entry.path, "label": entry.label}
         try:
             image = decode(self.source.read(i))
             pixels, crop = self.preprocess(image)
         except UnreadableImage as error:
-            return i, None, {**facts, "reason": str(error)}
-        return i, pixels, {**facts, "width": image.width, "height": image.height, "crop": crop}
+            return i, None, ImageFacts(entry.path, entry.label, reason=str(error))
+        return i, pixels, ImageFacts(entry.path, entry.label, image.width, image.height, crop)
 
 
-def _collate(items: Sequence[tuple[int, NDArray[np.uint8] | None, dict[str, Any]]]) -> Batch:
+def _collate(items: Sequence[Item]) -> Batch:
     good = [(i, pixels) for i, pixels, _ in items if pixels is not None]
     stacked = np.stack([p for _, p in good]) if good else np.zeros((0, 1, 1, 3), np.uint8)
     return Batch(items[0][0], [i for i, _ in good], torch.from_numpy(stacked), [facts for _, _, facts in items])
@@ -60,7 +62,7 @@ def _start_worker(_: int) -> None:
 
 
 def feed(
-    source: Source, config: dict[str, Any], parts: Sequence[Part], batch_size: int, workers: int
+    source: Source, config: Preprocessing, parts: Sequence[Part], batch_size: int, workers: int
 ) -> Iterator[Batch]:
     """Batches of the given parts, in order."""
     batches = [
@@ -68,7 +70,7 @@ def feed(
         for part in parts
         for start in range(part.start, part.stop, batch_size)
     ]
-    loader: DataLoader[Any] = DataLoader(
+    loader: DataLoader[Item] = DataLoader(
         _Images(source, config),
         batch_sampler=batches,
         num_workers=workers,

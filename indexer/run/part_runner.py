@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from ...schemas.array_specs import arrays, part_bytes
+from ...schemas.facts import ImageFacts
 from ...schemas.run_spec import EXEMPLARS, Part, RunSpec
 from ..memory import keep_freed_memory
 from ..plan import Plan
@@ -29,10 +29,10 @@ STATE_SECONDS = 60
 class Filled:
     """What a part leaves beside its arrays."""
 
-    images: list[dict[str, Any]]  # one an image: path, label, width, height, crop, or reason
+    images: list[ImageFacts]
     seconds: float
-    state: bytes | None  # the statistics up to and including this part (states.py); now and then
-    kept: dict[str, bytes]  # by layer: maps of a running top (`--maps exemplars` only)
+    state: bytes | None  # the statistics up to and including this part (saved_state.py); now and then
+    candidates: dict[str, bytes]  # by layer: maps of a running top (`--maps exemplars` only)
 
 
 def fresh_statistics(spec: RunSpec) -> Statistics:
@@ -60,19 +60,19 @@ def run_parts(
         with Capture(plan.anatomy, spec, plan.head, statistics) as capture:
             for part in parts:
                 started, buffer = time.monotonic(), writer.buffer
-                images: list[dict[str, Any]] = []
+                images: list[ImageFacts] = []
                 while len(images) < part.images:
                     batch = next(batches)
                     _one_batch(capture, batch, part, buffer, running)
                     images += batch.facts
                     advance(len(batch.facts), part_bytes(spec) * len(batch.facts) // part.images)
                 buffer.blank(np.arange(part.images, spec.part_images))
-                kept = {name: maps.of_images(part.start) for name, maps in running.items()}
+                candidates = {name: maps.of_images(part.start) for name, maps in running.items()}
                 state = None
                 if part is parts[-1] or time.monotonic() - stated >= STATE_SECONDS:
                     state, stated = pack_state(statistics), time.monotonic()
                 seconds = round(time.monotonic() - started, 3)
-                writer.submit(part, Filled(images, seconds, state, kept))
+                writer.submit(part, Filled(images, seconds, state, candidates))
     finally:
         writer.close()
 
@@ -80,8 +80,8 @@ def run_parts(
 def _running_maps(spec: RunSpec) -> dict[str, RunningMaps]:
     if spec.maps != "exemplars":
         return {}
-    kept, device = min(EXEMPLARS, spec.images), torch.device(spec.device)
-    return {layer.name: RunningMaps(layer.units, kept, spec.patches, device) for layer in spec.layers}
+    k, device = min(EXEMPLARS, spec.images), torch.device(spec.device)
+    return {layer.name: RunningMaps(layer.units, k, spec.patches, device) for layer in spec.layers}
 
 
 def _one_batch(capture: Capture, batch: Batch, part: Part, buffer: PartBuffer, running: dict[str, RunningMaps]) -> None:
@@ -90,10 +90,10 @@ def _one_batch(capture: Capture, batch: Batch, part: Part, buffer: PartBuffer, r
     buffer.blank(np.setdiff1d(batch.first - part.start + np.arange(len(batch.facts)), rows))
     if not batch.ids:
         return
-    found = capture(batch.pixels, batch.ids)
+    captured = capture(batch.pixels, batch.ids)
     for name, maps in running.items():
-        maps.add(found[f"{name}/max"], batch.ids, found.pop(f"{name}/map"))
-    for path, values in found.items():
+        maps.add(captured[f"{name}/max"], batch.ids, captured.pop(f"{name}/map"))
+    for path, values in captured.items():
         buffer.put(path, rows, values.cpu().numpy())
     buffer.put("valid", rows, np.ones(len(rows), bool))
     if "inputs" in buffer.specs:

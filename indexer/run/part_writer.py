@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import google_crc32c
 import numpy as np
@@ -34,7 +34,7 @@ class PartBuffer:
         self._free = {a.path: threading.Event() for a in specs}
         self.release()
         self._raw = {a.path: page_aligned(a.file_bytes) for a in specs}
-        self._views = {path: _chunks(self._raw[path], a) for path, a in self.specs.items()}
+        self._views = {path: chunk_values(self._raw[path], a) for path, a in self.specs.items()}
         self.blank(np.arange(specs[0].file_shape[0]), [a.path for a in specs if not a.path.endswith("/map")])
 
     def blank(self, rows: NDArray[np.int64], paths: Sequence[str] | None = None) -> None:
@@ -95,7 +95,7 @@ def _name(spec: ArraySpec, part: int) -> str:
     return spec.file(part, *[0] * (len(spec.shape) - 1))
 
 
-def _chunks(raw: NDArray[np.uint8], spec: ArraySpec) -> NDArray[Any]:
+def chunk_values(raw: NDArray[np.uint8], spec: ArraySpec) -> NDArray[Any]:
     """The values of a file's chunks, checksums left out: [chunk, *chunk shape]."""
     dtype = np.dtype(spec.dtype)
     inner = np.cumprod([dtype.itemsize, *spec.chunks[:0:-1]])[::-1]
@@ -125,20 +125,23 @@ def encode_file(values: NDArray[Any], spec: ArraySpec) -> memoryview:
     raw = page_aligned(spec.file_bytes)
     per_axis = [s // c for s, c in zip(spec.file_shape, spec.chunks, strict=True)]
     assert all(n == 1 for n in per_axis[1:]), "files are split along their first axis alone"
-    _chunks(raw, spec)[...] = values.reshape(spec.chunks_per_file, *spec.chunks)
+    chunk_values(raw, spec)[...] = values.reshape(spec.chunks_per_file, *spec.chunks)
     return seal(raw, spec)
 
 
-class PartWriter:
-    """Writes a part in a thread while the next one is computed, into the same memory as files leave it."""
+class PartWriter(Generic[T]):
+    """Writes a part in a thread while the next one is computed, into the same memory as files leave it.
 
-    def __init__(self, specs: list[ArraySpec], write: Callable[[Part, PartBuffer, Any], None]) -> None:
+    `write` gets the part, the buffer and what was submitted with it.
+    """
+
+    def __init__(self, specs: list[ArraySpec], write: Callable[[Part, PartBuffer, T], None]) -> None:
         self.buffer = PartBuffer(specs)
         self._write = write
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._written: Future[None] | None = None
 
-    def submit(self, part: Part, extra: Any) -> None:
+    def submit(self, part: Part, extra: T) -> None:
         """Have what the buffer holds written; raises what the writing of the part before raised."""
         self._wait()
         self.buffer.hold()
@@ -156,7 +159,7 @@ class PartWriter:
         if written:
             written.result()
 
-    def _run(self, part: Part, extra: Any) -> None:
+    def _run(self, part: Part, extra: T) -> None:
         try:
             self._write(part, self.buffer, extra)
         finally:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...schemas.run_spec import TOKEN_TOP
+from ...schemas.run_spec import TOKEN_TOP, Maps
 from ...schemas.storage.map_codes import CODES
 from ..memory import as_stored, large_zeros
 from . import kernels
@@ -22,7 +22,7 @@ KERNEL_LEAVES = ("max", "min", "mean", "argmax", "post_mean", "token_top", "map"
 Room = dict[str, Tensor]
 
 
-def reduce_plain(x: Tensor, y: Tensor, prefix: int, maps: str) -> dict[str, Tensor]:
+def reduce_plain(x: Tensor, y: Tensor, prefix: int, maps: Maps) -> dict[str, Tensor]:
     """The definition, in torch."""
     values = x.float()[:, prefix:].transpose(1, 2).contiguous()
     high, argmax = values.max(2)
@@ -49,7 +49,7 @@ def encode_maps(maps: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return ((maps - low[..., None]) * scale[..., None]).round_().clamp_(0, CODES).to(torch.uint8)
 
 
-def room_for(images: int, tokens: int, prefix: int, units: int, maps: str) -> Room:
+def room_for(images: int, tokens: int, prefix: int, units: int, maps: Maps) -> Room:
     """Arrays for what a layer of up to so many images leaves.
 
     Made before the forward pass and used by every batch: what is allocated within it and stays lands between the large
@@ -75,13 +75,13 @@ def first_rows(room: Tensor, images: int) -> Tensor:
     return room if len(room) == images else room[:images]
 
 
-def reduce_compiled(x: Tensor, y: Tensor, prefix: int, maps: str, room: Room) -> dict[str, Tensor]:
+def reduce_compiled(x: Tensor, y: Tensor, prefix: int, maps: Maps, room: Room) -> dict[str, Tensor]:
     """The same on the CPU, by a kernel that reads x once. What it returned for the same room before is overwritten."""
-    found = {leaf: first_rows(room[leaf], len(x)) for leaf in KERNEL_LEAVES}
+    out = {leaf: first_rows(room[leaf], len(x)) for leaf in KERNEL_LEAVES}
     numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
-    kernels.summarise(as_stored(x), as_stored(y), prefix, *(values.numpy() for values in found.values()))
+    kernels.summarise(as_stored(x), as_stored(y), prefix, *(values.numpy() for values in out.values()))
     if maps == "float16":
-        found["map"] = x[:, prefix:].transpose(1, 2).half()
+        out["map"] = x[:, prefix:].transpose(1, 2).half()
     elif maps == "none":
-        del found["map"]
-    return found
+        del out["map"]
+    return out

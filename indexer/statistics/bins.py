@@ -1,4 +1,4 @@
-"""The bins in which thresholds are counted: a float scale around a neuron's own 0.99 quantile (counts.py)."""
+"""The bins in which thresholds are counted: a float scale around a neuron's own 0.99 quantile (threshold_counts.py)."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def _(stored):
 
 @numba.njit(parallel=True, cache=True, error_model="numpy")
 def count(x, prefix, picked, centre, unit, counts, total, square, positive):
-    """Add the picked patches [image, k] of every image to each neuron's bins and moments (counts.py)."""
+    """Add the picked patches [image, k] of every image to each neuron's bins and moments (threshold_counts.py)."""
     images, _, units = x.shape
     k = picked.shape[1]
     for tile in numba.prange((units + COUNTED_TILE - 1) // COUNTED_TILE):

@@ -29,6 +29,7 @@ def rank_keys(values: Tensor, ids: Tensor) -> Tensor:
 
 
 def key_ids(keys: Tensor) -> Tensor:
+    """The ids that keys hold."""
     ids: Tensor = 2**_ID_BITS - 1 - (keys & (2**_ID_BITS - 1))
     return ids
 
@@ -73,9 +74,9 @@ def gather(files: Iterable[Path], top: NDArray[np.int64], images: int) -> NDArra
     filled = 0
     for file in files:
         saved = load_file(file)
-        found = saved["unit"].astype(np.int64) * images + saved["image"]
-        at = np.searchsorted(keys, found)
-        hit = (at < len(keys)) & (keys[np.minimum(at, len(keys) - 1)] == found)
+        own = saved["unit"].astype(np.int64) * images + saved["image"]
+        at = np.searchsorted(keys, own)
+        hit = (at < len(keys)) & (keys[np.minimum(at, len(keys) - 1)] == own)
         if out is None:
             out = np.zeros((units * ranks, saved["codes"].shape[1]), np.uint8)
         out[order[at[hit]]] = saved["codes"][hit]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...schemas.run_spec import EXEMPLARS, OTHER_EXEMPLARS, QUANTILE_EXEMPLARS
+from ...schemas.run_spec import EXEMPLARS, OTHER_EXEMPLARS, QUANTILE_EXEMPLARS, Side
 from . import sorting
 
 Floats = NDArray[np.float32]
@@ -20,7 +20,7 @@ Ranks = NDArray[np.uint32]
 class ImageRanks:
     """Images [neuron, rank] of each side by the largest patch, and auroc [class, neuron]."""
 
-    sides: dict[str, Ints]
+    sides: dict[Side, Ints]
     auroc: Floats
 
 
@@ -44,7 +44,7 @@ def rank_images(by_neuron: Floats, valid: NDArray[np.bool_], labels: Ints, class
     every = n.sum()
     with np.errstate(invalid="ignore", divide="ignore"):  # ranks were counted from the largest
         auroc = (n * (every + 1) - sums - n * (n + 1) / 2) / (n * (every - n))
-    sides = {"top": top, "bottom": bottom, "quantile": quantile}
+    sides: dict[Side, Ints] = {"top": top, "bottom": bottom, "quantile": quantile}
     return ImageRanks(sides, np.ascontiguousarray(auroc.T, np.float32))
 
 

@@ -1,6 +1,6 @@
 """Orders and sums over the images of a layer, compiled by Numba: one radix sort a neuron gives all of its ranks.
 
-Orders are descending, equal values by ascending position, NaN last; -0.0 ranks as 0.0. `statistics.py` says what for.
+Orders are descending, equal values by ascending position, NaN last; -0.0 ranks as 0.0. image_ranks.py says what for.
 """
 
 from __future__ import annotations
@@ -182,9 +182,9 @@ def transpose(values, out):
     images, units = values.shape
     for tile in numba.prange((units + NARROW - 1) // NARROW):
         first, last = tile * NARROW, min((tile + 1) * NARROW, units)
-        some = np.empty((NARROW, images), values.dtype)
+        turned = np.empty((NARROW, images), values.dtype)
         for i in range(images):
             for u in range(first, last):
-                some[u - first, i] = values[i, u]
+                turned[u - first, i] = values[i, u]
         for u in range(first, last):
-            out[u] = some[u - first]
+            out[u] = turned[u - first]

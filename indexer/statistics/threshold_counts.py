@@ -2,7 +2,7 @@
 
     statistics = Statistics(layers, exact=tail_length(values), device="cpu")
     statistics.add("blocks.0.mlp.fc1", values)      # [neuron, value], float32
-    state = statistics.state_of("blocks.0.mlp.fc1")  # arrays; states.py packs those of all layers for Statistics.load
+    state = statistics.state_of("blocks.0.mlp.fc1")  # arrays; saved_state.py packs those of all layers for `load`
 
 Values fall into bins on a float scale around the neuron's own 0.99 quantile and in units of its own spread (both of
 its first batch): 128 steps an octave from 2**-8 to 2**10, both ways, so that bins are finest where the thresholds are.
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil
-from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +46,8 @@ def tail_length(images: int, patches: int) -> int:
 
 def pick_patches(image_ids: Sequence[int], patches: int, count: int) -> Tensor:
     """The counted patches of each image, chosen by a hash of image and patch: int64 [image, count]."""
-    x: Any = np.asarray(image_ids, np.uint64)[:, None] * np.uint64(65536) + np.arange(patches, dtype=np.uint64)
+    first = np.asarray(image_ids, np.uint64)[:, None] * np.uint64(65536)
+    x: NDArray[np.uint64] = np.add(first, np.arange(patches, dtype=np.uint64), dtype=np.uint64)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)  # splitmix64's finaliser
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     x ^= x >> np.uint64(31)
@@ -138,10 +138,11 @@ class Statistics:
 
     def centre_of(self, layer: str) -> NDArray[np.float32]:
         """Centre and unit of a layer's bins: float32 [2, neuron]; NaN while nothing was counted."""
-        found: NDArray[np.float32] = self.centre[layer].cpu().numpy().copy()
-        return found
+        centre: NDArray[np.float32] = self.centre[layer].cpu().numpy().copy()
+        return centre
 
     def load(self, state: dict[str, NDArray[np.generic]]) -> None:
+        """Go on from what `state_of` gave for every layer, by LAYER/name."""
         for layer, counts in self.counts.items():
             device = counts.device
             counts.copy_(torch.from_numpy(state[f"{layer}/counts"].astype(np.int32)))
@@ -172,9 +173,9 @@ class Statistics:
         return out.astype(np.float32)
 
     def positive_share(self, layer: str) -> NDArray[np.float32]:
-        share: NDArray[np.float64] = self.positive[layer].cpu().numpy() / np.maximum(
-            self.counts[layer].sum(1).cpu().numpy(), 1
-        )
+        """Share of the counted patches above 0."""
+        counted = np.maximum(self.counts[layer].sum(1).cpu().numpy(), 1)
+        share: NDArray[np.float64] = self.positive[layer].cpu().numpy() / counted
         return share.astype(np.float32)
 
     def deviation(self, layer: str) -> NDArray[np.float32]:

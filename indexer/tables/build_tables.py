@@ -12,15 +12,16 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from ...data.labels.class_names import match_labels
+from ...data.labels.class_names import image_classes
+from ...schemas.database import attach_for_writing
 from ...schemas.errors import BadIndex
-from ...schemas.integrity import Facts
-from ...schemas.run_spec import OTHER_EXEMPLARS, LayerSpec, RunSpec
+from ...schemas.facts import Files, ImageFacts
+from ...schemas.run_spec import OTHER_EXEMPLARS, LayerSpec, RunSpec, Side, Token
 from ...schemas.storage.atomic_files import adopt_file, write_file
 from ..statistics.image_ranks import Means, largest, rank_images
 from .class_tables import class_columns, class_means, insert_activations, insert_scores
 from .filled_index import KEPT, Columns, Finish
-from .rows import insert
+from .rows import Column, insert
 
 SIDES = ("left", "top", "right", "bottom")
 CROP_COLUMNS = (
@@ -31,13 +32,15 @@ CROP_COLUMNS = (
 MEMORY = "500MB"  # that DuckDB may hold of it while it is written
 
 
-def build_tables(finish: Finish) -> Facts:
+def build_tables(finish: Finish) -> Files:
     """Write index.duckdb, and the statistics that it could not be made from again. Raises BadIndex on a full disk."""
     temporary = finish.layout.database.with_name(".index.duckdb.partial")
     for leftover in (temporary, temporary.with_name(temporary.name + ".wal")):
         leftover.unlink(missing_ok=True)
     try:
-        with duckdb.connect(str(temporary), config={"memory_limit": MEMORY}) as db:
+        with duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": f"{temporary}.tmp"}) as db:
+            attach_for_writing(db, temporary, "made")
+            db.execute("USE made")
             kept = _fill_tables(finish, db)
             db.execute("CHECKPOINT")
     except duckdb.Error as error:
@@ -89,13 +92,17 @@ def load_kept(content: bytes) -> dict[str, Columns]:
 def kept_in_tables(database: Path, spec: RunSpec) -> dict[str, Columns]:
     """The KEPT columns from the tables themselves."""
     query = f"SELECT {', '.join(KEPT)} FROM neurons WHERE layer = ? ORDER BY unit"
+    kept: dict[str, Columns] = {}
     with duckdb.connect(str(database), read_only=True) as db:
-        return {layer.name: db.execute(query, [layer.name]).fetchnumpy() for layer in spec.layers}
+        for layer in spec.layers:
+            columns = db.execute(query, [layer.name]).fetchnumpy()
+            kept[layer.name] = {name: np.asarray(column) for name, column in columns.items()}
+    return kept
 
 
 def _images_and_classes(finish: Finish, db: duckdb.DuckDBPyConnection) -> NDArray[np.int64]:
     """Fill layers, classes, images, failures. Returns each image's class, -1 for none or an unreadable image."""
-    spec, records = finish.spec, finish.images
+    spec, images = finish.spec, finish.images
     rows, columns = spec.grid
     db.executemany(
         "INSERT INTO layers VALUES (?, ?, ?, ?, ?, ?)",
@@ -111,32 +118,30 @@ def _images_and_classes(finish: Finish, db: duckdb.DuckDBPyConnection) -> NDArra
                 for i, n in enumerate(names.names)
             ],
         )
-    class_of = match_labels({r["label"] for r in records}, names)
-    labels = np.array([class_of.get(r["label"], -1) for r in records], np.int64)
-    predicted, p_class = _predictions(finish, labels)
-    insert(
-        db,
-        "images",
-        {
-            "image_id": range(len(records)),
-            "path": [r["path"] for r in records],
-            "label": pd.array([r["label"] for r in records], "object"),
-            "class_id": pd.array([c if c >= 0 else None for c in labels.tolist()], "Int64"),
-            "predicted": pd.array(predicted, "Int64"),
-            "p_class": pd.array(p_class, "Float64"),
-            "width": pd.array([r.get("width") for r in records], "Int64"),
-            "height": pd.array([r.get("height") for r in records], "Int64"),
-            **{
-                side: pd.array([r["crop"][i] if "crop" in r else None for r in records], "Float64")
-                for i, side in enumerate(SIDES)
-            },
-        },
-        CROP_COLUMNS,
-    )
-    failed = [(r["path"], r["reason"]) for r in records if "reason" in r]
+    labels = image_classes([image.label for image in images], names)
+    insert(db, "images", _image_columns(images, labels, *_predictions(finish, labels)), CROP_COLUMNS)
+    failed = [(image.path, image.reason) for image in images if not image.readable]
     if failed:
         db.executemany("INSERT INTO failures VALUES (?, ?)", failed)
     return np.where(finish.valid, labels, -1)
+
+
+def _image_columns(
+    images: list[ImageFacts], labels: NDArray[np.int64], predicted: list[int | None], p_class: list[float | None]
+) -> dict[str, Column]:
+    """Columns of the table images, the crop by its sides."""
+    crops = [image.crop or (None,) * len(SIDES) for image in images]
+    return {
+        "image_id": range(len(images)),
+        "path": [image.path for image in images],
+        "label": pd.array([image.label for image in images], "object"),
+        "class_id": pd.array([c if c >= 0 else None for c in labels.tolist()], "Int64"),
+        "predicted": pd.array(predicted, "Int64"),
+        "p_class": pd.array(p_class, "Float64"),
+        "width": pd.array([image.width for image in images], "Int64"),
+        "height": pd.array([image.height for image in images], "Int64"),
+        **{side: pd.array([crop[i] for crop in crops], "Float64") for i, side in enumerate(SIDES)},
+    }
 
 
 def _predictions(finish: Finish, labels: NDArray[np.int64]) -> tuple[list[int | None], list[float | None]]:
@@ -181,7 +186,7 @@ def _exemplars(
     db: duckdb.DuckDBPyConnection,
     layer: LayerSpec,
     by_neuron: NDArray[np.float32],
-    sides: dict[str, NDArray[np.int64]],
+    sides: dict[Side, NDArray[np.int64]],
 ) -> None:
     units = np.arange(layer.units)[:, None]
     for side, ids in sides.items():
@@ -206,8 +211,8 @@ def _insert_exemplars(
     finish: Finish,
     db: duckdb.DuckDBPyConnection,
     layer: LayerSpec,
-    side: str,
-    token: str,
+    side: Side,
+    token: Token,
     ids: NDArray[np.int64],
     pre: NDArray[np.float32],
     patch: NDArray[np.uint16] | None,

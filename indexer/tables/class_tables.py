@@ -14,7 +14,7 @@ from torch import nn
 from ...schemas.run_spec import LayerSpec
 from ..statistics.image_ranks import Means, score_ranks
 from .filled_index import Finish
-from .rows import insert
+from .rows import Column, insert
 
 CLASSES_AT_ONCE = 50  # in memory as rows
 ACTIVATIONS = ("mean_max", "mean", "post_mean", "cls_post_mean", "contribution", "auroc")
@@ -25,20 +25,20 @@ Floats = NDArray[np.float32]
 def class_means(finish: Finish, layer: LayerSpec, labels: NDArray[np.int64], classes: int) -> dict[str, Means]:
     """Means of a layer's summaries, by column of class_activations ('read' makes its contribution)."""
     leaves = {"mean_max": "max", "mean": "mean", "post_mean": "post_mean", "cls_post_mean": "cls", "read": "read"}
-    found = {}
+    of_columns = {}
     for column, leaf in leaves.items():
         if f"{layer.name}/{leaf}" in finish.arrays:
-            found[column] = means = Means(layer.units, classes)
+            of_columns[column] = means = Means(layer.units, classes)
             for first, values in finish.reader.parts(f"{layer.name}/{leaf}"):
                 here = slice(first, first + len(values))
                 shown = finish.act(layer, values) if leaf == "cls" else values
                 means.add(shown, labels[here], finish.valid[here])
-    return found
+    return of_columns
 
 
 def class_columns(finish: Finish, layer: LayerSpec, means: dict[str, Means]) -> dict[str, Floats]:
     """Columns of class_activations for one layer: [class, neuron]."""
-    out = {column: found.class_means for column, found in means.items()}
+    out = {column: of_column.class_means for column, of_column in means.items()}
     read = out.pop("read", None)
     if read is not None and finish.head.weight is not None:
         mlp = finish.hidden[layer.name]
@@ -117,7 +117,7 @@ def _insert(
     count = classes.stop - classes.start
     units = np.concatenate([np.arange(a.units, dtype=np.uint32) for a in layers])
     codes = np.repeat(np.arange(len(layers), dtype=np.int16), [a.units for a in layers])
-    rows = {
+    rows: dict[str, Column] = {
         "layer": pd.Categorical.from_codes(np.tile(codes, count), pd.Index([a.name for a in layers])),
         "unit": np.tile(units, count),
         "class_id": np.repeat(np.arange(classes.start, classes.stop, dtype=np.uint32), len(units)),

@@ -14,6 +14,7 @@ from ...data.labels.class_names import ClassNames
 from ...data.models.anatomy import Anatomy
 from ...data.models.head import Head
 from ...schemas.array_specs import arrays
+from ...schemas.facts import ImageFacts
 from ...schemas.layout import Layout
 from ...schemas.run_spec import LayerSpec, RunSpec
 from ...schemas.storage.array_reader import ArrayReader
@@ -23,7 +24,7 @@ from ..statistics.threshold_counts import Statistics
 QUANTILES = {"q001": 0.001, "q50": 0.5, "q90": 0.9, "q99": 0.99, "q995": 0.995, "q999": 0.999}
 KEPT = ("pre_std", "positive_share", *QUANTILES, "dead")  # columns of `neurons` that no array holds
 
-Columns = dict[str, Any]  # of one layer, by name: an array [neuron]
+Columns = dict[str, NDArray[Any]]  # of one layer, by name: an array [neuron]
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Finish:
     head: Head
     names: ClassNames | None
     statistics: Statistics | dict[str, Columns]
-    images: list[dict[str, Any]]
+    images: list[ImageFacts]
 
     def __post_init__(self) -> None:
         self.arrays = arrays(self.spec)
@@ -57,11 +58,11 @@ class Finish:
             return self.statistics[layer.name]
         quantiles = self.statistics.quantiles(layer.name, list(QUANTILES.values()))
         prefix = self.statistics.prefix_max[layer.name].cpu().numpy()
-        kept = {
+        columns = {
             "pre_std": self.statistics.deviation(layer.name),
             "positive_share": self.statistics.positive_share(layer.name),
             **{name: np.ascontiguousarray(quantiles[:, i]) for i, name in enumerate(QUANTILES)},
             "dead": np.fmax(np.fmax.reduce(by_neuron, 1), prefix) <= 0,  # fmax: NaN is an unreadable image
         }
         del self.statistics.counts[layer.name]
-        return kept
+        return columns

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec
 
 from ...schemas.array_specs import ARRAYS, ArraySpec, arrays
-from ...schemas.integrity import Facts, file_facts
+from ...schemas.facts import Files, file_facts
 from ...schemas.layout import Layout
 from ...schemas.run_spec import FORMAT_VERSION, LayerSpec, RunSpec
 from ...schemas.storage.atomic_files import write_file
@@ -24,11 +24,11 @@ from ..statistics.image_ranks import rank_images
 from .filled_index import Finish
 
 
-def write_weights(plan: Plan, layout: Layout) -> Facts:
+def write_weights(plan: Plan, layout: Layout) -> Files:
     """head, value_vectors, folded_vectors, folded_biases: one file a layer."""
     specs, anatomy = arrays(plan.spec), plan.anatomy
     hidden = [layer for layer in anatomy.layers if layer.name in {a.name for a in plan.spec.layers}]
-    values: dict[str, Any] = {}
+    values: dict[str, torch.Tensor] = {}
     if plan.head.weight is not None:
         values["head"] = plan.head.weight
     if hidden:
@@ -48,7 +48,7 @@ def write_weights(plan: Plan, layout: Layout) -> Facts:
     return written
 
 
-def write_by_neuron(finish: Finish, layer: LayerSpec) -> Facts:
+def write_by_neuron(finish: Finish, layer: LayerSpec) -> Files:
     """max_by_neuron: max, the other way round."""
     by_neuron = np.empty((layer.units, finish.spec.images), np.float32)
     for first, values in finish.reader.parts(f"{layer.name}/max"):
@@ -56,26 +56,26 @@ def write_by_neuron(finish: Finish, layer: LayerSpec) -> Facts:
     return _write_whole(finish, f"{layer.name}/max_by_neuron", by_neuron)
 
 
-def write_exemplar_maps(finish: Finish, layer: LayerSpec) -> Facts:
+def write_exemplar_maps(finish: Finish, layer: LayerSpec) -> Files:
     """exemplar_map, from the candidates that all parts have left; only with `--maps exemplars`."""
     path = f"{layer.name}/exemplar_map"
-    found = [finish.layout.candidates(part.index, layer.name) for part in finish.spec.parts]
+    candidates = [finish.layout.candidates(part.index, layer.name) for part in finish.spec.parts]
     by_neuron = finish.reader.whole(f"{layer.name}/max_by_neuron")
     no_class = np.full(finish.spec.images, -1)
     top = rank_images(by_neuron, finish.valid, no_class, 0).sides["top"]
     codes = np.zeros(finish.arrays[path].shape, np.uint8)
-    codes[:, : top.shape[1]] = gather(found, top, finish.spec.images)
+    codes[:, : top.shape[1]] = gather(candidates, top, finish.spec.images)
     return _write_whole(finish, path, codes)
 
 
-def _write_whole(finish: Finish, path: str, values: NDArray[Any]) -> Facts:
+def _write_whole(finish: Finish, path: str, values: NDArray[Any]) -> Files:
     """Write an array that is one file."""
     spec = finish.arrays[path]
     file = spec.file(*[0] * len(spec.shape))
     return {file: write_file(finish.layout.root / file, encode_file(values, spec))}
 
 
-def write_metadata(spec: RunSpec, layout: Layout) -> Facts:
+def write_metadata(spec: RunSpec, layout: Layout) -> Files:
     """Every zarr.json, by zarr-python itself, with consolidated metadata at the root."""
     for leftover in layout.arrays.rglob("zarr.json"):
         leftover.unlink()
@@ -85,8 +85,8 @@ def write_metadata(spec: RunSpec, layout: Layout) -> Facts:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # consolidated metadata is widely read, though not yet in the specification
         zarr.consolidate_metadata(layout.arrays, zarr_format=3)
-    found = sorted(path for path in layout.arrays.rglob("zarr.json"))
-    return {f"{ARRAYS}/{path.relative_to(layout.arrays).as_posix()}": file_facts(path) for path in found}
+    files = sorted(layout.arrays.rglob("zarr.json"))
+    return {f"{ARRAYS}/{path.relative_to(layout.arrays).as_posix()}": file_facts(path) for path in files}
 
 
 def declare(root: zarr.Group, array: ArraySpec) -> None:

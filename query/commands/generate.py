@@ -79,7 +79,7 @@ def generate_command(
             return
         from ..generate.picture import generated_figure
         from ..generate.recipes import RECIPES
-        from ..generate.run import generate
+        from ..generate.run import generate_images
         from ..generate.target import Target
 
         class_id = None if class_ is None else index.class_id(class_)
@@ -95,7 +95,7 @@ def generate_command(
                 bar.update()
 
             try:
-                generate(
+                generate_images(
                     index, target, recipe, k, seed, start, snapshots,
                     weights=weights, device=device, report=report, save=kept.append,
                 )  # fmt: skip

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from ...schemas.array_specs import part_files
+from ...schemas.database import written_by
 from ...schemas.errors import REPAIR, DamagedIndex
 from ...schemas.integrity import Finding, listed_files, verify
 from ...schemas.layout import Layout
@@ -55,6 +56,7 @@ def _facts(index: Index) -> Iterator[str]:
         "head": f"{spec.head}; reads {spec.readout}",
         "maps": spec.maps,
         "made": f"{made['created']} on {spec.device} in {spec.precision}, {seconds:.0f} s{rate}",
+        "tables": f"written by {written_by(made)}",
         "size": f"{bytes_text(size)} in {len(made['files'])} files",
         "versions": ", ".join(f"{name} {number}" for name, number in spec.versions.items()),
     }

@@ -64,11 +64,11 @@ def top_command(
 
         def draw() -> Image.Image:
             from ..heatmaps.contact_sheets import exemplars_picture, images_picture
-            from ..heatmaps.heatmap import heatmaps
+            from ..heatmaps.heatmap import neuron_heatmaps
 
             if class_ is not None:
                 images = class_images(index, class_, IMAGES).image_id.tolist()
-                return heatmaps(index, named(table), images, weights=weights, device=device).picture()
+                return neuron_heatmaps(index, named(table), images, weights=weights, device=device).picture()
             if len(neurons) == 1 and ":" in neurons[0]:
                 return exemplars_picture(index, Neuron.of(neurons[0]), table, weights=weights, device=device)
             return images_picture(index, table, f"{aggregate} of {_shown(neurons)}", "value")

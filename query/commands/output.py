@@ -84,9 +84,11 @@ def check_output(path: Path, pictures: bool = True, tables: bool = True) -> None
 
 def save_picture(picture: Picture, path: Path) -> None:
     """Write a figure, or a picture of pixels, and say so. Raises QueryError for a kind that it cannot be."""
+    from PIL import Image
+
     check_output(path, tables=False)
     kind = path.suffix.lower().removeprefix(".").replace("jpg", "jpeg")
-    if not hasattr(picture, "savefig"):
+    if isinstance(picture, Image.Image):
         if kind == "svg":
             raise QueryError("a picture of pixels is no .svg", "Name it .png, .jpg or .pdf.")
         _replace(path, lambda part: picture.save(part, format=kind.upper()))

@@ -61,7 +61,7 @@ def composition(
         raise QueryError(f"no class can be read from a token: {index.spec.readout}", "It needs a norm before the head.")
     hidden = index.hidden_layers
     speaker = _Speaker(live)
-    own = {s.name: torch.from_numpy(_top_classes(index, s.name)).to(live.device) for s in hidden}
+    own = {s.name: torch.tensor(_top_classes(index, s.name), device=live.device) for s in hidden}
     match = {s.name: np.zeros(index.spec.tokens) for s in hidden}
     known = {s.name: np.zeros(index.spec.tokens) for s in hidden}
     for start in tracked(range(0, len(ids), IMAGES_AT_ONCE), progress):

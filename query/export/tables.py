@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ import duckdb
 
 from ...schemas.database import attach_tables, naming_damage, quoted, quoted_name
 from ...schemas.errors import QueryError
+from ..notes.database import copy_notes
 from ..stored.names import nearest
 from ..stored.stored_index import StoredIndex
 
@@ -35,7 +37,7 @@ def export_tables(
         The rows of each table.
 
     Raises:
-        QueryError: an unknown table or form.
+        QueryError: an unknown table or form, or no space for the files.
 
     Example:
         >>> export_tables(index, "published", "csv", ["neurons"])
@@ -44,7 +46,7 @@ def export_tables(
     if form not in FORMATS:
         raise QueryError(f"no format '{form}'", f"One of {', '.join(FORMATS)}.")
     out = Path(out)
-    with tempfile.TemporaryDirectory() as spill, duckdb.connect() as db, naming_damage(index.layout):
+    with tempfile.TemporaryDirectory() as spill, duckdb.connect() as db, _errors(index):
         db.execute(f"SET memory_limit = '{MEMORY}'")
         db.execute(f"SET temp_directory = {quoted(spill)}")
         places = _attach(index, db)
@@ -52,7 +54,7 @@ def export_tables(
             if table not in places:
                 raise QueryError(f"no table '{table}'", nearest(table, list(places)))
         out.mkdir(parents=True, exist_ok=True)
-        views = db.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
+        views = db.execute("SELECT view_name FROM duckdb_views() WHERE database_name = 'vitdex_index'").fetchall()
         chosen = list(tables or [name for name in places if (name,) not in views])
         types = [_declaration(db, table, places[table]) for table in chosen]
         written = {table: _copy(db, places[table], out / f"{table}.{form}", FORMATS[form]) for table in chosen}
@@ -60,14 +62,26 @@ def export_tables(
     return written
 
 
+@contextmanager
+def _errors(index: StoredIndex) -> Iterator[None]:
+    """DuckDB's complaints as ours: damage, or one line about the files that are written."""
+    try:
+        with naming_damage(index.layout):
+            yield
+    except duckdb.Error as error:
+        fact = f"the tables cannot be written: {str(error).strip().splitlines()[0]}"
+        raise QueryError(fact, "Make space, or choose another place.") from error
+
+
 def _attach(index: StoredIndex, db: duckdb.DuckDBPyConnection) -> dict[str, str]:
     """Tables and views of the index and its notes, by name, as a query finds them."""
+    copy_notes(index.layout, db)  # into memory
     attach_tables(db, index.layout)
-    if index.layout.notes.exists():
-        db.execute(f"ATTACH {quoted(index.layout.notes)} AS notes (READ_ONLY)")
+    catalogs = ["memory", "vitdex_index"] if index.layout.notes.exists() else ["vitdex_index"]
     rows = db.execute(
         "SELECT table_name, table_catalog FROM information_schema.tables "
-        "WHERE table_catalog IN ('vitdex_index', 'notes') ORDER BY table_catalog, table_name"
+        "WHERE list_contains(?, table_catalog) ORDER BY table_catalog, table_name",
+        [catalogs],
     ).fetchall()
     db.execute("USE vitdex_index")
     return {table: f"{catalog}.{quoted_name(table)}" for table, catalog in rows}
@@ -85,7 +99,10 @@ def _declaration(db: duckdb.DuckDBPyConnection, table: str, place: str) -> str:
 def _copy(db: duckdb.DuckDBPyConnection, place: str, target: Path, options: str) -> int:
     """Write one file under a temporary name, then give it its own."""
     temporary = target.with_name(f".{target.name}.partial")
-    row = db.execute(f"COPY (FROM {place} ORDER BY ALL) TO {quoted(temporary)} ({options})").fetchone()
-    temporary.replace(target)
+    try:
+        row = db.execute(f"COPY (FROM {place} ORDER BY ALL) TO {quoted(temporary)} ({options})").fetchone()
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
     assert row is not None
     return int(row[0])

@@ -1,7 +1,7 @@
 """Images on demand: the loop that optimises them, and what the index says about the result. Imports torch.
 
 target = Target((Neuron("blocks.5.mlp.fc1", 159),), class_id=0)
-rows = generate(index, target, recipe="default", k=4, seed=0)         # pandas.DataFrame, saved in the notes
+rows = generate_images(index, target, recipe="default", k=4, seed=0)         # pandas.DataFrame, saved in the notes
 
 live = open_model(index)
 for shot in optimise(live, objective, RECIPES["default"], images=4, seed=0):     # the same, saving nothing
@@ -27,7 +27,7 @@ from .recipes import RECIPES, RecipeName
 from .target import Target
 
 
-def generate(
+def generate_images(
     index: StoredIndex,
     target: Target,
     recipe: RecipeName = "default",
@@ -61,7 +61,7 @@ def generate(
         QueryError: what the target asks for is not in the index. ModelError: see open_model.
 
     Example:
-        >>> generate(index, Target((Neuron("blocks.5.mlp.fc1", 159),)), k=4)
+        >>> generate_images(index, Target((Neuron("blocks.5.mlp.fc1", 159),)), k=4)
     """
     if recipe not in RECIPES:
         raise QueryError(f"no recipe '{recipe}'", f"One of {', '.join(RECIPES)}.")

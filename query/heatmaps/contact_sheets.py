@@ -12,7 +12,7 @@ from PIL import Image
 from ..drawing.contact_sheet import CELL, captions, resized, sheet
 from ..stored.names import Neuron
 from ..stored.stored_index import StoredIndex
-from .heatmap import heatmaps
+from .heatmap import neuron_heatmaps
 
 
 def images_picture(index: StoredIndex, table: pd.DataFrame, title: str, value: str) -> Image.Image:
@@ -38,7 +38,7 @@ def exemplars_picture(
     device: str | None = None,
 ) -> Image.Image:
     """A neuron's exemplars, each above its map."""
-    maps = heatmaps(index, [neuron], table.image_id.tolist(), weights=weights, device=device)
+    maps = neuron_heatmaps(index, [neuron], table.image_id.tolist(), weights=weights, device=device)
     height, width = maps.images.shape[1:3]
     size = (CELL, round(CELL * height / width))
     both = [

@@ -1,6 +1,6 @@
 """Heatmaps: what neurons do where, over the images that the model saw.
 
-maps = heatmaps(index, [("blocks.4.mlp.fc1", 473)], ["coin/003.jpg"])
+maps = neuron_heatmaps(index, [("blocks.4.mlp.fc1", 473)], ["coin/003.jpg"])
 maps.values[0, 0]                    # float32 [rows, columns]
 maps.picture().save("coin.png")      # with headings and a legend; maps.overlay() is the bare picture
 
@@ -25,7 +25,7 @@ from ..stored.stored_index import StoredIndex
 from .views import OF_A_CLASS, SCALES, VIEWS, ScaleOf, View, compute, image_scales
 
 
-def heatmaps(
+def neuron_heatmaps(
     index: StoredIndex,
     neurons: Sequence[NeuronLike],
     images: Sequence[int | str],
@@ -52,10 +52,10 @@ def heatmaps(
 
     Raises:
         QueryError: an unknown name, an unreadable image, or an index without what the view needs: inputs, a head,
-            a nonlinearity behind the layer.
+            a nonlinearity after the layer.
 
     Example:
-        >>> heatmaps(index, ["blocks.4.mlp.fc1:473"], [83], view="post", scale="image").picture()
+        >>> neuron_heatmaps(index, ["blocks.4.mlp.fc1:473"], [83], view="post", scale="image").picture()
     """
     if view not in VIEWS:
         raise QueryError(f"no view '{view}'", f"One of {', '.join(VIEWS)}.")
@@ -110,7 +110,7 @@ def class_heatmaps(
     """
     ranked = key_neurons(index, class_, k, by)
     rows = class_images(index, class_, images).image_id.tolist()
-    shown = heatmaps(index, named(ranked), rows, view, class_, scale, weights=weights, device=device)
+    shown = neuron_heatmaps(index, named(ranked), rows, view, class_, scale, weights=weights, device=device)
     note = f"Key neurons of {index.class_name(class_)}, by {ranked.attrs['by']}."
     return replace(shown, notes=(note, *shown.notes))
 

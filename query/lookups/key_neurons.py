@@ -108,15 +108,15 @@ def _ranked(
         if louder_elsewhere
         else ""
     )
-    best = index.tables.look_up(  # both tables are stored by class, block and unit: a tie goes to the earlier row
+    best = index.tables.rows(  # both tables are stored by class, block and unit: a tie goes to the earlier row
         f"SELECT layer, unit, {', '.join(first)} FROM {_table(first)} WHERE class_id = $1 AND {by} IS NOT NULL "
         f"AND ($2 IS NULL OR layer = $2) {elsewhere}ORDER BY {by} DESC, rowid LIMIT $3",
         [class_id, layer, int(k)],
-    ).fetchall()
-    rest = index.tables.look_up(
+    )
+    rest = index.tables.rows(
         f"SELECT layer, unit, {', '.join(second)} FROM {_table(second)} WHERE class_id = ? AND list_contains(?, unit)",
         [class_id, [unit for _, unit, *_ in best]],
-    ).fetchall()
+    )
     of = {(layer, unit): values for layer, unit, *values in rest}
     rows = [
         dict(zip((*first, *second), (*values, *of.get((name, unit), ())), strict=False)) for name, unit, *values in best

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ...data.images.preprocess import mean_and_std
 from ...data.models.anatomy import Anatomy, MlpLayer
 from ...data.models.device import choose_device
 from ...data.models.load import CONFIG_FILE, LOCAL, load_model
@@ -115,8 +116,7 @@ def open_model(index: StoredIndex, weights: str | Path | None = None, device: st
     anatomy = dissect(loaded.model, (height, width))
     target = torch.device(choose_device(device))
     loaded.model.to(target)
-    mean, std = (torch.tensor(spec.preprocessing[k], device=target).view(3, 1, 1) for k in ("mean", "std"))
-    return LiveModel(index, anatomy, target, mean, std)
+    return LiveModel(index, anatomy, target, *mean_and_std(spec.preprocessing, target))
 
 
 def _source(spec: RunSpec, weights: str | Path | None) -> tuple[str, Path | None]:

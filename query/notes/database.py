@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 
 import duckdb
 
-from ...schemas.database import attach_new, is_newer, newer, quoted
+from ...schemas.database import attach_for_writing, is_newer, is_of_files, newer, quoted
 from ...schemas.errors import BadIndex, QueryError
 from ...schemas.layout import Layout
 
@@ -38,11 +38,12 @@ PATIENCE = 2.0  # seconds that a reader waits for a writer
 def writing(layout: Layout) -> Iterator[duckdb.DuckDBPyConnection]:
     """notes.duckdb, made where there is none, in one transaction: kept at the end, undone if anything raises.
 
-    Keep it short: nobody else can open the index meanwhile. Raises QueryError where another process is writing.
+    Keep it short: nobody else can open the index meanwhile. Raises QueryError where another process is writing, and
+    where the file cannot be read or written.
     """
     with duckdb.connect(":memory:") as db:
         try:
-            attach_new(db, layout.notes, "notes")
+            attach_for_writing(db, layout.notes, "notes")
         except duckdb.Error as error:
             raise QueryError(*_complaint(layout, error)) from error
         db.execute("USE notes")
@@ -50,11 +51,13 @@ def writing(layout: Layout) -> Iterator[duckdb.DuckDBPyConnection]:
         try:
             db.execute(SCHEMA)
             yield db
-        except BaseException:
+            db.execute("COMMIT")
+        except BaseException as error:
             with suppress(duckdb.Error):  # an error in SQL may have ended it
                 db.execute("ROLLBACK")
+            if isinstance(error, duckdb.Error) and is_of_files(error):
+                raise QueryError(*_complaint(layout, error)) from error
             raise
-        db.execute("COMMIT")
 
 
 def notes_stamp(layout: Layout) -> tuple[int, int, int] | None:
@@ -70,17 +73,21 @@ def copy_notes(layout: Layout, db: duckdb.DuckDBPyConnection) -> None:
     """Give a connection's SQL the tables of notes.duckdb, copied. Raises BadIndex where it cannot be read."""
     db.execute(SCHEMA)
     if layout.notes.exists():
-        _attach(layout, db)
-        held = db.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = 'notes'").fetchall()
-        for table in TABLES:
-            if (table,) in held:
-                db.execute(f"INSERT INTO {table} BY NAME FROM notes.{table}")
+        try:
+            _attach(layout, db)
+            held = db.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = 'notes'").fetchall()
+            for table in TABLES:
+                if (table,) in held:
+                    db.execute(f"INSERT INTO {table} BY NAME FROM notes.{table}")
+        except duckdb.Error as error:
+            raise BadIndex(*_complaint(layout, error)) from error
         db.execute("DETACH notes")
     for table in TABLES:  # a view cannot be inserted into by mistake
         db.execute(f"CREATE TEMP VIEW {table} AS FROM memory.main.{table}")
 
 
 def _attach(layout: Layout, db: duckdb.DuckDBPyConnection) -> None:
+    """Open the notes for reading, once nobody writes them."""
     end = time.monotonic() + PATIENCE
     while True:
         try:
@@ -88,7 +95,7 @@ def _attach(layout: Layout, db: duckdb.DuckDBPyConnection) -> None:
             return
         except duckdb.Error as error:
             if not _in_use(error) or time.monotonic() > end:
-                raise BadIndex(*_complaint(layout, error)) from error
+                raise
             time.sleep(0.05)
 
 
@@ -98,7 +105,10 @@ def _complaint(layout: Layout, error: duckdb.Error) -> tuple[str, str]:
     if is_newer(error):
         return newer(layout.notes)
     first = str(error).splitlines()[0]
-    return f"{layout.notes} cannot be opened: {first}", "Move it away; the index itself is whole."
+    return (
+        f"{layout.notes} cannot be read or written: {first}",
+        "Make space, or move it away: the index itself is whole.",
+    )
 
 
 def _in_use(error: duckdb.Error) -> bool:

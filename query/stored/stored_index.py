@@ -109,7 +109,7 @@ class StoredIndex:
 
     def look_up(self, query: str, parameters: list[Any]) -> pd.DataFrame:
         """Rows of a query of our own, known to be small: without the checks that `sql` makes, in half the time."""
-        return self.tables.look_up(query, parameters).df()
+        return self.tables.look_up(query, parameters)
 
     @cached_property
     def classes(self) -> pd.DataFrame:

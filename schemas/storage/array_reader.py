@@ -59,8 +59,9 @@ class ArrayReader:
         """
         chunks = self.specs[path].chunks
         place = [p // c for p, c in zip(position, chunks, strict=False)]
-        found: NDArray[Any] = self.chunk(path, *place)[tuple(p % c for p, c in zip(position, chunks, strict=False))]
-        return found
+        inside = tuple(p % c for p, c in zip(position, chunks, strict=False))
+        values: NDArray[Any] = self.chunk(path, *place)[inside]
+        return values
 
     def cells(self, path: str, *positions: Ints, checked: bool = True) -> NDArray[Any]:
         """Cells at many positions, an array [...] for each of the first axes: [..., axes that remain].

@@ -10,13 +10,11 @@ import mmap
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
-from ..integrity import file_facts
+from ..facts import FileFacts, content_facts, file_facts
 
 DIRECT_BYTES = 2**20  # smaller files go through the page cache
 STEP = 2**23
@@ -27,8 +25,8 @@ def page_aligned(size: int) -> NDArray[np.uint8]:
     return np.frombuffer(mmap.mmap(-1, size), np.uint8)
 
 
-def write_file(target: Path, content: bytes | memoryview) -> list[Any]:
-    """Write a file under a temporary name, flush it to the disk, rename it. Returns [bytes, xxh3 checksum]."""
+def write_file(target: Path, content: bytes | memoryview) -> FileFacts:
+    """Write a file under a temporary name, flush it to the disk, rename it. Returns its facts."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.partial")
     try:
@@ -42,7 +40,7 @@ def write_file(target: Path, content: bytes | memoryview) -> list[Any]:
         temporary.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(target)) from error
     temporary.replace(target)
-    return [len(content), xxhash.xxh3_128_hexdigest(content)]
+    return content_facts(content)
 
 
 def _write_direct(path: Path, content: memoryview) -> int:
@@ -65,8 +63,8 @@ def _write_direct(path: Path, content: memoryview) -> int:
     return done
 
 
-def adopt_file(temporary: Path, target: Path) -> list[Any]:
-    """Flush a file that a library has written and give it its name. Returns [bytes, xxh3 checksum]."""
+def adopt_file(temporary: Path, target: Path) -> FileFacts:
+    """Flush a file that a library has written and give it its name. Returns its facts."""
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     facts = file_facts(temporary)

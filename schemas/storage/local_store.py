@@ -28,12 +28,12 @@ class LocalStore:
 
     def read(self, key: str, start: int, length: int) -> Bytes:
         if length > COPIED_BYTES:
-            found = self._mapped(key)[start : start + length]
+            content = self._mapped(key)[start : start + length]
         else:
-            found = np.frombuffer(os.pread(self._opened(key).fileno(), length, start), np.uint8)
-        if len(found) != length:
+            content = np.frombuffer(os.pread(self._opened(key).fileno(), length, start), np.uint8)
+        if len(content) != length:
             raise DamagedIndex(f"{self.root / key} ends before byte {start + length:,}")
-        return found
+        return content
 
     def size(self, key: str) -> int:
         try:

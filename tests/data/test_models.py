@@ -28,6 +28,7 @@ from vitdex.indexer.build import Quiet, build
 from vitdex.indexer.plan import Request, make_plan
 from vitdex.query.index import Index
 from vitdex.schemas.errors import ModelError
+from vitdex.schemas.run_spec import Linear
 
 CLASSES = ["zebra", "Red Fox", "owl", "ant", "bee"]  # in an order that is not the folders'
 FOLDERS = {"ant": 3, "bee": 2, "red_fox": 4, "owl": 2, "stranger": 1}
@@ -50,7 +51,7 @@ class Family:
     gain: str = ""  # where a block keeps its LayerScale
     post_norm: bool = False
     centred: bool = True
-    layers: tuple[str, ...] = ("fc1",)
+    layers: tuple[Linear, ...] = ("fc1",)
 
     @property
     def model_args(self) -> dict[str, Any]:

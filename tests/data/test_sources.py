@@ -19,9 +19,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from vitdex.data.images import sources
 from vitdex.data.images.decode import decode
-from vitdex.data.images.entries import Entry, Skipped
+from vitdex.data.images.entries import KINDS, Entry, Skipped
 from vitdex.data.images.sources import Source, list_hash, open_source
 from vitdex.schemas.errors import SourceError, UnreadableImage
 
@@ -243,7 +242,7 @@ def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.Monk
     assert paths(source) == ["open/a.png"]
     assert source.skipped == (Skipped("shut", "the folder cannot be listed: Permission denied"),)
     assert fails(tmp_path / "shut").endswith(
-        "holds no files except '' (the folder cannot be listed: Permission denied). " + sources.KINDS
+        "holds no files except '' (the folder cannot be listed: Permission denied). " + KINDS
     )
 
 

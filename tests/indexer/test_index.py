@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from vitdex.indexer.build import Quiet, build
 from vitdex.indexer.plan import sample_request
 from vitdex.query.index import Index
+from vitdex.schemas.run_spec import Maps
 from vitdex.schemas.storage.map_codes import decode_map
 
 
@@ -145,7 +146,7 @@ def test_open_formats_agree(sample: Index, sample_path: Path) -> None:
 
 
 @pytest.mark.parametrize("maps", ["float16", "exemplars", "none"])
-def test_other_ways_to_keep_maps(maps: str, tmp_path: Path, reference: Reference) -> None:
+def test_other_ways_to_keep_maps(maps: Maps, tmp_path: Path, reference: Reference) -> None:
     out = build(sample_request(tmp_path / "x", maps=maps, limit=120, part_images=50, device="cpu"), Quiet())
     layer = "blocks.4.mlp.fc1"
     truth = maps_of(reference, layer)[:120]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from vitdex.indexer.run.reduce import reduce_compiled, reduce_plain, room_for
 from vitdex.indexer.statistics.threshold_counts import Statistics
-from vitdex.schemas.run_spec import LayerSpec
+from vitdex.schemas.run_spec import LayerSpec, Maps
 
 PREFIX = 2
 IMAGES, PATCHES, UNITS = 30, 27, 300  # no multiples of what the kernels take at once, and more than that
@@ -22,7 +22,7 @@ def values(kind: torch.dtype) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("maps", ["uint8", "float16", "none"])
-def test_compiled_reductions_are_the_plain_ones(kind: torch.dtype, maps: str) -> None:
+def test_compiled_reductions_are_the_plain_ones(kind: torch.dtype, maps: Maps) -> None:
     x = values(kind)
     y = torch.nn.functional.gelu(x)
     plain = reduce_plain(x, y, PREFIX, maps)

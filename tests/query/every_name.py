@@ -37,12 +37,12 @@ def look_up(index: Index) -> None:
 
 
 def draw(index: Index, out: Path) -> None:
-    maps: Heatmaps = query.heatmaps(index, [NEURON], ["coin/003.jpg"], "contribution", "coin")
+    maps: Heatmaps = query.neuron_heatmaps(index, [NEURON], ["coin/003.jpg"], "contribution", "coin")
     maps.picture().save(out / "one.png")
     query.class_heatmaps(index, "coin", k=1, images=1, by="folded").picture().save(out / "class.png")
     query.regions_figure(index, "coin", images=1).savefig(out / "regions.png")
     query.milan_sheet(index, NEURON, k=2).savefig(out / "sheet.png")
-    rows: DataFrame = query.generate(index, Target((NEURON,)), "default", 1, snapshots=[1])
+    rows: DataFrame = query.generate_images(index, Target((NEURON,)), "default", 1, snapshots=[1])
     query.generated_figure(index, rows).savefig(out / "made.png")
 
 

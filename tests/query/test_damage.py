@@ -49,9 +49,9 @@ FUNCTIONS: dict[str, Ask] = {
     "export_tables": lambda i, out: query.export_tables(i, out),
     "firing_neurons": lambda i, _: query.firing_neurons(i, 0),
     "first_neurons": lambda i, _: query.first_neurons(i),
-    "generate": lambda i, _: made(i),
+    "generate_images": lambda i, _: made(i),
     "generated_figure": lambda i, _: query.generated_figure(i, made(i)),
-    "heatmaps": lambda i, _: query.heatmaps(i, [NEURON], [0]),
+    "neuron_heatmaps": lambda i, _: query.neuron_heatmaps(i, [NEURON], [0]),
     "import_descriptions": lambda i, out: query.import_descriptions(i, csv(out), "me"),
     "key_neurons": lambda i, _: query.key_neurons(i, "coin"),
     "key_value_agreement": lambda i, _: query.key_value_agreement(i),
@@ -126,7 +126,7 @@ COMMANDS: dict[str, list[str]] = {
 
 
 def made(index: Index) -> Any:
-    return query.generate(index, Target((NEURON,)), k=1, snapshots=[1])
+    return query.generate_images(index, Target((NEURON,)), k=1, snapshots=[1])
 
 
 def csv(out: Path) -> Path:

@@ -91,7 +91,7 @@ def test_masks_of_other_sizes_and_class_values(sample: Index, tmp_path: Path) ->
 
 def test_focus_equals_the_model(sample: Index, reference: Reference) -> None:
     """The first neuron's and the random ones' figures, from the reference's activations and the files of masks."""
-    found = class_focus(sample, open_masks(sample), random=3, seed=7).set_index("class").loc["building"]
+    found = class_focus(sample, open_masks(sample), "score", random=3, seed=7).set_index("class").loc["building"]
     scores = np.stack([value_scores(reference, b) for b in range(6)])[:, 1]
     assert (found.block, found.unit) == np.unravel_index(scores.argmax(), scores.shape)
     others = np.delete(np.arange(768), found.unit)
@@ -119,10 +119,10 @@ def test_focus_equals_the_model(sample: Index, reference: Reference) -> None:
 
 def test_regions_and_unions_are_pixel_exact(sample: Index) -> None:
     masks = open_masks(sample)
-    of = class_regions(sample, "fruit", k=3, masks=masks)
-    together = region_unions(sample, "fruit", tops=(1, 3), masks=masks)
+    of = class_regions(sample, "fruit", 3, "score", masks=masks)
+    together = region_unions(sample, "fruit", (1, 3), "score", masks=masks)
     image_id = int(of.image_id[0])
-    neurons = sample.key_neurons("fruit", 3)
+    neurons = sample.key_neurons("fruit", 3, "score")
     active, own_region = [], []
     for rank, n in enumerate(rows(neurons)):
         q99 = quantiles(sample, n.layer, [n.unit], "q99")[0]
@@ -178,30 +178,32 @@ def test_labels_are_best_concepts_above_the_bar(sample: Index, monkeypatch: pyte
 def test_class_stories_equal_the_weights(sample: Index, reference: Reference) -> None:
     scores = np.concatenate([value_scores(reference, b) for b in range(6)], 1)
     order = np.argsort(-scores, 1, kind="stable")
-    table = class_blocks(sample, (1, 3))
+    table = class_blocks(sample, (1, 3), "score")
     for top in (1, 3):
         counts = np.bincount(order[:, :top].reshape(-1) // 768, minlength=6)
         assert table[table.top == top].neurons.tolist() == counts.tolist()
         assert table[table.top == top].share.tolist() == (counts / counts.sum()).tolist()
-    of_first = carried_by_first(sample, 4).pivot(index="class_id", columns="rank", values="of_first").to_numpy()
+    of_first = (
+        carried_by_first(sample, 4, "score").pivot(index="class_id", columns="rank", values="of_first").to_numpy()
+    )
     best = np.take_along_axis(scores, order[:, :4], 1)
     np.testing.assert_allclose(of_first, best / best[:, :1], rtol=1e-4)
     ten = pd.DataFrame({"neuron": order[:, :10].reshape(-1), "class_id": np.repeat(np.arange(12), 10)})
     groups = ten.groupby("neuron").class_id.size()
-    assert sorted(shared_neurons(sample, 10).n) == sorted(groups[groups > 1])
-    mine = own_neurons(sample)
+    assert sorted(shared_neurons(sample, 10, "score").n) == sorted(groups[groups > 1])
+    mine = own_neurons(sample, "score")
     assert mine.first_of.tolist() == np.bincount(scores.argmax(0), minlength=12).tolist()
     assert mine.own.tolist() == [scores[:, order[c, 0]].argmax() == c for c in range(12)]
 
 
 def test_carried_shares_of_contributions(sample: Index) -> None:
     every = sample.sql("SELECT contribution AS x FROM class_activations WHERE class_id = 4").x.astype(float)
-    row = carried_by_first(sample, 2).query("class_id == 4 and rank == 2").iloc[0]
+    row = carried_by_first(sample, 2, "score").query("class_id == 4 and rank == 2").iloc[0]
     assert row.of_positive == pytest.approx(row.contribution / every.clip(lower=0).sum())
 
 
 def test_activations_on_a_class_and_on_all_others(sample: Index, reference: Reference) -> None:
-    table = activations_of_class(sample, "coin", k=3)
+    table = activations_of_class(sample, "coin", 3, "score")
     assert table.groupby("blocks").size().to_dict() == {"all": 3, **{str(b): 3 for b in range(6)}}
     coins = classes_of(reference) == "coin"
     for row in rows(table):
@@ -234,7 +236,8 @@ def test_selectivity(sample: Index, reference: Reference) -> None:
         auroc = {n: (maxima[of == n][:, None] > maxima[of != n]).mean() for n in np.unique(of)}
         row = table.loc[unit]
         assert (row["class"], row.worst_class) == (max(auroc, key=auroc.__getitem__), min(auroc, key=auroc.__getitem__))
-        assert row.auroc == pytest.approx(max(auroc.values()), abs=1e-5)
+        two_pairs = 2 / (40 * 440)  # of images, whose maxima differ in their last digits, may swap
+        assert row.auroc == pytest.approx(max(auroc.values()), abs=two_pairs)
         assert row.positive_share == pytest.approx((reference.fc1[LAST][:, 1:, unit] > 0).mean(), abs=1e-5)
     assert table.dead.sum() == (reference.fc1[LAST].max((0, 1)) <= 0).sum()
 
@@ -349,7 +352,7 @@ def test_errors_are_one_line_with_the_remedy(sample: Index, tmp_path: Path, monk
     with pytest.raises(QueryError, match="no measure 'score' of a sum. One of probability, margin"):
         neuron_pairs(sample, "coin", "score")  # type: ignore[arg-type]
     with pytest.raises(QueryError, match="no threshold 'q50'"):
-        class_regions(sample, "coin", threshold="q50")  # type: ignore[arg-type]
+        class_regions(sample, "coin", threshold="q50")
     masks = open_masks(sample)
     monkeypatch.setattr(sample, "spec", replace(sample.spec, images_sha256="other", maps="none", classes=0))
     with pytest.raises(QueryError, match="only an index of the packaged sample's images brings its own. Give --masks"):
@@ -366,10 +369,10 @@ def test_the_commands_print_and_draw(sample_path: Path, tmp_path: Path) -> None:
     out = run(
         cli, ["dissect", "blocks", str(sample_path), "--json", "-o", str(tmp_path / "b.png")], catch_exceptions=False
     )
-    assert sum(row["neurons"] for row in json.loads(out.output) if row["top"] == 1) == 12
+    assert sum(row["neurons"] for row in json.loads(out.stdout) if row["top"] == 1) == 12
     out = run(cli, ["dissect", "regions", str(sample_path), "coin", "--csv", "-o", str(tmp_path / "r.png")])
-    assert len(out.output.splitlines()) == 1 + 40 * 3
+    assert len(out.stdout.splitlines()) == 1 + 40 * 3
     for picture in ("b.png", "r.png"):
         assert Image.open(tmp_path / picture).width > 500
     out = run(cli, ["dissect", "shared", str(sample_path), "-o", str(tmp_path / "x.txt")])
-    assert "no picture of the kind '.txt'" in str(out.exception)
+    assert "x.txt' is of no kind that can be written here. One of .png, .jpg" in str(out.exception)

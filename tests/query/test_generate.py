@@ -26,7 +26,7 @@ from vitdex.query.generate.judge import judge
 from vitdex.query.generate.objectives import Seen, gram_cosines
 from vitdex.query.generate.optimise import optimise
 from vitdex.query.generate.recipes import RECIPES
-from vitdex.query.generate.run import beginning, generate
+from vitdex.query.generate.run import beginning, generate_images
 from vitdex.query.generate.target import Over, Target
 from vitdex.query.index import Index
 from vitdex.query.lookups.key_neurons import key_neurons, named
@@ -58,7 +58,7 @@ def checksums(out: Path) -> dict[str, str]:
 def test_the_saved_image_scores_what_its_row_says(live: LiveModel, reference: Reference) -> None:
     before = checksums(live.index.layout.root)
     weights = {name: value.clone() for name, value in live.anatomy.model.state_dict().items()}
-    rows = generate(live.index, Target((NEURON,), 0), k=2, seed=3, snapshots=[20, 40])
+    rows = generate_images(live.index, Target((NEURON,), 0), k=2, seed=3, snapshots=[20, 40])
     assert rows.step.tolist() == [20, 20, 40, 40]
     assert checksums(live.index.layout.root) == before
     assert all(torch.equal(value, weights[name]) for name, value in live.anatomy.model.state_dict().items())
@@ -181,7 +181,7 @@ def test_a_run_starts_from_stored_images(live: LiveModel, start: str) -> None:
 
 def test_removed_leaves_nothing(live: LiveModel) -> None:
     layout = live.index.layout
-    rows = generate(live.index, Target((NEURON,)), k=1, snapshots=[1])
+    rows = generate_images(live.index, Target((NEURON,)), k=1, snapshots=[1])
     number, file = int(rows.id[0]), layout.notes_folder / rows.file[0]
     assert file.exists()
     with pytest.raises(QueryError, match="no generated image 99999"):
@@ -195,7 +195,7 @@ def test_removed_leaves_nothing(live: LiveModel) -> None:
 
 def test_a_failing_run_leaves_the_index_as_it_was(live: LiveModel) -> None:
     layout = live.index.layout
-    generate(live.index, Target((NEURON,)), k=1, snapshots=[1])
+    generate_images(live.index, Target((NEURON,)), k=1, snapshots=[1])
     notes, files = {p.name for p in layout.notes_folder.iterdir()}, checksums(layout.root)
     rows = judge(live, Target((NEURON,)), np.zeros((1, 96, 96, 3), np.uint8)).assign(step=1, no_such_column=0)
     with pytest.raises(duckdb.Error):  # behind the PNG, in the transaction
@@ -212,7 +212,7 @@ def test_a_failing_run_leaves_the_index_as_it_was(live: LiveModel) -> None:
         ([], "nothing to excite. Give --class or --neuron"),
         (["--class", "bird", "--over", "999"], "Patches count from 0 to 63."),
         (["--class", "bird", "--over", "most"], "One of mean, max, logit"),
-        (["--neuron", "blocks.5.mlp.fc1"], "Write LAYER:UNIT"),
+        (["--neuron", "blocks.5.mlp.fc1"], "Write it like blocks.7.mlp.fc1:2014."),
         (["--neuron", "blocks.5.mlp.fc1:1", "--contrast", "siblings"], "Give --class."),
         (["--class", "bird", "--device", "nonsense"], "Leave out --device"),
         (["--remove", "99999"], "no generated image 99999"),

@@ -19,7 +19,7 @@ from vitdex.indexer.plan import sample_request
 from vitdex.query.commands.main import cli
 from vitdex.query.drawing.colours import Scale
 from vitdex.query.drawing.overlay import overlay
-from vitdex.query.heatmaps.heatmap import heatmaps
+from vitdex.query.heatmaps.heatmap import neuron_heatmaps
 from vitdex.query.index import Index
 from vitdex.query.lookups.class_images import class_images
 from vitdex.query.model.gradients import Smoothing, gradient_times_activation, logit_gradient, neuron_gradients
@@ -32,7 +32,7 @@ PLAIN = Smoothing(copies=1, noise=0)
 
 
 def test_map_and_scale_are_the_neurons_own(sample: Index, reference: Reference) -> None:
-    found = heatmaps(sample, [(LAYER, 473), (LAST, 16)], [IMAGE, 7])
+    found = neuron_heatmaps(sample, [(LAYER, 473), (LAST, 16)], [IMAGE, 7])
     for column, (layer, unit) in enumerate([(LAYER, 473), (LAST, 16)]):
         patches = reference.fc1[layer][:, 1:, unit]
         direct = patches[[IMAGE, 7]].reshape(2, 8, 8)
@@ -56,7 +56,7 @@ def test_overlay_keeps_zero_grey_and_ends_at_the_scale() -> None:
 
 
 def test_contribution_is_gelu_times_score(sample: Index, reference: Reference) -> None:
-    found = heatmaps(sample, [(LAYER, 473)], [IMAGE], "contribution", "coin")
+    found = neuron_heatmaps(sample, [(LAYER, 473)], [IMAGE], "contribution", "coin")
     model = reference.model
     score = (model.head.weight[COIN] @ model.blocks[4].mlp.fc2.weight[:, 473]).item()  # type: ignore[index, union-attr]
     before = torch.from_numpy(reference.fc1[LAYER][IMAGE, 1:, 473])
@@ -127,18 +127,18 @@ def test_gradient_times_activation_is_autograds(sample: Index, reference: Refere
 
 
 def test_zero_is_explained(sample: Index) -> None:
-    last = heatmaps(sample, [(LAST, 16)], [IMAGE], "grad-times-activation")
+    last = neuron_heatmaps(sample, [(LAST, 16)], [IMAGE], "grad-times-activation")
     assert not last.values.any()
     assert last.notes[0].startswith("Block 5 is the last and the head reads token 0: its patches")
     assert last.notes[1].startswith(f"{LAST}:16 on the CLS token: 0.")
-    assert not heatmaps(sample, [(LAYER, 16)], [IMAGE, 80], "grad-times-activation", "coin").notes
+    assert not neuron_heatmaps(sample, [(LAYER, 16)], [IMAGE, 80], "grad-times-activation", "coin").notes
 
 
 def test_an_index_without_maps_shows_the_same(sample: Index, tmp_path: Path) -> None:
     path = build(sample_request(tmp_path / "none.vitdex", maps="none", limit=40, device="cpu"), Quiet())
-    stored = heatmaps(sample, [(LAYER, 473), (LAST, 16)], [11, 39])
+    stored = neuron_heatmaps(sample, [(LAYER, 473), (LAST, 16)], [11, 39])
     with Index(path) as bare:
-        anew = heatmaps(bare, [(LAYER, 473), (LAST, 16)], [11, 39])
+        anew = neuron_heatmaps(bare, [(LAYER, 473), (LAST, 16)], [11, 39])
     span = np.ptp(stored.values, axis=(2, 3), keepdims=True)
     assert (np.abs(stored.values - anew.values) <= span / 500).all()
     np.testing.assert_array_equal(stored.images, anew.images)
@@ -147,14 +147,14 @@ def test_an_index_without_maps_shows_the_same(sample: Index, tmp_path: Path) -> 
 def test_nothing_to_show(sample: Index) -> None:
     for neurons, images in [([], [1]), ([(LAYER, 1)], [])]:
         with pytest.raises(QueryError, match="nothing to show. Name at least one"):
-            heatmaps(sample, neurons, images)
+            neuron_heatmaps(sample, neurons, images)
 
 
 def test_images_of_a_class_are_the_models_surest(sample: Index, reference: Reference) -> None:
     shifted = np.exp(reference.logits - reference.logits.max(1, keepdims=True))
     surest = (shifted / shifted.sum(1, keepdims=True))[:, COIN]
     coins = [i for i, path in enumerate(reference.paths) if path.startswith("coin/")]
-    assert class_images(sample, "coin", 6) == sorted(coins, key=lambda i: -surest[i])[:6]
+    assert class_images(sample, "coin", 6).image_id.tolist() == sorted(coins, key=lambda i: -surest[i])[:6]
 
 
 @pytest.mark.parametrize(
@@ -164,8 +164,8 @@ def test_images_of_a_class_are_the_models_surest(sample: Index, reference: Refer
         (["--neuron", "blocks.4", "-o", "a.png"], "'blocks.4' is no LAYER:UNIT. Write it like"),
         (["--neuron", f"{LAYER}:768", "-o", "a.png"], "no unit 768 in"),
         (["--class", "coin", "--image", "999", "-o", "a.png"], "no image 999."),
-        (["--class", "coin", "-o", "a.csv"], "a.csv is no .png."),
-        (["--class", "coin", "-k", "1", "-o", "text.png"], "text.png is there and is no picture."),
+        (["--class", "coin", "-o", "a.csv"], "'a.csv' is of no kind that can be written here. One of .png, .jpg"),
+        (["--class", "coin", "-k", "1", "-o", "text.png"], "text.png is there and is no .png file."),
         (
             ["--neuron", f"{LAYER}:1", "--image", "0", "--image", "83", "--view", "contribution", "-o", "a.png"],
             "several",

@@ -173,7 +173,7 @@ def test_top_and_neighbours_as_commands(sample_path: Path, sample: Index, tmp_pa
     def run(*words: str) -> str:
         result = CliRunner().invoke(cli, [words[0], str(sample_path), *words[1:]], catch_exceptions=False)
         assert result.exit_code == 0
-        return result.output
+        return result.stdout
 
     key = json.loads(run("top", "--class", "coin", "-k", "4", "--by", "cosine", "--json"))
     assert [row["unit"] for row in key] == sample.key_neurons("coin", 4, "cosine").unit.tolist()

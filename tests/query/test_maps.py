@@ -18,6 +18,7 @@ from vitdex.query.drawing.upsample import blocky, smooth
 from vitdex.query.index import Index
 from vitdex.query.model.map_source import MapSource
 from vitdex.schemas.errors import QueryError
+from vitdex.schemas.run_spec import Maps
 
 LAYER = "blocks.3.mlp.fc1"
 
@@ -54,7 +55,7 @@ def small_paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The sample's first images with no maps, with exemplars' maps, and with float16 maps."""
     folder = tmp_path_factory.mktemp("small")
     # more images than a neuron keeps exemplars, for one
-    limits = {"none": 40, "exemplars": 104, "float16": 40}
+    limits: dict[Maps, int] = {"none": 40, "exemplars": 104, "float16": 40}
     return {
         maps: build(sample_request(folder / f"{maps}.vitdex", maps=maps, limit=limit, device="cpu"), Quiet())
         for maps, limit in limits.items()

@@ -66,5 +66,5 @@ def test_two_writers_and_a_damaged_file_are_one_line(copy: Path, monkeypatch: py
         with pytest.raises(BadIndex, match=r"notes.duckdb is being written. Try again"):
             Index(copy).sql("FROM classes")
     Layout(copy).notes.write_bytes(b"x" * 5000)
-    with pytest.raises(BadIndex, match=r"notes.duckdb cannot be opened"):
+    with pytest.raises(BadIndex, match=r"notes.duckdb cannot be read or written"):
         Index(copy).sql("FROM classes")

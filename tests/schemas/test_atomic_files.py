@@ -31,7 +31,7 @@ def test_large_files_are_whole_with_and_without_direct_writing(
         monkeypatch.setattr(os, refused, refuse)
     facts = write_file(tmp_path / "a/b", content.data)
     assert (tmp_path / "a/b").read_bytes() == content.tobytes()
-    assert facts == [len(content), xxhash.xxh3_128_hexdigest(content.tobytes())]
+    assert facts == (len(content), xxhash.xxh3_128_hexdigest(content.tobytes()))
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
 
 

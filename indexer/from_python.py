@@ -1,0 +1,171 @@
+"""An index from Python: `build_index` makes one, `repair_index` mends it. No torch is loaded until one is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+from ..data.packaged import IMAGES, MODEL_NAME
+from ..schemas.errors import BadRequest
+from ..schemas.progress import Progress, silent
+from ..schemas.run_spec import Linear, Maps, Precision
+
+if TYPE_CHECKING:
+    from .plan import Plan, Request, Settings
+
+
+def build_index(
+    out: str | Path,
+    *,
+    model: str | None = None,
+    images: str | Path | None = None,
+    sample: bool = False,
+    weights: str | Path | None = None,
+    head: str | Path | None = None,
+    class_names: str | Path | None = None,
+    maps: Maps = "uint8",
+    layers: tuple[Linear, ...] = ("fc1",),
+    device: str | None = None,
+    precision: Precision = "float32",
+    img_size: tuple[int, int] | None = None,
+    batch_size: int = 32,
+    workers: int | None = None,
+    limit: int | None = None,
+    inputs: bool = True,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Read images once with a ViT and leave an index, as the command `vitdex index` does.
+
+    Stopped at any point, the same call goes on after the last finished part.
+
+    Args:
+        out: the index's folder, which is made.
+        model: timm's name, or 'local-dir:FOLDER' in timm's hub format.
+        images: a folder, a folder of class folders, a tar of either, or 'hf:NAME:SPLIT'.
+        sample: the packaged model and images instead: no network, no data set.
+        weights: a safetensors file instead of timm's hub.
+        head: class embeddings instead of the model's head: safetensors with weight [class, d], maybe bias [class].
+        class_names: a text file, one name a line, in the head's order.
+        maps: what is kept of every neuron on every patch: 'uint8' codes, 'float16' values, only the maps of each
+            neuron's top 'exemplars', or 'none'.
+        layers: 'fc1' for the key neurons, 'fc2' for the coordinates of the stream, or both.
+        device: 'cpu', 'cuda', 'cuda:1', 'mps'; None: the best there is.
+        precision: of the forward pass: 'float32', 'bfloat16' or 'float16'.
+        img_size: height and width of the input in pixels, where they are not the model's own.
+        batch_size: images at once.
+        workers: processes that decode; None: half the cores, at most eight; 0: this process, for scripts that may
+            not start others.
+        limit: only the first so many images.
+        inputs: whether the index also keeps the pixels that the model saw.
+        overwrite: replace a finished index, or an unfinished one of another run.
+        progress: told (images done, all images) after every batch.
+
+    Returns:
+        The index's folder, to be opened with vitdex.query.Index.
+
+    Raises:
+        BadRequest: a setting that there is not, or neither model and images nor sample.
+        SourceError: the images cannot be listed, or none of them can be read.
+        ModelError: model, weights, head or names cannot be used, or there is no such device.
+        BadIndex: something else stands at `out`, or the disk is too small.
+
+    Example:
+        >>> build_index("sample.vitdex", sample=True)
+        PosixPath('sample.vitdex')
+        >>> build_index("imagenet.vitdex", model="vit_base_patch16_224", images="imagenet/val", maps="exemplars")
+        PosixPath('imagenet.vitdex')
+    """
+    request = _request(
+        out,
+        model,
+        images,
+        sample,
+        weights=weights,
+        head=head,
+        class_names=class_names,
+        maps=maps,
+        layers=layers,
+        device=device,
+        precision=precision,
+        img_size=img_size,
+        batch_size=batch_size,
+        workers=workers,
+        limit=limit,
+        inputs=inputs,
+        overwrite=overwrite,
+    )
+    from .build import build
+
+    return build(request, _ImagesOnly(progress))
+
+
+def repair_index(
+    out: str | Path,
+    *,
+    model: str | None = None,
+    images: str | Path | None = None,
+    sample: bool = False,
+    progress: Progress | None = None,
+    **settings: Unpack[Settings],
+) -> list[str]:
+    """Make the damaged and missing files of a finished index again, and no others.
+
+    Args:
+        out: the index's folder.
+        model, images, sample, settings: those that the index was made with; see build_index.
+        progress: told (images done, images to read) after every batch; of most repairs no image is read.
+
+    Returns:
+        Paths inside the index of the files that were made again.
+
+    Raises:
+        BadIndex: no index, one of other settings (which are named), or a part comes out otherwise than it was.
+        BadRequest, SourceError, ModelError: as build_index.
+
+    Example:
+        >>> repair_index("sample.vitdex", sample=True)
+        []
+    """
+    request = _request(out, model, images, sample, **settings)
+    from .repair import repair
+
+    return repair(request, _ImagesOnly(progress))
+
+
+def _request(
+    out: str | Path, model: str | None, images: str | Path | None, sample: bool, **settings: Unpack[Settings]
+) -> Request:
+    if sample and (model or images or settings.get("weights")):
+        raise BadRequest("sample=True brings its own model and images", "Leave out model, images and weights.")
+    if sample:
+        model, images = MODEL_NAME, IMAGES
+    if not (model and images):
+        raise BadRequest("an index needs a model and images", "Give model and images, or sample=True.")
+    from .plan import Request
+
+    return Request(Path(out), model, str(images), **settings)
+
+
+class _ImagesOnly:
+    """Of all that a run tells (build.Listener), the images that are done."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._tell = progress or silent
+        self._done = self._total = 0
+
+    def planned(self, plan: Plan, done: int) -> None:
+        self._done, self._total = done, plan.spec.images
+
+    def advance(self, images: int, written: int) -> None:
+        self._done += images
+        self._tell(self._done, self._total)
+
+    def finishing(self) -> None: ...
+
+    def checking(self, total: int) -> Callable[[int], object]:
+        return lambda count: None
+
+    def repairing(self, plan: Plan, damaged: list[str], images: int) -> None:
+        self._total = images
