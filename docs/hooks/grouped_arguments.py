@@ -11,7 +11,7 @@ from typing import Any
 import griffe
 
 GROUP = re.compile(r"^    (\w+(?:, \w+)+): (.*(?:\n {8}.*)*)", re.MULTILINE)
-BESIDE = re.compile(r"^(    \w+: [^\n:;]*); (\w+): ", re.MULTILINE)  # "layer: such as ...; unit: the neuron in it."
+BESIDE = re.compile(r"^(    \w+: [^\n:;]*); ([a-z_]+): ", re.MULTILINE)  # "layer: such as ...; unit: the neuron in it."
 EXAMPLE = re.compile(r"^Example:$", re.MULTILINE)  # shown as code under this name
 
 
