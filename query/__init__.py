@@ -61,7 +61,7 @@ _WHERE = {
         "neighbours",
     ),
     ".heatmaps.heatmap": (
-        "heatmaps",
+        "neuron_heatmaps",
         "class_heatmaps",
     ),
     ".drawing.heatmap_sheet": ("Heatmaps",),

@@ -11,11 +11,17 @@ from __future__ import annotations
 import ast
 from importlib.util import resolve_name
 from pathlib import Path
+from textwrap import fill
 
 ROOMS = ("query", "indexer")  # those with a public list
-PAGE_OF = {"stored": "index", "drawing": "heatmaps", "storage": "integrity"}  # wings that share another's page
+PAGE_OF = {
+    "index": "the-index",
+    "stored": "the-index",
+    "drawing": "heatmaps",
+    "storage": "integrity",
+}  # wings that share another's page
 TITLES = {
-    "index": "The index",
+    "the-index": "The index",
     "lookups": "Look-ups",
     "heatmaps": "Heatmaps and cards",
     "dissect": "Dissection",
@@ -74,5 +80,6 @@ def _public(init: Path) -> list[tuple[str, str]]:
 def _page(page: str, paths: list[str]) -> str:
     room = "indexer" if page == "indexer" else "query"
     names = ", ".join(path.rpartition(".")[2] for path in paths)
-    head = f"# {title_of(page)}\n\n    from vitdex.{room} import {names}\n"
+    words = fill(f"from vitdex.{room} import ({names})", 80, subsequent_indent="    ", break_on_hyphens=False)
+    head = f"# {title_of(page)}\n\n```python\n{words}\n```\n"
     return head + "".join(f"\n::: {path}\n" for path in paths)

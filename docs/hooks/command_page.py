@@ -44,8 +44,9 @@ def _section(name: str, command: click.Command) -> str:
     lines = [f"\n{'#' * (name.count(' ') + 1)} {name}\n", _help(command), ""]
     if not isinstance(command, click.Group):
         lines += [f"```text\n{name} {' '.join(command.collect_usage_pieces(ctx))}\n```\n"]
-        records = [parameter.get_help_record(ctx) for parameter in command.get_params(ctx)]
-        lines += [f"- `{option}`: {text}" for option, text in filter(None, records) if "--help" not in option]
+        options = [parameter for parameter in command.get_params(ctx) if isinstance(parameter, click.Option)]
+        records = filter(None, (option.get_help_record(ctx) for option in options))
+        lines += [f"- `{words}`: {text}" for words, text in records if "--help" not in words]
     return "\n".join(lines) + "\n"
 
 

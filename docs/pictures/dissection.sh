@@ -8,7 +8,6 @@ draw() { name=$1; shift; vitdex dissect "$@" -o "$to/$name.png" > /dev/null; }
 draw focus focus "$out" --by score
 draw focus-contribution focus "$out"
 draw regions regions "$out" building
-draw regions-image regions "$out" building --quantile image:80 --show image
 draw concepts concepts "$out"
 draw blocks blocks "$out"
 draw activations activations "$out" coin

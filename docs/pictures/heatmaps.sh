@@ -12,9 +12,6 @@ both="--neuron blocks.4.mlp.fc1:473 --neuron blocks.5.mlp.fc1:16 --class coin --
 vitdex heatmap "$out" $both --view grad-times-activation -o "$to/heatmap-grad-times-activation.png"
 vitdex heatmap "$out" $both --view contribution -o "$to/heatmap-contribution.png"
 vitdex heatmap "$out" --class letter -k 3 --images 3 -o "$to/heatmap-class.png"
-vitdex heatmap "$out" --class coin -k 3 --images 3 --view post --scale image -o "$to/heatmap-post.png"
 # smaller, to keep the page light
-for name in heatmap-class heatmap-post; do
-  python -c "import sys; from PIL import Image; p = Image.open(sys.argv[1]); p.thumbnail((660, 660)); p.save(sys.argv[1])" \
-    "$to/$name.png"
-done
+python -c "import sys; from PIL import Image; p = Image.open(sys.argv[1]); p.thumbnail((660, 660)); p.save(sys.argv[1])" \
+  "$to/heatmap-class.png"

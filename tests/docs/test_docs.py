@@ -28,9 +28,13 @@ def folder(sample_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("name", WITH_CODE)
 def test_the_code_of_a_page_runs(name: str, folder: Path) -> None:
+    run_page((ROOT / name).read_text(), folder)
+
+
+def run_page(text: str, folder: Path) -> None:
     page = Page(folder)
     try:
-        for block in blocks((ROOT / name).read_text()):
+        for block in blocks(text):
             page.run(block)
     finally:
         page.close()
@@ -57,11 +61,8 @@ PLANTED = {
 
 @pytest.mark.parametrize("text", PLANTED)
 def test_a_block_that_does_not_run_is_found(text: str, folder: Path) -> None:
-    page = Page(folder)
     with pytest.raises(AssertionError, match=re.escape(PLANTED[text])):
-        for block in blocks(text):
-            page.run(block)
-    page.close()
+        run_page(text, folder)
 
 
 def test_blocks_and_their_excuses() -> None:

@@ -40,7 +40,7 @@ def test_names_are_read_from_the_list_and_the_imports(tmp_path: Path) -> None:
 def test_a_new_wing_gets_a_page_of_its_own() -> None:
     assert page_of("vitdex.query.atlas.serve") == "atlas"
     assert title_of("atlas") == "Atlas"
-    assert page_of("vitdex.query.stored.names") == page_of("vitdex.query.index") == "index"
+    assert page_of("vitdex.query.stored.names") == page_of("vitdex.query.index") == "the-index"
     assert page_of("vitdex.indexer.from_python") == "indexer"
     assert page_of("vitdex.schemas.integrity") == "integrity"
 
@@ -91,3 +91,17 @@ def test_a_notebook_as_a_page() -> None:
     assert 'index.key_neurons("coin", k=5)' in page
     assert "blocks.5.mlp.fc1    16" in page
     assert "](../pictures/notebook-heatmaps.jpg)" in page
+
+
+def test_arguments_of_a_group_are_taken_apart() -> None:
+    pytest.importorskip("griffe", reason="the docs extra is not installed")
+    from grouped_arguments import separated
+
+    text = "Args:\n    layer: such as 'a'; unit: the neuron in it.\n    weights, device: as there,\n        both.\n"
+    assert separated(text) == (
+        "Args:\n    layer: such as 'a'.\n    unit: the neuron in it.\n"
+        "    weights: as there,\n        both.\n    device: as there,\n        both.\n"
+    )
+    returns = "Returns:\n    Columns rank, layer: those of the view."
+    assert separated(returns) == returns
+    assert separated("Example:\n    >>> ask()") == "Examples:\n    >>> ask()"
