@@ -155,7 +155,7 @@ def _finish(plan: Plan, layout: Layout, ledger: Ledger, statistics: Statistics) 
     files |= build_tables(finish)
     for path in (layout.run, *(layout.entry(part.index) for part in spec.parts)):
         files[path.relative_to(layout.root).as_posix()] = file_facts(path)
-    write_file(layout.manifest, seal_manifest(describe(plan, entries, files) | {"tables": tables_record()}))
+    write_file(layout.manifest, seal_manifest({"tables": tables_record(), **describe(plan, entries, files)}))
     remove_leftovers(layout)
 
 

@@ -15,7 +15,7 @@ import duckdb
 import pytest
 from vitdex.query.index import Index
 from vitdex.query.notes.database import writing
-from vitdex.schemas.integrity import file_facts
+from vitdex.schemas.facts import file_facts
 from vitdex.schemas.layout import Layout
 from vitdex.schemas.manifest import read_manifest, seal_manifest
 
@@ -133,8 +133,8 @@ def test_notes_that_are_too_new_say_so(duckdbs: dict[str, Path], copy: Path) -> 
         db.execute("INSERT INTO generated (id) VALUES (7)")
     rewrite(duckdbs["newest"], copy / "notes.duckdb")
     said = "notes.duckdb was written by a newer DuckDB, and DuckDB"
-    for command in (["sql", copy, "FROM generated"], ["generate", copy, "--remove", "7"]):
-        done = ours(duckdbs["lowest"], "from vitdex.query.commands.main import main; main()", *command)
+    for verb, *words in (["sql", "FROM generated"], ["generate", "--remove", "7"]):
+        done = ours(duckdbs["lowest"], "from vitdex.query.commands.main import main; main()", verb, copy, *words)
         assert done.returncode == 2
         assert said in done.stderr
         assert len(done.stderr.splitlines()) == 1
