@@ -88,7 +88,7 @@ class _Repair:
         entries = self.ledger.entries(len(spec.parts))
         content = self.manifest or describe(self.plan, entries, {})
         if layout.database.name in self.damaged:
-            content = content | {"tables": tables_record()}
+            content["tables"] = tables_record()
         write_file(layout.manifest, seal_manifest({**content, "files": dict(sorted(self.facts.items()))}))
 
     def _write_part(self, part: Part, buffer: PartBuffer, filled: Filled) -> None:

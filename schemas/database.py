@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import duckdb
 
 from .errors import BadIndex, DamagedIndex
-from .integrity import file_facts, listed_files
+from .facts import file_facts
+from .integrity import listed_files
 from .layout import Layout
-from .manifest import read_manifest
+from .manifest import Manifest, Tables, read_manifest
 
 # Of the file format. DuckDB would write its own newest, which no older DuckDB reads; every version that pyproject
 # allows reads this one.
@@ -86,15 +86,15 @@ def _is_whole(layout: Layout) -> bool:
         return False
 
 
-def tables_record() -> dict[str, str]:
+def tables_record() -> Tables:
     """What a manifest says of tables that are written now."""
     return {"duckdb": duckdb.__version__, "storage_version": STORAGE_VERSION}
 
 
-def written_by(manifest: Mapping[str, Any]) -> str:
+def written_by(manifest: Manifest) -> str:
     """The DuckDB that wrote the tables; older manifests do not name it."""
-    version = manifest.get("tables", {}).get("duckdb")
-    return f"DuckDB {version}" if version else "a DuckDB that the manifest does not name"
+    tables = manifest.get("tables")
+    return f"DuckDB {tables['duckdb']}" if tables else "a DuckDB that the manifest does not name"
 
 
 def is_newer(error: duckdb.Error) -> bool:

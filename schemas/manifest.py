@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 from .errors import REPAIR, BadIndex, DamagedIndex
 from .facts import FileFacts, Files
@@ -33,6 +33,13 @@ class Machine(TypedDict):
     gpu: str | None
 
 
+class Tables(TypedDict):
+    """Who wrote index.duckdb, and in which version of DuckDB's file format."""
+
+    duckdb: str
+    storage_version: str
+
+
 class Manifest(TypedDict):
     """What a manifest says beside the format, its version and its own sha256."""
 
@@ -42,6 +49,7 @@ class Manifest(TypedDict):
     machine: Machine
     seconds: float
     notes: list[str]
+    tables: NotRequired[Tables]  # indexes made before it was named have none
     files: Mapping[str, tuple[int, str]]  # every other file: [bytes, checksum]; integrity.listed_files checks it
 
 

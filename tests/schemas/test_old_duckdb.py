@@ -15,7 +15,7 @@ import duckdb
 import pytest
 from vitdex.query.index import Index
 from vitdex.query.notes.database import writing
-from vitdex.schemas.integrity import file_facts
+from vitdex.schemas.facts import file_facts
 from vitdex.schemas.layout import Layout
 from vitdex.schemas.manifest import read_manifest, seal_manifest
 
@@ -133,7 +133,8 @@ def test_notes_that_are_too_new_say_so(duckdbs: dict[str, Path], copy: Path) -> 
         db.execute("INSERT INTO generated (id) VALUES (7)")
     rewrite(duckdbs["newest"], copy / "notes.duckdb")
     said = "notes.duckdb was written by a newer DuckDB, and DuckDB"
-    for command in (["sql", copy, "FROM generated"], ["generate", copy, "--remove", "7"]):
+    commands: list[list[str | Path]] = [["sql", copy, "FROM generated"], ["generate", copy, "--remove", "7"]]
+    for command in commands:
         done = ours(duckdbs["lowest"], "from vitdex.query.commands.main import main; main()", *command)
         assert done.returncode == 2
         assert said in done.stderr
