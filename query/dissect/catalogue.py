@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answer:
-    """A table, and how its figure is drawn. `table.attrs["by"]` names the ranking of key neurons, where there is one."""
+    """A table, and how its figure is drawn. `table.attrs["by"]` names the ranking of key neurons, if any."""
 
     table: pd.DataFrame
     draw: Callable[[], Figure]
