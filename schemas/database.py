@@ -12,7 +12,7 @@ from .errors import BadIndex, DamagedIndex
 from .facts import file_facts
 from .integrity import listed_files
 from .layout import Layout
-from .manifest import Manifest, TablesRecord, read_manifest
+from .manifest import Manifest, Tables, read_manifest
 
 # Of the file format. DuckDB would write its own newest, which no older DuckDB reads; every version that pyproject
 # allows reads this one.
@@ -86,16 +86,15 @@ def _is_whole(layout: Layout) -> bool:
         return False
 
 
-def tables_record() -> TablesRecord:
+def tables_record() -> Tables:
     """What a manifest says of tables that are written now."""
     return {"duckdb": duckdb.__version__, "storage_version": STORAGE_VERSION}
 
 
 def written_by(manifest: Manifest) -> str:
-    """The DuckDB that wrote the tables."""
-    if "tables" not in manifest:  # made before manifests named it
-        return "a DuckDB that the manifest does not name"
-    return f"DuckDB {manifest['tables']['duckdb']}"
+    """The DuckDB that wrote the tables; older manifests do not name it."""
+    tables = manifest.get("tables")
+    return f"DuckDB {tables['duckdb']}" if tables else "a DuckDB that the manifest does not name"
 
 
 def is_newer(error: duckdb.Error) -> bool:

@@ -33,8 +33,8 @@ class Machine(TypedDict):
     gpu: str | None
 
 
-class TablesRecord(TypedDict):
-    """Who wrote index.duckdb, and for whom."""
+class Tables(TypedDict):
+    """Who wrote index.duckdb, and in which version of DuckDB's file format."""
 
     duckdb: str
     storage_version: str
@@ -49,7 +49,7 @@ class Manifest(TypedDict):
     machine: Machine
     seconds: float
     notes: list[str]
-    tables: NotRequired[TablesRecord]  # older manifests lack it
+    tables: NotRequired[Tables]  # indexes made before it was named have none
     files: Mapping[str, tuple[int, str]]  # every other file: [bytes, checksum]; integrity.listed_files checks it
 
 

@@ -11,7 +11,7 @@ import click
 from ..dissect.catalogue import ANALYSES, Analysis
 from ..index import Index
 from .options import ANALYSIS_OPTIONS, INDEX, OUTPUT, model_options, table_options
-from .output import answer, progress_bar, say
+from .output import answer, progress_bar
 
 
 @click.group("dissect")
@@ -28,8 +28,6 @@ def _command(analysis: Analysis) -> click.Command:
                 options["progress"] = progress
             found = analysis.ask(index, **options)
             answer(found.table, form, outputs, found.draw)
-            for note in found.notes:
-                say(note)
 
     command = table_options(OUTPUT(run))
     if "weights" in parameters:

@@ -36,11 +36,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answer:
-    """A table, how its figure is drawn, and what is to be said about both."""
+    """A table, and how its figure is drawn. `table.attrs["by"]` names the ranking of key neurons, if any."""
 
     table: pd.DataFrame
     draw: Callable[[], Figure]
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,10 @@ class Analysis:
     ask: Callable[..., Answer]
 
 
-def _ranked(by: Ranking) -> tuple[str, ...]:
-    return (f"key neurons ranked by {by}",)
+def _ranked(table: pd.DataFrame, by: Ranking) -> pd.DataFrame:
+    """The table with its ranking named."""
+    table.attrs["by"] = by
+    return table
 
 
 def _blocks(index: StoredIndex, by: Ranking | None = None, classes: bool = False) -> Answer:
@@ -65,7 +66,7 @@ def _blocks(index: StoredIndex, by: Ranking | None = None, classes: bool = False
 
         return blocks_figure(table, carried, by)
 
-    return Answer(carried if classes else table, draw, _ranked(by))
+    return Answer(_ranked(carried if classes else table, by), draw)
 
 
 def _activations(index: StoredIndex, class_: str, k: int = 10, by: Ranking | None = None) -> Answer:
@@ -77,7 +78,7 @@ def _activations(index: StoredIndex, class_: str, k: int = 10, by: Ranking | Non
 
         return activations_figure(table, index.class_name(class_), by)
 
-    return Answer(table, draw, _ranked(by))
+    return Answer(_ranked(table, by), draw)
 
 
 def _masks_if_any(index: StoredIndex, folder: Path | None, names: Path | None) -> Masks | None:
@@ -108,9 +109,8 @@ def _regions(
     else:
         table = region_unions(index, class_, TOPS, by, threshold, shown, weights=weights, device=device)
     return Answer(
-        table,
+        _ranked(table, by),
         lambda: regions_figure(index, class_, TOPS, by, threshold, shown, show=show, weights=weights, device=device),
-        _ranked(by),
     )
 
 
@@ -138,7 +138,7 @@ def _focus(
 
         return focus_figure(table, by)
 
-    return Answer(table, draw, _ranked(by))
+    return Answer(_ranked(table, by), draw)
 
 
 def _concepts(
@@ -168,7 +168,7 @@ def _shared(index: StoredIndex, by: Ranking | None = None, top: int = 1, classes
 
         return shared_figure(table, top, by)
 
-    return Answer(own_neurons(index, by) if classes else table, draw, _ranked(by))
+    return Answer(_ranked(own_neurons(index, by) if classes else table, by), draw)
 
 
 def _similarity(index: StoredIndex) -> Answer:

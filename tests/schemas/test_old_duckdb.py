@@ -133,8 +133,9 @@ def test_notes_that_are_too_new_say_so(duckdbs: dict[str, Path], copy: Path) -> 
         db.execute("INSERT INTO generated (id) VALUES (7)")
     rewrite(duckdbs["newest"], copy / "notes.duckdb")
     said = "notes.duckdb was written by a newer DuckDB, and DuckDB"
-    for verb, *words in (["sql", "FROM generated"], ["generate", "--remove", "7"]):
-        done = ours(duckdbs["lowest"], "from vitdex.query.commands.main import main; main()", verb, copy, *words)
+    commands: list[list[str | Path]] = [["sql", copy, "FROM generated"], ["generate", copy, "--remove", "7"]]
+    for command in commands:
+        done = ours(duckdbs["lowest"], "from vitdex.query.commands.main import main; main()", *command)
         assert done.returncode == 2
         assert said in done.stderr
         assert len(done.stderr.splitlines()) == 1
