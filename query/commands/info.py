@@ -66,7 +66,7 @@ def _facts(index: Index) -> Iterator[str]:
         yield f"failed    {path!r}: {reason}"
 
 
-@click.command("sql")
+@click.command("sql", context_settings={"ignore_unknown_options": True})  # a query may begin with a comment: --
 @INDEX
 @click.argument("query")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=300, show_default=True, help="Seconds.")

@@ -60,7 +60,8 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("\nStopped. The same command goes on where it was.", err=True)
+        resumes = " The same command goes on where it was." if sys.argv[1:2] == ["index"] else ""
+        click.echo(f"\nStopped.{resumes}", err=True)
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)

@@ -20,9 +20,17 @@ from ..stored.stored_index import StoredIndex
 
 
 def class_value_agreement(index: StoredIndex) -> pd.DataFrame:
-    """Mean over the classes of the largest cosine between E's row and a value vector of the block.
+    """How near the value vectors of each block come to the head's rows (Vilas et al. 2023).
 
-    Columns: layer, block, agreement. Raises QueryError for a model without a head.
+    Returns:
+        Columns layer, block, agreement: the mean over the classes of the largest cosine between E's row and a value
+        vector.
+
+    Raises:
+        QueryError: no head.
+
+    Example:
+        >>> class_value_agreement(index)
     """
     needs_head(index)
     return index.sql(
@@ -35,8 +43,18 @@ def class_value_agreement(index: StoredIndex) -> pd.DataFrame:
 def key_value_agreement(index: StoredIndex, *, progress: Progress | None = None) -> pd.DataFrame:
     """How often a token's five largest neurons hold one of the five whose value vectors say its image's class loudest.
 
-    Columns: layer, block, tokens ('cls', 'patches' or 'all'; registers only in 'all'), n, agreement (a share),
-    chance (that two sets of five drawn from the layer's units meet). Raises QueryError without head or labels.
+    Args:
+        progress: told layers done, and all layers.
+
+    Returns:
+        Columns layer, block, tokens ('cls', 'patches' or 'all'; registers only in 'all'), n, agreement (a share),
+        chance (that two sets of five drawn from the layer's units meet).
+
+    Raises:
+        QueryError: no head, or no image with a class.
+
+    Example:
+        >>> key_value_agreement(index).query("tokens == 'cls'")
     """
     needs_head(index)
     images = labelled_images(index)
@@ -67,21 +85,7 @@ def loudest_units(index: StoredIndex, layer: LayerSpec) -> NDArray[np.int64]:
 def by_tokens(
     index: StoredIndex, layer: LayerSpec, share: NDArray[np.float64], images: int, name: str
 ) -> list[dict[str, Any]]:
-    """How often a token's five largest neurons hold one of the five whose value vectors say its image's class loudest.
-
-    Args:
-        progress: told layers done, and all layers.
-
-    Returns:
-        Columns layer, block, tokens ('cls', 'patches' or 'all'; registers only in 'all'), n, agreement (a share),
-        chance (that two sets of five drawn from the layer's units meet).
-
-    Raises:
-        QueryError: no head, or no image with a class.
-
-    Example:
-        >>> key_value_agreement(index).query("tokens == 'cls'")
-    """
+    """Rows of a mean over images [token]: for the CLS token, for the patches, for all tokens."""
     prefix = index.spec.prefix
     kinds = {"cls": share[: int(index.spec.cls)], "patches": share[prefix:], "all": share}
     return [

@@ -52,10 +52,23 @@ def neuron_concepts(
     *,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Every neuron with its best concept: layer, block, unit, threshold, negative, concept, iou, label.
+    """Every neuron with its best concept.
 
-    label: the concept where IoU > 0.04, else missing, as for neurons with a negative threshold, which have no region of
-    their own. Images without a mask count nowhere. Raises QueryError where the maps of all images are not stored.
+    Args:
+        masks: of concepts, see open_masks. Images without a mask count nowhere.
+        quantile: the neuron's own, above which it is active.
+        layer: only neurons of this layer.
+        progress: told layers done, and all layers.
+
+    Returns:
+        Columns layer, block, unit, threshold, negative, concept, iou, label. label: the concept where IoU > 0.04, else
+        missing, as for neurons with a negative threshold, which have no region of their own.
+
+    Raises:
+        QueryError: the maps of all images are not stored, or an unknown quantile or layer.
+
+    Example:
+        >>> neuron_concepts(index, open_masks(index)).label.value_counts()
     """
     every = concept_overlaps(index, masks, quantile, layer, progress=progress)
     best = every.loc[every.fillna({"iou": -1.0}).groupby(["layer", "unit"], sort=False).iou.idxmax()]
@@ -71,7 +84,20 @@ def concept_overlaps(
     *,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """IoU of every neuron with every concept: layer, block, unit, threshold, negative, concept, iou."""
+    """IoU of every neuron with every concept.
+
+    Args:
+        masks, quantile, layer, progress: as in neuron_concepts.
+
+    Returns:
+        Columns layer, block, unit, threshold, negative, concept, iou (over all images with a mask, in pixels).
+
+    Raises:
+        QueryError: as neuron_concepts.
+
+    Example:
+        >>> concept_overlaps(index, open_masks(index), layer="blocks.5.mlp.fc1").nlargest(10, "iou")
+    """
     if quantile not in QUANTILES:
         raise QueryError(
             f"no threshold '{quantile}' here: network dissection is defined by the neuron's own quantile",

@@ -151,6 +151,7 @@ def class_focus(
         layer: each class's first neuron of this layer.
         random, seed: how many other units of the layer to compare with, and what draws them.
         weights, device: as for open_model, where maps are not stored.
+        progress: told classes done, and all classes.
 
     Returns:
         Columns class_id, class, layer, block, unit, threshold (NaN with image:P, where every image has its own),

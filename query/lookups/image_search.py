@@ -35,11 +35,21 @@ ROWS_AT_ONCE = 8  # added in float32; such sums are added in float64
 
 
 def top_images(index: StoredIndex, neurons: Group, k: int = 20, aggregate: Aggregate = "mean") -> pd.DataFrame:
-    """The k images with the largest aggregate over a group of neurons: rank, image_id, value, path, label.
+    """The k images with the largest aggregate over a group of neurons.
 
-    neurons: (layer, unit), 'LAYER:UNIT', or 'LAYER' for all its units; one that is named twice counts once. Values are
-    before the nonlinearity; ties go to the lower image_id, unreadable images are left out.
-    Raises QueryError for an unknown layer, unit or aggregate, and for an empty group.
+    Args:
+        neurons: neurons, or 'LAYER' for all units of a layer; one that is named twice counts once.
+        k: how many.
+        aggregate: 'mean', 'max', 'min' or 'sum' over the neurons of each one's largest patch before the nonlinearity.
+
+    Returns:
+        Columns rank, image_id, value, path, label. Ties go to the lower image_id; unreadable images are left out.
+
+    Raises:
+        QueryError: an unknown layer, unit or aggregate, or an empty group.
+
+    Example:
+        >>> top_images(index, ["blocks.4.mlp.fc1:473", ("blocks.5.mlp.fc1", 16)], k=20, aggregate="min")
     """
     if aggregate not in AGGREGATES:
         raise QueryError(f"no aggregate '{aggregate}'", f"One of {', '.join(AGGREGATES)}.")

@@ -158,7 +158,7 @@ class StoredIndex:
         """The layer's record. Raises QueryError, with the nearest names, where there is no such neuron."""
         layers = {spec.name: spec for spec in self.spec.layers}
         if layer not in layers:
-            raise QueryError(f"no layer '{layer}'", nearest(layer, list(layers)))
+            raise QueryError(f"no layer '{layer}'", nearest(str(layer), list(layers)))
         if not 0 <= unit < layers[layer].units:
             raise QueryError(f"no unit {unit} in {layer}", f"Its units count from 0 to {layers[layer].units - 1}.")
         return layers[layer]

@@ -7,6 +7,7 @@ import re
 import shutil
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from doc_blocks import Block, Page, blocks
@@ -28,16 +29,20 @@ def folder(sample_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("name", WITH_CODE)
 def test_the_code_of_a_page_runs(name: str, folder: Path) -> None:
-    run_page((ROOT / name).read_text(), folder)
+    names = run_page((ROOT / name).read_text(), folder)
+    if name == "README.md":
+        assert names["patches"].max() == names["best"].pre[0]
 
 
-def run_page(text: str, folder: Path) -> None:
+def run_page(text: str, folder: Path) -> dict[str, Any]:
+    """Run a page; returns what its Python leaves."""
     page = Page(folder)
     try:
         for block in blocks(text):
             page.run(block)
     finally:
         page.close()
+    return page.names
 
 
 def test_the_readme_has_code_of_every_kind() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import shutil
 import subprocess
 import sys
@@ -39,8 +40,11 @@ def test_every_public_function_says_what_it_takes_and_gives() -> None:
         thing = getattr(query, name)
         assert inspect.getdoc(thing), name
         if inspect.isfunction(thing):
-            hints = set(inspect.signature(thing).parameters)
-            assert not {"args", "kwargs", "choices", "options"} & hints, name
+            parameters = [*inspect.signature(thing).parameters][1:]  # the first is the index
+            assert not {"args", "kwargs", "choices", "options"} & set(parameters), name
+            doc = inspect.getdoc(thing) or ""
+            assert all(re.search(rf"\b{parameter}\b", doc) for parameter in parameters), name
+            assert f">>> {name}(" in doc.partition("Example:")[2], name
 
 
 def test_a_closed_index_says_so(sample_path: Path) -> None:

@@ -1,24 +1,16 @@
-"""FORMAT.md and README say what is: read from the pages, compared with a real index."""
+"""FORMAT.md says what is: read from the page, compared with a real index."""
 
 from __future__ import annotations
 
 import json
-import re
-import shlex
-import shutil
 from pathlib import Path
 from typing import Any, cast
 
-import pytest
 import xxhash
-from click.testing import CliRunner
-from PIL import Image
-from vitdex.query.commands.main import cli
 from vitdex.query.index import Index
 
 ROOT = Path(__file__).parents[2]
 FORMAT = (ROOT / "schemas" / "FORMAT.md").read_text()
-README = (ROOT / "README.md").read_text()
 
 
 def table(heading: str) -> list[list[str]]:
@@ -61,37 +53,3 @@ def test_the_manifest_lists_every_other_file_with_its_checksum(sample: Index, sa
     assert "/tmp" not in text
     assert str(sample_path.parent) not in text
     assert list(json.loads(text))[-1] == "sha256"
-
-
-def test_queries_of_the_readme_run(sample: Index) -> None:
-    block = re.search(r"```sql\n(.*?)```", README, re.DOTALL)
-    assert block
-    queries = [q for q in re.sub(r"--.*", "", block[1]).split(";") if q.strip()]
-    assert len(queries) == 6
-    for query in queries[:4]:
-        assert len(sample.sql(query)) > 1
-    for query in queries[4:]:
-        sample.sql(query)
-
-
-def test_python_of_the_readme_runs(sample_path: Path) -> None:
-    block = re.search(r"```python\n(.*?)```", README, re.DOTALL)
-    assert block
-    names: dict[str, object] = {}
-    exec(block[1].replace("sample.vitdex", str(sample_path)), names)
-    assert names["patches"].max() == names["best"].pre[0]  # type: ignore[attr-defined]
-
-
-def test_commands_of_the_readme_run(sample_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = [line.strip() for line in README.splitlines() if line.startswith("    vitdex ") and "sample.vitdex" in line]
-    assert len(lines) >= 10
-    shutil.copytree(sample_path, tmp_path / "sample.vitdex")  # generated images are kept beside it
-    monkeypatch.chdir(tmp_path)
-    for line in lines:
-        words = shlex.split(line, comments=True)[1:]
-        short = ["--snapshot", "2"] if words[0] == "generate" else []  # the same command, fewer steps
-        result = CliRunner().invoke(cli, words + short)
-        assert result.exit_code == 0, result.output
-        pictures = [word for word in words if word.endswith(".png")]
-        assert all(Image.open(picture).width > 100 for picture in pictures)
-        assert pictures or "blocks." in result.output or "jpg" in result.output
