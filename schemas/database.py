@@ -67,8 +67,11 @@ def naming_damage(layout: Layout) -> Iterator[None]:
 
 
 def is_of_files(error: duckdb.Error) -> bool:
-    """Whether an error is of a kind that DuckDB raises where it fails to read or write a file."""
-    return isinstance(error, OF_FILES) or type(error) is duckdb.Error
+    """Whether an error is of a kind that DuckDB raises where it fails to read or write a file.
+
+    Before 1.5, what comes up while rows are fetched is wrapped into another kind.
+    """
+    return isinstance(error, OF_FILES) or type(error) is duckdb.Error or "pending query result" in str(error)
 
 
 def _is_whole(layout: Layout) -> bool:
