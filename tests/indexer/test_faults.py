@@ -27,7 +27,7 @@ TEN_PARTS: dict[str, Any] = {"limit": 80, "part_images": 8, "batch_size": 8}
 pytestmark = pytest.mark.usefixtures("state_with_every_part")
 RUN = (
     "import sys; from pathlib import Path; from vitdex.indexer.build import Quiet, build;"
-    "from vitdex.indexer.run import part_runner; fill.STATE_SECONDS = 0;"
+    "from vitdex.indexer.run import part_runner; part_runner.STATE_SECONDS = 0;"
     "from vitdex.indexer.plan import sample_request;"
     f"build(sample_request(Path(sys.argv[1]), device='cpu', **{TEN_PARTS!r}), Quiet())"
 )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from vitdex.indexer.plan import make_plan, sample_request
 from vitdex.indexer.run.part_writer import PartBuffer
-from vitdex.schemas import layout
+from vitdex.schemas import array_specs
 from vitdex.schemas.array_specs import ArraySpec, fitting_part_images
 
 
@@ -39,6 +39,6 @@ def test_values_of_the_next_part_wait_until_the_file_is_written() -> None:
 def test_parts_are_alike(
     images: int, batch_size: int, wanted: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layout, "PART_IMAGES", 64)
+    monkeypatch.setattr(array_specs, "PART_IMAGES", 64)
     spec = make_plan(sample_request(tmp_path / "x", limit=120, device="cpu")).spec
     assert fitting_part_images(replace(spec, images=images, batch_size=batch_size)) == wanted

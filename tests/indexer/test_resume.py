@@ -65,7 +65,7 @@ def test_killed_and_repeated_is_the_same(tmp_path: Path, whole: dict[str, Any]) 
     """kill -9 of the real program once two parts stand in the ledger."""
     script = (
         "import sys; from pathlib import Path; from vitdex.indexer.build import Quiet, build;"
-        "from vitdex.indexer.run import part_runner; fill.STATE_SECONDS = 0;"
+        "from vitdex.indexer.run import part_runner; part_runner.STATE_SECONDS = 0;"
         "from vitdex.indexer.plan import sample_request;"
         "build(sample_request(Path(sys.argv[1]), limit=96, part_images=16, batch_size=16, device='cpu'), Quiet())"
     )
