@@ -475,7 +475,8 @@ def test_errors_become_one_line(error: Exception, reason: str, monkeypatch: pyte
 def test_pillow_does_not_log_to_stderr() -> None:
     """In a process of its own: pytest catches what is logged."""
     blob = tiff(np.zeros((2, 2, 8), np.uint8), 2)  # Pillow logs an error about the eight channels
-    code = f"from vitdex.data.images.decode import decode\ntry: decode({blob!r})\nexcept Exception as error: print(error)"
+    attempt = f"try: decode({blob!r})\nexcept Exception as error: print(error)"
+    code = f"from vitdex.data.images.decode import decode\n{attempt}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", check=True)
     assert (done.stdout, done.stderr) == (f"broken TIFF: {HEAD}\n", "")
 
