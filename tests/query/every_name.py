@@ -53,7 +53,7 @@ def dissect(index: Index) -> list[DataFrame]:
         query.class_blocks(index),
         query.carried_by_first(index),
         query.activations_of_class(index, "coin"),
-        query.shared_neurons(index),
+        query.shared_neurons(index, top=10),
         query.own_neurons(index),
         query.class_similarity(index),
         query.selectivity_by_block(every),

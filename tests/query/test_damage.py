@@ -25,7 +25,18 @@ LAYER, UNIT = "blocks.5.mlp.fc1", 16
 NEURON = Neuron(LAYER, UNIT)
 Ask = Callable[[Index, Path], Any]
 
-ASKING_NO_TABLE = {"close", "inputs", "map", "neuron_layer", "readable", "verify"}
+ASKING_NO_TABLE = {
+    "close",
+    "descriptions",
+    "import_descriptions",
+    "inputs",
+    "map",
+    "MapSource",
+    "neuron_layer",
+    "open_model",
+    "readable",
+    "verify",
+}
 # What is no question: kinds of things that the questions take or give.
 RECORDS = {"Index", "StoredIndex", "Neuron", "Heatmaps", "NeuronCard", "LiveModel", "Masks", "Target"}
 
