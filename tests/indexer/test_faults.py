@@ -102,7 +102,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on(
     out = small_disk / "a"
     ballast = small_disk / "ballast"
     ballast.write_bytes(b"\0" * (100 - megabytes) * 1_000_000)
-    monkeypatch.setattr("vitdex.indexer.plan.check_space", lambda *_: None)
+    monkeypatch.setattr("vitdex.indexer.build.check_space", lambda *_: None)
     with pytest.raises((BadIndex, OSError), match=r"No space left|cannot be written") as caught:
         build(request(out, **TEN_PARTS), Quiet())
     assert (caught.type is BadIndex) == (megabytes == 55), "DuckDB's own failure, or a file's"
