@@ -144,10 +144,13 @@ def index_command(
         inputs=not no_inputs,
         overwrite=overwrite,
     )
-    if repair:
-        _repair(request)
-    else:
-        _build(request)
+    try:
+        if repair:
+            _repair(request)
+        else:
+            _build(request)
+    except KeyboardInterrupt:
+        raise click.Abort("The same command goes on where it was.") from None
 
 
 def _build(request: Request) -> None:

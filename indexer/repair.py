@@ -71,9 +71,7 @@ class _Repair:
 
     def _redo(self) -> None:
         spec, layout = self.spec, self.layout
-        parts = [
-            p for p in spec.parts if self.damaged & {*part_files(spec, p.index), self._path(layout.entry(p.index))}
-        ]
+        parts = [part for part in spec.parts if self.damaged & set(self._files_of(part))]
         kept = self._kept_statistics()
         again = kept is None or bool(self._damaged_arrays("exemplar_map"))
         images = sum(p.images for p in parts) + (spec.images if again else 0)

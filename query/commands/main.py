@@ -59,9 +59,8 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        resumes = " The same command goes on where it was." if sys.argv[1:2] == ["index"] else ""
-        click.echo(f"\nStopped.{resumes}", err=True)
+    except (click.Abort, KeyboardInterrupt) as stop:  # a command that can be taken up again says so
+        click.echo(" ".join(["\nStopped.", *map(str, stop.args)]), err=True)
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)

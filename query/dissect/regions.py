@@ -26,7 +26,7 @@ from ..lookups.key_neurons import Ranking, chosen_ranking, key_neurons
 from ..model.map_source import MapSource
 from ..stored.stored_index import StoredIndex
 from .masks import Bools, Masks
-from .region_rules import NOBODY, Threshold, region_rule
+from .region_rules import NOBODY, RegionRule, Threshold, region_rule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,9 +70,7 @@ def class_regions(
     Example:
         >>> class_regions(index, "coin", k=3, threshold="image:80", masks=open_masks(index))
     """
-    rule = region_rule(MapSource(index, weights, device), threshold)
-    neurons = rule.thresholded(ranked(index, class_, k, by))
-    images = class_images(index, class_).sort_values("image_id")
+    rule, neurons, images = _asked(index, class_, k, by, threshold, weights, device)
     rows = []
     for image, maps, top in on_images(rule.reader, neurons, images):
         limits, active = rule.each(neurons, maps)
@@ -113,9 +111,7 @@ def region_unions(
     Example:
         >>> region_unions(index, "coin", threshold="image:80").groupby("top").cover.mean()
     """
-    rule = region_rule(MapSource(index, weights, device), threshold)
-    neurons = rule.thresholded(ranked(index, class_, max(tops), by))
-    images = class_images(index, class_).sort_values("image_id")
+    rule, neurons, images = _asked(index, class_, max(tops), by, threshold, weights, device)
     rows = []
     for image, maps, _ in on_images(rule.reader, neurons, images):
         mask = masks.object(image.image_id) if masks else None
@@ -190,6 +186,21 @@ def class_focus(
         row["exceeds"] = row["energy"] > max(row["mask_share"], row["random_energy"])
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _asked(
+    index: StoredIndex,
+    class_: str | int,
+    k: int,
+    by: Ranking | None,
+    threshold: Threshold,
+    weights: str | Path | None,
+    device: str | None,
+) -> tuple[RegionRule, pd.DataFrame, pd.DataFrame]:
+    """The rule that the threshold names, a class's key neurons with theirs, and its images in order."""
+    rule = region_rule(MapSource(index, weights, device), threshold)
+    neurons = rule.thresholded(ranked(index, class_, k, by))
+    return rule, neurons, class_images(index, class_).sort_values("image_id")
 
 
 def ranked(index: StoredIndex, class_: str | int, k: int, by: Ranking | None, layer: str | None = None) -> pd.DataFrame:
@@ -284,9 +295,8 @@ def regions_figure(
     if show not in SHOWS:
         raise QueryError(f"regions cannot be shown as '{show}'", f"One of {', '.join(SHOWS)}.")
     by = chosen_ranking(index, by, class_)
-    rule = region_rule(MapSource(index, weights, device), threshold)
-    neurons = rule.thresholded(ranked(index, class_, max(tops), by))
-    shown = class_images(index, class_).sort_values("image_id").head(images)
+    rule, neurons, every = _asked(index, class_, max(tops), by, threshold, weights, device)
+    shown = every.head(images)
     pixels = index.inputs(shown.image_id.tolist())
     owners = [rule.together(neurons, maps, tops) for _, maps, _ in on_images(rule.reader, neurons, shown)]
     objects = [masks.object(image_id) if masks else None for image_id in shown.image_id]

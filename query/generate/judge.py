@@ -41,7 +41,7 @@ def judge(live: LiveModel, target: Target, pixels: NDArray[np.uint8]) -> pd.Data
         elif target.over == "mean":
             value, stored = pre.mean(1), live.index.reader.column(f"{neuron.layer}/mean", neuron.unit)
         else:
-            value, stored = pre.amax(1), live.index.reader.column(f"{neuron.layer}/max", neuron.unit)
+            value, stored = pre.amax(1), live.index.reader.cell(f"{neuron.layer}/max_by_neuron", neuron.unit)
         reached, real = value.cpu().numpy(), np.asarray(stored)
         real = real[np.isfinite(real)]
         middle = np.median(real)

@@ -96,14 +96,14 @@ def class_heatmaps(
     Args:
         class_: by name, number or WordNet id.
         k: how many neurons; images: how many images.
-        view, scale, weights, device: as for heatmaps; views of a class show this one.
+        view, scale, weights, device: as for neuron_heatmaps; views of a class show this one.
         by: what ranks the neurons, as for key_neurons.
 
     Returns:
         values float32 [image, neuron, rows, columns], their colour scales, and the picture.
 
     Raises:
-        QueryError: as heatmaps, key_neurons and class_images.
+        QueryError: as neuron_heatmaps, key_neurons and class_images.
 
     Example:
         >>> class_heatmaps(index, "coin", k=3, view="post", scale="image").picture()
@@ -117,16 +117,13 @@ def class_heatmaps(
 
 def _rows(index: StoredIndex, images: Sequence[int | str]) -> pd.DataFrame:
     """image_id, path, label, predicted (a class_id) of images, in their order, all of them readable."""
-    ids = [index.image_id(image) for image in images]
+    ids = [index.readable(image) for image in images]
     found = index.sql(
         "SELECT image_id, path, label, predicted, c.class AS answer FROM images LEFT JOIN classes c "
         "ON c.class_id = predicted WHERE list_contains(?, image_id)",
         [ids],
     )
-    rows = found.set_index("image_id", drop=False).loc[ids]
-    for image_id in ids:
-        index.readable(image_id)
-    return rows
+    return found.set_index("image_id", drop=False).loc[ids]
 
 
 def _heading(image_id: int, path: str, label: str | None, answer: str | None) -> tuple[str, ...]:

@@ -73,10 +73,10 @@ class Tables:
         return db
 
     def _activation_map(self, layer: str | None, unit: int | None, image_id: int | None) -> NDArray[np.float32] | None:
+        if layer is None or unit is None or image_id is None:
+            return None
         try:
-            return (
-                None if layer is None or unit is None or image_id is None else self._stored_map(layer, unit, image_id)
-            )
+            return self._stored_map(layer, unit, image_id)
         except VitdexError as error:  # DuckDB would pass on its text alone
             self._raised = error
             raise
