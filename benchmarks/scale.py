@@ -112,8 +112,9 @@ def main(images: int, model: str, folder: Path | None, out: Path | None) -> None
         names = plan.names
         assert names is not None
         classes = len(names.names)
+        rows = {name: row for row, name in enumerate(names.names)}
         every = [ImageFacts(f"{i}.jpg", names.names[i * classes // images]) for i in range(images)]
-        finish = Finish(layout, spec, plan.anatomy, plan.head, names, counted(spec), every)
+        finish = Finish(layout, spec, plan.anatomy, plan.head, names, rows, counted(spec), every)
         click.echo(f"{images:,} images, {spec.neurons:,} neurons, {classes:,} classes; {own():.2f} GB before")
         most, steps = own(), {}
 

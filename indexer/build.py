@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -27,6 +27,7 @@ from .run.part_runner import Filled, fresh_statistics, run_parts
 from .run.part_writer import PartBuffer
 from .statistics.threshold_counts import Statistics
 from .tables.build_tables import build_tables
+from .tables.class_order import Accuracy
 from .tables.filled_index import Finish
 from .tables.whole_arrays import write_by_neuron, write_exemplar_maps, write_metadata, write_weights
 
@@ -43,6 +44,9 @@ class Listener(Protocol):
     def finishing(self) -> None:
         """All images are read."""
 
+    def finished(self, notes: list[str], accuracy: Accuracy | None) -> None:
+        """The index is ready; what has shown of its classes, and how often the model is right."""
+
     def checking(self, total: int) -> Callable[[int], object]:
         """A repair reads so many bytes. Returns what is to be told the bytes of each step."""
         ...
@@ -57,6 +61,7 @@ class Quiet:
     def planned(self, plan: Plan, done: int) -> None: ...
     def advance(self, images: int, written: int) -> None: ...
     def finishing(self) -> None: ...
+    def finished(self, notes: list[str], accuracy: Accuracy | None) -> None: ...
 
     def checking(self, total: int) -> Callable[[int], object]:
         return lambda count: None
@@ -84,7 +89,7 @@ def build(request: Request, listener: Listener) -> Path:
 
         fill(plan, ledger, done, statistics, request.decoders, listener.advance)
         listener.finishing()
-        _finish(plan, layout, ledger, statistics)
+        listener.finished(*_finish(plan, layout, ledger, statistics))
     return request.out
 
 
@@ -137,7 +142,7 @@ def _clear(layout: Layout) -> None:
             file.unlink()
 
 
-def _finish(plan: Plan, layout: Layout, ledger: Ledger, statistics: Statistics) -> None:
+def _finish(plan: Plan, layout: Layout, ledger: Ledger, statistics: Statistics) -> tuple[list[str], Accuracy | None]:
     """Weights, metadata, tables; last the manifest, without which there is no index."""
     spec = plan.spec
     entries = ledger.entries(len(spec.parts))
@@ -147,7 +152,7 @@ def _finish(plan: Plan, layout: Layout, ledger: Ledger, statistics: Statistics) 
     plan.anatomy.model.cpu()
     files |= write_weights(plan, layout)
     files |= write_metadata(spec, layout)
-    finish = Finish(layout, spec, plan.anatomy, plan.head, plan.names, statistics, images)
+    finish = Finish(layout, spec, plan.anatomy, plan.head, plan.names, plan.label_rows, statistics, images)
     for layer in spec.layers:
         files |= write_by_neuron(finish, layer)
         if spec.maps == "exemplars":
@@ -155,8 +160,13 @@ def _finish(plan: Plan, layout: Layout, ledger: Ledger, statistics: Statistics) 
     files |= build_tables(finish)
     for path in (layout.run, *(layout.entry(part.index) for part in spec.parts)):
         files[path.relative_to(layout.root).as_posix()] = file_facts(path)
-    write_file(layout.manifest, seal_manifest({"tables": tables_record(), **describe(plan, entries, files)}))
+    content = {"tables": tables_record(), **describe(plan, entries, files, finish.notes)}
+    accuracy = finish.accuracy()
+    if accuracy is not None:
+        content["accuracy"] = accuracy.to_json()
+    write_file(layout.manifest, seal_manifest(content))
     remove_leftovers(layout)
+    return finish.notes, accuracy
 
 
 def _check_images(images: list[ImageFacts]) -> None:
@@ -165,8 +175,8 @@ def _check_images(images: list[ImageFacts]) -> None:
         raise SourceError(f"none of {len(images):,} images can be read ({first})", "Mend them and give --overwrite.")
 
 
-def describe(plan: Plan, entries: list[PartEntry], files: Files) -> Manifest:
-    """A manifest's content, but for who wrote the tables."""
+def describe(plan: Plan, entries: list[PartEntry], files: Files, notes: Sequence[str] = ()) -> Manifest:
+    """A manifest's content, but for who wrote the tables and how often the model is right."""
     images = [image for entry in entries for image in entry.images]
     failed = sum(not image.readable for image in images)
     return {
@@ -186,7 +196,7 @@ def describe(plan: Plan, entries: list[PartEntry], files: Files) -> Manifest:
             "gpu": torch.cuda.get_device_name() if plan.spec.device.startswith("cuda") else None,
         },
         "seconds": round(sum(entry.seconds for entry in entries), 1),
-        "notes": list(plan.notes),
+        "notes": [*plan.notes, *notes],
         "files": dict(sorted(files.items())),
     }
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from .plan import Plan, Request
+    from .tables.class_order import Accuracy
 
 FILE = click.Path(path_type=Path)
 
@@ -36,9 +37,12 @@ class Bar:
         click.echo(
             f"{spec.model} on {spec.device}, {spec.precision}: {spec.neurons:,} neurons in {len(spec.layers)} layers"
         )
-        click.echo(f"{spec.images:,} images from {spec.source}; class names: {spec.class_names}")
+        click.echo(f"{spec.images:,} images from {spec.source}")
+        click.echo(f"{plan.labelled}; class names: {spec.class_names}")
         for note in plan.notes:
             click.echo(f"Note: {note}")
+        for warning in plan.warnings:
+            click.echo(f"Warning: {warning}", err=True)
         index, memory = bytes_text(plan.index_bytes), bytes_text(plan.memory_bytes)
         click.echo(f"index {index} (maps: {spec.maps}), memory about {memory}")
         if done:
@@ -53,6 +57,19 @@ class Bar:
     def finishing(self) -> None:
         self._bar.close()
         click.echo("all images read; making the tables")
+
+    def finished(self, notes: list[str], accuracy: Accuracy | None) -> None:
+        for note in notes:
+            click.echo(f"Note: {note}")
+        if accuracy is None:
+            return
+        top5 = "" if accuracy.top5 is None else f", top-5 {accuracy.top5:.1%}"
+        click.echo(
+            f"the model's answers on {accuracy.images:,} images with a class: top-1 {accuracy.top1:.1%}{top5}; "
+            f"by chance {accuracy.chance:.1%}"
+        )
+        if accuracy.warning:
+            click.echo(f"Warning: {accuracy.warning}", err=True)
 
     def checking(self, total: int) -> Callable[[int], object]:
         return _new_bar(total, "B", name="checking").update
@@ -78,7 +95,10 @@ def _new_bar(total: int, unit: str, done: int = 0, name: str | None = None) -> t
 @click.option(
     "--head", type=FILE, help="Class embeddings (safetensors: weight [class, d]) instead of the model's head."
 )
-@click.option("--class-names", type=FILE, help="One name a line, in the head's order.")
+@click.option(
+    "--class-names", metavar="FILE", help="One name a line, in the head's order; or one of timm's lists: imagenet-1k."
+)
+@click.option("--labels", type=FILE, help="The images' classes: a table of file and class, or one class a line.")
 @click.option("--maps", type=click.Choice(get_args(Maps)), default="uint8", show_default=True)
 @click.option(
     "--layer", "layers", type=click.Choice(get_args(Linear)), multiple=True, default=["fc1"], show_default=True
@@ -101,7 +121,8 @@ def index_command(
     images: str | None,
     weights: Path | None,
     head: Path | None,
-    class_names: Path | None,
+    class_names: str | None,
+    labels: Path | None,
     maps: Maps,
     layers: tuple[Linear, ...],
     device: str | None,
@@ -133,6 +154,7 @@ def index_command(
         weights=weights,
         head=head,
         class_names=class_names,
+        labels=labels,
         maps=maps,
         layers=layers,
         device=device,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -13,6 +14,7 @@ from ..schemas.run_spec import Linear, Maps, Precision
 
 if TYPE_CHECKING:
     from .plan import Plan, Request, Settings
+    from .tables.class_order import Accuracy
 
 
 def build_index(
@@ -24,6 +26,7 @@ def build_index(
     weights: str | Path | None = None,
     head: str | Path | None = None,
     class_names: str | Path | None = None,
+    labels: str | Path | None = None,
     maps: Maps = "uint8",
     layers: tuple[Linear, ...] = ("fc1",),
     device: str | None = None,
@@ -47,7 +50,9 @@ def build_index(
         sample: the packaged model and images instead: no network, no data set.
         weights: a safetensors file instead of timm's hub.
         head: class embeddings instead of the model's head: safetensors with weight [class, d], maybe bias [class].
-        class_names: a text file, one name a line, in the head's order.
+        class_names: a text file, one name a line, in the head's order; or one of timm's lists, such as 'imagenet-1k'.
+        labels: a file with the images' classes, in place of their folders: a table of file and class (CSV, TSV or
+            'FILE CLASS'), or one class a line in the order of the files' names.
         maps: what is kept of every neuron on every patch: 'uint8' codes, 'float16' values, only the maps of each
             neuron's top 'exemplars', or 'none'.
         layers: 'fc1' for the key neurons, 'fc2' for the coordinates of the stream, or both.
@@ -85,6 +90,7 @@ def build_index(
         weights=weights,
         head=head,
         class_names=class_names,
+        labels=labels,
         maps=maps,
         layers=layers,
         device=device,
@@ -156,6 +162,8 @@ class _ImagesOnly:
         self._done = self._total = 0
 
     def planned(self, plan: Plan, done: int) -> None:
+        for warning in plan.warnings:
+            warnings.warn(warning, stacklevel=4)
         self._done, self._total = done, plan.spec.images
 
     def advance(self, images: int, written: int) -> None:
@@ -163,6 +171,12 @@ class _ImagesOnly:
         self._tell(self._done, self._total)
 
     def finishing(self) -> None: ...
+
+    def finished(self, notes: list[str], accuracy: Accuracy | None) -> None:
+        for note in notes:
+            warnings.warn(note, stacklevel=4)
+        if accuracy is not None and accuracy.warning:
+            warnings.warn(accuracy.warning, stacklevel=4)
 
     def checking(self, total: int) -> Callable[[int], object]:
         return lambda count: None

@@ -11,8 +11,11 @@ from typing import TypedDict, Unpack, get_args
 
 import torch
 
-from ..data.images.sources import Source, list_hash, open_source
+from ..data.images.entries import Source
+from ..data.images.sources import list_hash, open_source
 from ..data.labels.class_names import ClassNames, name_rows
+from ..data.labels.image_labels import label_rows, matched_text, without_class
+from ..data.labels.label_files import image_labels, read_labels
 from ..data.models.anatomy import Anatomy
 from ..data.models.device import choose_device
 from ..data.models.head import Head, find_head
@@ -35,6 +38,7 @@ class Settings(TypedDict, total=False):
     weights: str | Path | None
     head: str | Path | None
     class_names: str | Path | None
+    labels: str | Path | None
     maps: Maps
     layers: tuple[Linear, ...]
     device: str | None
@@ -57,6 +61,7 @@ class Request:
     weights: str | Path | None = None
     head: str | Path | None = None
     class_names: str | Path | None = None
+    labels: str | Path | None = None
     maps: Maps = "uint8"
     layers: tuple[Linear, ...] = ("fc1",)
     device: str | None = None
@@ -97,7 +102,10 @@ class Plan:
     anatomy: Anatomy
     head: Head
     names: ClassNames | None
+    label_rows: dict[str, int]  # the class of every label that is one
+    labelled: str  # how many images have a class
     notes: tuple[str, ...]  # what a user should know before it starts
+    warnings: tuple[str, ...]  # what is likely to be a mistake
 
     @property
     def index_bytes(self) -> int:
@@ -129,16 +137,18 @@ def sample_request(out: Path, part_images: int | None = None, **settings: Unpack
 def make_plan(request: Request) -> Plan:
     """Load the model, list the images, and settle every choice of the run."""
     device = choose_device(request.device)
-    source = open_source(request.images)
+    source = _labelled(open_source(request.images), request.labels)
     count = min(len(source.entries), request.limit or len(source.entries))
     loaded = load_model(request.model, request.weights, request.img_size)
     _, height, width = loaded.preprocessing["input_size"]
     anatomy = dissect(loaded.model, (height, width))
     head = find_head(anatomy, request.head)
     rows = len(head.weight) if head.weight is not None else 0
-    folders = sorted({entry.label for entry in source.entries if entry.label is not None})
     brought = head.names or (loaded.class_names if head.origin == "model" else None)
-    names, notes = name_rows(rows, folders, brought, request.class_names)
+    labels = [entry.label for entry in source.entries]
+    different = sorted({label for label in labels if label is not None})
+    names, notes = name_rows(rows, different, brought, request.class_names, source.classes)
+    of_labels = label_rows(different, names)
     spec = RunSpec(
         model=loaded.name,
         model_args=loaded.model_args,
@@ -171,7 +181,26 @@ def make_plan(request: Request) -> Plan:
     )
     spec = replace(spec, part_images=min(request.part_images or fitting_part_images(spec), count))
     anatomy.model.to(device)
-    return Plan(spec, source, anatomy, head, names, (*loaded.notes, *notes))
+    return Plan(
+        spec,
+        source,
+        anatomy,
+        head,
+        names,
+        of_labels,
+        labelled=matched_text(labels[:count], of_labels),
+        notes=(*loaded.notes, *notes),
+        warnings=tuple(without_class(labels[:count], of_labels)) if names else (),
+    )
+
+
+def _labelled(source: Source, labels: str | Path | None) -> Source:
+    """The source with the labels that a file gives its images, in place of its folders."""
+    if labels is None:
+        return source
+    file = Path(labels)
+    given = image_labels(read_labels(file), [entry.path for entry in source.entries], file)
+    return source.relabelled(given)
 
 
 def default_workers() -> int:

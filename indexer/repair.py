@@ -142,7 +142,8 @@ class _Repair:
         if any(self._damaged_arrays(leaf) for leaf in ("head", "value_vectors", "folded_vectors", "folded_biases")):
             self.facts |= write_weights(self.plan, layout)
         images = [image for entry in self.ledger.entries(len(spec.parts)) for image in entry.images]
-        finish = Finish(layout, spec, self.plan.anatomy, self.plan.head, self.plan.names, statistics, images)
+        plan = self.plan
+        finish = Finish(layout, spec, plan.anatomy, plan.head, plan.names, plan.label_rows, statistics, images)
         for layer in spec.layers:
             if f"{layer.name}/max_by_neuron" in self._damaged_arrays("max_by_neuron"):
                 self.facts |= write_by_neuron(finish, layer)

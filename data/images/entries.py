@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from ...schemas.errors import UnreadableImage
 
 KINDS = "Give a folder of images, an uncompressed tar, or hf:NAME:SPLIT"  # the remedy where a source is none of them
+
+# folders that are no class
+AROUND = {"train", "training", "val", "valid", "validation", "test", "testing", "images", "imgs"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,29 @@ class Skipped:
     reason: str
 
 
+@dataclass(frozen=True)
+class Source(ABC):
+    """A fixed list of files. It pickles, holds no open file when pickled, and survives a fork."""
+
+    name: str  # the last component of what the user pointed at
+    entries: tuple[Entry, ...]  # sorted by path, by code point: the position is the image_id for ever
+    skipped: tuple[Skipped, ...]
+
+    @abstractmethod
+    def read(self, i: int) -> bytes:
+        """The encoded bytes of entry `i`. Raises UnreadableImage where they cannot be had."""
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The data set's own list of classes in its order, where it has one."""
+        return None
+
+    def relabelled(self, labels: Sequence[str | None]) -> Self:
+        """The same files with other labels, one for each entry."""
+        entries = (replace(entry, label=label) for entry, label in zip(self.entries, labels, strict=True))
+        return replace(self, entries=tuple(entries))
+
+
 def sort_names(
     files: Iterable[tuple[str, int | str]], around: str = ""
 ) -> tuple[tuple[Entry, ...], tuple[Skipped, ...], tuple[str, ...]]:
@@ -49,10 +77,27 @@ def sort_names(
         elif entries and entries[-1].path == path.removeprefix(around):
             skipped.append(Skipped(path, "its name is not UTF-8 and would be recorded like another file's"))
         else:
-            inner = path.removeprefix(around)
-            entries.append(Entry(inner, _label(inner), size))
+            entries.append(Entry(path.removeprefix(around), None, size))
             names.append(name)
-    return tuple(entries), tuple(skipped), tuple(names)
+    labels = class_folders([entry.path for entry in entries])
+    labelled = tuple(Entry(entry.path, label, entry.size) for entry, label in zip(entries, labels, strict=True))
+    return labelled, tuple(skipped), tuple(names)
+
+
+def class_folders(paths: Sequence[str]) -> list[str | None]:
+    """The class folder of every file: its outermost folder, without folders that stand around classes.
+
+    Those are levels of nothing but 'train', 'val', 'images' and their like, and one folder that holds all others.
+    """
+    folders = [path.split("/")[:-1] for path in paths]
+    depth = 0
+    while True:
+        here = {names[depth] for names in folders if len(names) > depth}
+        direct = any(len(names) == depth + 1 for names in folders)
+        around = len(here) == 1 and not direct and all(len(names) > depth for names in folders)
+        if not here or not (around or all(name.casefold() in AROUND for name in here)):
+            return [names[depth] if len(names) > depth else None for names in folders]
+        depth += 1
 
 
 def is_hidden(name: str) -> bool:
@@ -86,8 +131,3 @@ def _recorded(name: str) -> str:
     except UnicodeEncodeError:
         return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return name
-
-
-def _label(path: str) -> str | None:
-    folder, slash, _ = path.partition("/")
-    return folder if slash else None

@@ -8,16 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
-from .entries import Entry, Skipped, read_file, shown_name, sort_names, why
+from .entries import Source, read_file, shown_name, sort_names, why
 
 
 @dataclass(frozen=True)
-class FolderSource:
+class FolderSource(Source):
     """Files below a folder, each opened when it is read."""
 
-    name: str
-    entries: tuple[Entry, ...]
-    skipped: tuple[Skipped, ...]
     files: tuple[str, ...]  # names that open, where `entries` has names that can be recorded
     root: str
 

@@ -11,20 +11,26 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from ...schemas.errors import SourceError, UnreadableImage
-from .entries import Entry, Skipped, read_file, shown_name
+from .entries import Entry, Source, read_file, shown_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+IMAGE_COLUMNS = ("image", "img", "images", "jpg", "png")  # in the order of preference
+LABEL_COLUMNS = ("label", "labels", "class", "target", "cls", "class_name")
+NUMBERS_AND_TEXTS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "string")
+
 
 @dataclass(frozen=True)
-class HuggingFaceSource:
+class HuggingFaceSource(Source):
     """Rows of a data set, whose images are read and not decoded."""
 
-    name: str
-    entries: tuple[Entry, ...]
-    skipped: tuple[Skipped, ...]
     images: Dataset  # of one column, not decoded
+    own_classes: tuple[str, ...] | None  # in the data set's order
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        return self.own_classes
 
     def read(self, i: int) -> bytes:
         (image,) = self.images[i].values()
@@ -72,20 +78,38 @@ def _line(error: Exception) -> str:
 
 def _rows(where: str, name: str, rows: Dataset) -> HuggingFaceSource:
     datasets = _datasets()
-    column = next((c for c, kind in rows.features.items() if isinstance(kind, datasets.Image)), None)
-    if column is None:
+    columns = [c for c, kind in rows.features.items() if isinstance(kind, datasets.Image)]
+    if not columns:
         raise SourceError(f"{where!r} has no column of images, only {', '.join(rows.features)}", "Cast one to Image")
-    label = next((c for c, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)), None)
+    column = next((c for c in IMAGE_COLUMNS if c in columns), columns[0])  # a mask may stand before the image
     images = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
-    labels = rows.select_columns([label])[label] if label else [None] * len(rows)
-    classes = rows.features[label].names if label else []
+    labels, classes = _labels(rows)
     digits = max(6, len(str(len(rows))))
     entries = []
-    for i, ((stored, size), k) in enumerate(zip(_stored(images), labels, strict=True)):
+    for i, ((stored, size), label) in enumerate(zip(_stored(images), labels, strict=True)):
         path = f"{i:0{digits}d}" + (f"-{stored}" if stored else "")
-        # -1 stands for an unknown class in test splits.
-        entries.append(Entry(path, classes[k] if k is not None and k >= 0 else None, size))
-    return HuggingFaceSource(name, tuple(entries), (), images)
+        entries.append(Entry(path, label, size))
+    return HuggingFaceSource(name, tuple(entries), (), images, classes)
+
+
+def _labels(rows: Dataset) -> tuple[list[str | None], tuple[str, ...] | None]:
+    """Every row's label, and the data set's list of classes: of a ClassLabel, or of numbers in a column for labels."""
+    datasets = _datasets()
+    kinds = rows.features
+    column = next((c for c, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)), None)
+    if column is None:
+        column = next((c for c in LABEL_COLUMNS if getattr(kinds.get(c), "dtype", "") in NUMBERS_AND_TEXTS), None)
+    if column is None:
+        return [None] * len(rows), None
+    values = list(rows.select_columns([column])[column])
+    names = getattr(kinds[column], "names", None)
+    if names is None and kinds[column].dtype == "string":
+        return values, None
+    # -1 stands for an unknown class in test splits
+    numbers = [value if value is not None and value >= 0 else None for value in values]
+    if names is None:
+        names = [str(i) for i in range(max((n for n in numbers if n is not None), default=-1) + 1)]
+    return [None if n is None else names[n] for n in numbers], tuple(names)
 
 
 def _stored(images: Dataset) -> Iterator[tuple[str, int]]:

@@ -11,31 +11,12 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
-from typing import Protocol
 
 from ...schemas.errors import SourceError
-from .entries import KINDS, Entry, Skipped, why
+from .entries import KINDS, Entry, Source, why
 from .folder import open_folder
 from .hugging_face import open_hub, open_saved
 from .tar import open_tar
-
-
-class Source(Protocol):
-    """A fixed list of files. It pickles, holds no open file when pickled, and survives a fork."""
-
-    @property
-    def name(self) -> str:
-        """The last component of what the user pointed at."""
-
-    @property
-    def entries(self) -> tuple[Entry, ...]:
-        """Sorted by path, by code point: the position is the image_id for ever."""
-
-    @property
-    def skipped(self) -> tuple[Skipped, ...]: ...
-
-    def read(self, i: int) -> bytes:
-        """The encoded bytes of entry `i`. Raises UnreadableImage where they cannot be had."""
 
 
 def open_source(where: str) -> Source:

@@ -11,18 +11,15 @@ from pathlib import Path
 from typing import IO
 
 from ...schemas.errors import SourceError, UnreadableImage
-from .entries import KINDS, Entry, Skipped, is_hidden, shown_name, sort_names, why
+from .entries import KINDS, Source, is_hidden, shown_name, sort_names, why
 
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 @dataclass(frozen=True)
-class TarSource:
+class TarSource(Source):
     """Members are read by their offset, so that any process can read any of them at any time."""
 
-    name: str
-    entries: tuple[Entry, ...]
-    skipped: tuple[Skipped, ...]
     starts: tuple[int | str, ...]  # where an entry's bytes begin, or why there are none
     path: Path
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from ...schemas.errors import ModelError
 from ...schemas.run_spec import Preprocessing
 from ..labels.class_names import ClassNames, model_names
+from ..labels.imagenet import tag_says_imagenet
 
 LOCAL = "local-dir:"  # before the folder of a model in timm's hub format
 RELATIVE = "relative_position_bias_table"
@@ -64,6 +65,7 @@ def load_model(
     if img_size:
         args["img_size"] = list(img_size)
     notes: tuple[str, ...] = ()
+    from_hub = weights is None
     if weights is None:
         _ask_the_hub_once()
         model = _create(name, args, {})
@@ -82,7 +84,9 @@ def load_model(
     model = model.eval().float().requires_grad_(False)
     if _in_channels(model) != 3:
         raise ModelError(f"{name} reads {_in_channels(model)} channels", "vitdex indexes models of RGB images.")
-    names = model_names(int(getattr(model, "num_classes", 0)), _config(model).get("label_names"))
+    record = {**_config(model), **config}
+    imagenet = from_hub or tag_says_imagenet(config.get("pretrained_cfg", {}).get("tag"))
+    names = model_names(int(getattr(model, "num_classes", 0)), record, imagenet)
     tag = _config(model).get("tag") or ""
     full_name = f"{name.split('.')[0]}.{tag}" if tag and not weights else name
     return Loaded(model, full_name, args, _preprocessing(model, args), state_hash(model), names, notes)

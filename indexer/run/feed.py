@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ...data.images.decode import decode
+from ...data.images.entries import Source
 from ...data.images.preprocess import Preprocess
-from ...data.images.sources import Source
 from ...schemas.errors import UnreadableImage
 from ...schemas.facts import ImageFacts
 from ...schemas.run_spec import Part, Preprocessing

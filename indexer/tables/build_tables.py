@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from ...data.labels.class_names import image_classes
 from ...schemas.database import attach_for_writing
 from ...schemas.errors import BadIndex
 from ...schemas.facts import Files, ImageFacts
@@ -118,7 +117,7 @@ def _images_and_classes(finish: Finish, db: duckdb.DuckDBPyConnection) -> NDArra
                 for i, n in enumerate(names.names)
             ],
         )
-    labels = image_classes([image.label for image in images], names)
+    labels = finish.classes
     insert(db, "images", _image_columns(images, labels, *_predictions(finish, labels)), CROP_COLUMNS)
     failed = [(image.path, image.reason) for image in images if not image.readable]
     if failed:
@@ -147,12 +146,13 @@ def _image_columns(
 def _predictions(finish: Finish, labels: NDArray[np.int64]) -> tuple[list[int | None], list[float | None]]:
     if not finish.spec.classes:
         return [None] * len(labels), [None] * len(labels)
-    logits = torch.from_numpy(finish.reader.whole("logits")).double()
-    share = logits.softmax(1).numpy()
-    best = logits.argmax(1).tolist()
-    readable = finish.valid.tolist()
-    p = [float(share[i, c]) if c >= 0 and readable[i] else None for i, c in enumerate(labels.tolist())]
-    return [b if ok else None for b, ok in zip(best, readable, strict=True)], p
+    p_class: list[float | None] = []
+    for first, logits in finish.reader.parts("logits"):
+        share = torch.from_numpy(logits.copy()).double().softmax(1).numpy()
+        here = labels[first : first + len(share)]
+        known = (here >= 0) & finish.valid[first : first + len(share)]
+        p_class += [float(p[c]) if ok else None for p, c, ok in zip(share, here.tolist(), known, strict=True)]
+    return [answer if answer >= 0 else None for answer in finish.answers.tolist()], p_class
 
 
 def _logit_offset(finish: Finish) -> NDArray[np.float32] | None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ...data.labels.class_names import ClassNames
+from ...data.labels.image_labels import image_classes
 from ...data.models.anatomy import Anatomy
 from ...data.models.head import Head
 from ...schemas.array_specs import arrays
@@ -20,6 +21,7 @@ from ...schemas.run_spec import LayerSpec, RunSpec
 from ...schemas.storage.array_reader import ArrayReader
 from ...schemas.storage.local_store import LocalStore
 from ..statistics.threshold_counts import Statistics
+from .class_order import Accuracy, accuracy, settled_order
 
 QUANTILES = {"q001": 0.001, "q50": 0.5, "q90": 0.9, "q99": 0.99, "q995": 0.995, "q999": 0.999}
 KEPT = ("pre_std", "positive_share", *QUANTILES, "dead")  # columns of `neurons` that no array holds
@@ -36,6 +38,7 @@ class Finish:
     anatomy: Anatomy
     head: Head
     names: ClassNames | None
+    label_rows: dict[str, int]  # the class of every label that is one
     statistics: Statistics | dict[str, Columns]
     images: list[ImageFacts]
 
@@ -44,6 +47,30 @@ class Finish:
         self.reader = ArrayReader(LocalStore(self.layout.root), self.spec)
         self.valid: NDArray[np.bool_] = self.reader.whole("valid")
         self.hidden = {layer.name: layer for layer in self.anatomy.layers}
+        self.notes: list[str] = []  # what has shown by now and a user should know
+        self._settle_classes()
+
+    def _settle_classes(self) -> None:
+        """The model's answers, and the class of every image (-1 for none) by names in the order that fits them."""
+        labels = [image.label for image in self.images]
+        if "logits" in self.arrays:
+            parts = (rows.argmax(1) for _, rows in self.reader.parts("logits"))
+            self.answers = np.where(self.valid, np.concatenate(list(parts)), -1).astype(np.int64)
+            if self.names is not None and self.names.natural is not None:
+                self.names, self.label_rows, note = settled_order(self.names, self.label_rows, labels, self.answers)
+                self.notes.append(note)
+        self.classes = image_classes(labels, self.label_rows)
+
+    def accuracy(self) -> Accuracy | None:
+        """Of the model's answers on images that have a class; None where there are none."""
+        if "logits" not in self.arrays:
+            return None
+        labels = np.where(self.valid, self.classes, -1)
+        places = np.zeros_like(labels)
+        for first, rows in self.reader.parts("logits"):
+            own = rows[np.arange(len(rows)), np.maximum(labels[first : first + len(rows)], 0), None]
+            places[first : first + len(rows)] = (rows > own).sum(1)
+        return accuracy(self.answers, places, labels, self.spec.classes)
 
     def act(self, layer: LayerSpec, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """The layer's own nonlinearity (fc2 has none)."""

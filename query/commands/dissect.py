@@ -10,6 +10,7 @@ import click
 
 from ..dissect.catalogue import ANALYSES, Analysis
 from ..index import Index
+from .classes import chosen_class
 from .options import ANALYSIS_OPTIONS, INDEX, OUTPUT, model_options, table_options
 from .output import answer, progress_bar
 
@@ -24,6 +25,8 @@ def _command(analysis: Analysis) -> click.Command:
 
     def run(index_path: Path, outputs: tuple[Path, ...], form: str, **options: Any) -> None:
         with Index(index_path) as index, progress_bar(analysis.name) as progress:
+            if "class_" in parameters:
+                options["class_"] = chosen_class(index, options["class_"])
             if "progress" in parameters:
                 options["progress"] = progress
             found = analysis.ask(index, **options)

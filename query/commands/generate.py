@@ -15,6 +15,7 @@ from ..index import Index
 from ..lookups.key_neurons import Ranking, named
 from ..notes.generated_images import remove as remove_generated
 from ..stored.names import Neuron
+from .classes import chosen_class
 from .options import BY, CLASS, INDEX, OUTPUT, model_options, table_options
 from .output import answer, check_output, say
 
@@ -82,7 +83,7 @@ def generate_command(
         from ..generate.run import generate_images
         from ..generate.target import Target
 
-        class_id = None if class_ is None else index.class_id(class_)
+        class_id = chosen_class(index, class_)
         chosen = _neurons(index, neurons, class_id, by)
         target = Target(chosen, class_id, int(over) if over.isdecimal() else cast("Over", over), post, contrast)
         kept: list[pd.DataFrame] = []

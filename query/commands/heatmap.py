@@ -13,6 +13,7 @@ from ..index import Index
 from ..lookups.class_images import class_images
 from ..lookups.key_neurons import Ranking, named
 from ..stored.names import Neuron
+from .classes import chosen_class
 from .options import BY, CLASS, INDEX, PICTURE, model_options
 from .output import check_output, save_picture
 
@@ -63,14 +64,15 @@ def heatmap_command(
     """
     check_output(output, tables=False)
     with Index(index_path) as index:
-        columns, note = _columns(index, view, neurons, class_, k, by)
-        rows = _rows(index, images, class_, columns, count)
-        shown = index.heatmaps(columns, rows, view, class_, scale, weights=weights, device=device)
+        row = chosen_class(index, class_)
+        columns, note = _columns(index, view, neurons, row, k, by)
+        rows = _rows(index, images, row, columns, count)
+        shown = index.heatmaps(columns, rows, view, row, scale, weights=weights, device=device)
         save_picture(replace(shown, notes=(*note, *shown.notes)).picture(blocks=blocky), output)
 
 
 def _columns(
-    index: Index, view: View, neurons: tuple[str, ...], class_: str | None, k: int, by: Ranking | None
+    index: Index, view: View, neurons: tuple[str, ...], class_: int | None, k: int, by: Ranking | None
 ) -> tuple[list[Neuron], tuple[str, ...]]:
     """The neurons to show, and how they were chosen."""
     if neurons:
@@ -84,7 +86,7 @@ def _columns(
 
 
 def _rows(
-    index: Index, images: tuple[str, ...], class_: str | None, neurons: list[Neuron], count: int
+    index: Index, images: tuple[str, ...], class_: int | None, neurons: list[Neuron], count: int
 ) -> list[str] | list[int]:
     if images:
         return list(images)

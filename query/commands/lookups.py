@@ -14,6 +14,7 @@ from ..lookups.class_images import class_images
 from ..lookups.image_search import AGGREGATES, METRICS, Aggregate, Metric, neighbours, top_images
 from ..lookups.key_neurons import Ranking, named
 from ..stored.names import Neuron
+from .classes import chosen_class
 from .options import BY, CLASS, INDEX, OUTPUT, model_options, table_options
 from .output import answer
 
@@ -66,15 +67,16 @@ def top_command(
             from ..heatmaps.contact_sheets import exemplars_picture, images_picture
             from ..heatmaps.heatmap import neuron_heatmaps
 
-            if class_ is not None:
-                images = class_images(index, class_, IMAGES).image_id.tolist()
+            if row is not None:
+                images = class_images(index, row, IMAGES).image_id.tolist()
                 return neuron_heatmaps(index, named(table), images, weights=weights, device=device).picture()
             if len(neurons) == 1 and ":" in neurons[0]:
                 return exemplars_picture(index, Neuron.of(neurons[0]), table, weights=weights, device=device)
             return images_picture(index, table, f"{aggregate} of {_shown(neurons)}", "value")
 
-        if class_ is not None:
-            table = index.key_neurons(class_, k, by, layer)
+        row = chosen_class(index, class_)
+        if row is not None:
+            table = index.key_neurons(row, k, by, layer)
         elif len(neurons) == 1 and ":" in neurons[0]:
             table = index.exemplars(*Neuron.of(neurons[0]), k)
         else:

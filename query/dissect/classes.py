@@ -73,7 +73,7 @@ def activations_of_class(index: StoredIndex, class_: str | int, k: int = 10, by:
     """A class's top k neurons of each block and of all blocks: their mean activation on its images against all others.
 
     Args:
-        class_: by name, number or WordNet id.
+        class_: by name or WordNet id; an int is its row in the head.
         k: neurons of each block.
         by: ranks key neurons, see key_neurons.
 
@@ -96,7 +96,10 @@ def activations_of_class(index: StoredIndex, class_: str | int, k: int = 10, by:
         frames.append(key_neurons(index, class_id, k, by, layer).assign(blocks=str(block)))
     top = pd.concat([f for f in frames if len(f)] or frames, ignore_index=True)
     if top.empty or top.mean_max.isna().all():
-        raise QueryError(f"no neuron of class '{class_}' has both a {by} and images", "It needs a head and labels.")
+        raise QueryError(
+            f"no neuron of class '{index.class_name(class_id)}' has both a {by} and images",
+            "It needs a head and labels.",
+        )
     kinds = ("mean_max", "mean", "post_mean", "cls_post_mean")
     means = ", ".join(f"sum({a} * n) / sum(n) AS {a}_others" for a in kinds)
     units = [f"{layer} {unit}" for layer, unit in top[["layer", "unit"]].drop_duplicates().itertuples(index=False)]

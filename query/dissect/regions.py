@@ -51,7 +51,7 @@ def class_regions(
     """Active regions of a class's k key neurons on its images, one row an image and neuron.
 
     Args:
-        class_: by name, number or WordNet id.
+        class_: by name or WordNet id; an int is its row in the head.
         k: how many neurons.
         by: what ranks them, as for key_neurons.
         threshold: above it is active: 'q99', 'q995' (the neuron's own quantiles) or 'image:P' (the P-th percentile of
@@ -96,7 +96,7 @@ def region_unions(
     """What the regions of a class's first neurons cover together, one row an image and number of neurons.
 
     Args:
-        class_: by name, number or WordNet id.
+        class_: by name or WordNet id; an int is its row in the head.
         tops: how many neurons.
         by, threshold, masks, weights, device: as for class_regions. With a neuron's own quantile the region is the
             union of the neurons' regions; with 'image:P' their maps (after the nonlinearity, negative values cut to 0)

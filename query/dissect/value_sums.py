@@ -32,7 +32,7 @@ def neuron_pairs(
     """The k best of all pairs of a class's `candidates` neurons with the largest score, by their gain.
 
     Args:
-        class_: by name, number or WordNet id.
+        class_: by name or WordNet id; an int is its row in the head.
         by: 'probability' or 'margin', see above.
         candidates: neurons of which all pairs are tried.
         k: how many pairs.
@@ -76,7 +76,7 @@ def neuron_sets(
     """Small sets grown from the class's `starts` best pairs: each step adds the neuron after which `by` is largest.
 
     Args:
-        class_: by name, number or WordNet id.
+        class_: by name or WordNet id; an int is its row in the head.
         size: neurons of a set; it ends before where no neuron adds anything.
         by, candidates: as in neuron_pairs.
         starts: how many sets.

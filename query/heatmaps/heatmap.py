@@ -94,7 +94,7 @@ def class_heatmaps(
     """A class's key neurons on its images of which the model is surest.
 
     Args:
-        class_: by name, number or WordNet id.
+        class_: by name or WordNet id; an int is its row in the head.
         k: how many neurons; images: how many images.
         view, scale, weights, device: as for neuron_heatmaps; views of a class show this one.
         by: what ranks the neurons, as for key_neurons.

@@ -14,7 +14,7 @@ def class_images(index: StoredIndex, class_: str | int, k: int | None = None) ->
     The choice looks at the model's answer alone and never at a neuron, so that neurons can be compared on it.
 
     Args:
-        class_: by name, number or WordNet id.
+        class_: by name or WordNet id; an int is its row in the head.
         k: how many; None for all.
 
     Returns:
@@ -26,13 +26,16 @@ def class_images(index: StoredIndex, class_: str | int, k: int | None = None) ->
     Example:
         >>> class_images(index, "coin", k=5).path.tolist()
     """
+    class_id = index.class_id(class_)
     found = index.sql(
         "SELECT image_id, path, label, predicted, p_class FROM images WHERE class_id = ? AND crop IS NOT NULL "
         "ORDER BY p_class DESC NULLS LAST, image_id LIMIT ?",
-        [index.class_id(class_), k],
+        [class_id, k],
     )
     if found.empty:
-        raise QueryError(f"the index has no image of class '{class_}'", "Name images, or another class.")
+        raise QueryError(
+            f"the index has no image of class '{index.class_name(class_id)}'", "Name images, or another class."
+        )
     return found
 
 

@@ -86,7 +86,7 @@ def key_neurons(
     Two plain look-ups, each in one of the tables that are sorted by class, take a third of the time of the view.
 
     Args:
-        class_: by name, number or WordNet id.
+        class_: by name or WordNet id; an int is its row in the head.
         k: how many.
         by: 'contribution', 'folded', 'score', 'probability' or 'cosine'; None: see default_ranking.
         layer: only neurons of this layer.
@@ -108,7 +108,8 @@ def key_neurons(
     columns = _ranked(index, class_id, k, by, layer, louder_elsewhere)
     if not len(columns["layer"]):
         need = "It needs images of the class and a head that is read." if by in ACTIVATIONS else "Choose another --by."
-        raise QueryError(f"this index ranks no such neuron by {by} for class '{class_}'", need)
+        name = index.class_name(class_id)
+        raise QueryError(f"this index ranks no such neuron by {by} for class '{name}'", need)
     table = pd.DataFrame(columns)
     table.attrs["by"] = by
     return table

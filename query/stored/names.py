@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import pandas as pd
 
+from ...schemas.class_text import plain
 from ...schemas.errors import QueryError
 
 
@@ -33,34 +36,53 @@ class Neuron(NamedTuple):
 NeuronLike = Neuron | tuple[str, int] | str  # the text is LAYER:UNIT
 
 
-def plain(name: str) -> str:
-    """A name without what people write in several ways."""
-    return name.casefold().replace("_", " ").strip()
+@dataclass(frozen=True)
+class ClassTable:
+    """The classes of an index by what people call them, from a table of class_id, wnid, name."""
 
+    table: pd.DataFrame
 
-def class_numbers(classes: pd.DataFrame) -> dict[str, list[int]]:
-    """The numbers of the classes of every plain name and WordNet id, from a table of class_id, wnid, name."""
-    numbers: dict[str, list[int]] = {}
-    for class_id, wnid, name in classes.itertuples(index=False):
-        for word in {plain(name), wnid} - {None}:
-            numbers.setdefault(word, []).append(class_id)
-    return numbers
+    @cached_property
+    def _rows(self) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+        """Rows by name and WordNet id as written, and by name without case."""
+        exact: dict[str, list[int]] = {}
+        loose: dict[str, list[int]] = {}
+        for row, wnid, name in self.table.itertuples(index=False):
+            for word in {name, wnid} - {None}:
+                exact.setdefault(word, []).append(row)
+            loose.setdefault(plain(name), []).append(row)
+        return exact, loose
 
+    def row(self, class_: str | int) -> int:
+        """The row of a class: a number is a row; a text is a name, else a WordNet id, else a number.
 
-def find_class(word: str, numbers: dict[str, list[int]], classes: pd.DataFrame) -> int:
-    """The number of a class given by name, WordNet id or number. Raises QueryError with the nearest names."""
-    named = numbers.get(plain(word)) or numbers.get(word, [])
-    if len(named) > 1:
-        rows = classes.iloc[named]
-        several = ", ".join((rows.class_id.astype(str) + " (" + rows.wnid.fillna(rows.name) + ")").tolist())
-        raise QueryError(f"several classes are named '{word}'", f"Give a number: {several}.")
-    if named:
-        return named[0]
-    if word.lstrip("-").isdecimal():
-        if not 0 <= int(word) < len(classes):
-            raise QueryError(f"no class {word}", f"Classes count from 0 to {len(classes) - 1}.")
-        return int(word)
-    raise QueryError(f"no class '{word}'", nearest(word, classes.name.tolist()))
+        Raises QueryError where there is no such class, or several, with the nearest names.
+        """
+        if not isinstance(class_, str):
+            return self._numbered(int(class_))
+        exact, loose = self._rows
+        rows = exact.get(class_) or loose.get(plain(class_)) or exact.get(class_.strip().lower(), [])
+        if len(rows) > 1:
+            of = self.table.iloc[rows]
+            several = ", ".join((of.class_id.astype(str) + " (" + of.wnid.fillna(of.name) + ")").tolist())
+            raise QueryError(f"several classes are named '{class_}'", f"Give a number: {several}.")
+        if rows:
+            return rows[0]
+        if class_.strip().lstrip("-").isdecimal():
+            return self._numbered(int(class_))
+        raise QueryError(f"no class '{class_}'", nearest(class_, self.table.name.tolist()))
+
+    def other_meaning(self, class_: str, row: int) -> str | None:
+        """What a name that is a number could also mean: the class of that number, if it is another one."""
+        word = class_.strip()
+        if not word.isdecimal() or int(word) == row or int(word) >= len(self.table):
+            return None
+        return str(self.table.name.iloc[int(word)])
+
+    def _numbered(self, row: int) -> int:
+        if not 0 <= row < len(self.table):
+            raise QueryError(f"no class {row}", f"Classes count from 0 to {len(self.table) - 1}.")
+        return row
 
 
 def nearest(word: str, names: list[str]) -> str:

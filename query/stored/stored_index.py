@@ -22,7 +22,7 @@ from ...schemas.storage.array_reader import ArrayReader
 from ...schemas.storage.local_store import LocalStore
 from ..notes.database import notes_stamp
 from . import maps
-from .names import class_numbers, find_class, nearest
+from .names import ClassTable, nearest
 from .sql import Tables
 
 
@@ -117,15 +117,27 @@ class StoredIndex:
         return self.sql("SELECT class_id, wnid, class AS name FROM classes ORDER BY class_id")
 
     @cached_property
-    def _class_numbers(self) -> dict[str, list[int]]:
-        return class_numbers(self.classes)
+    def class_table(self) -> ClassTable:
+        """The same, by what people call them."""
+        return ClassTable(self.classes)
 
     def class_id(self, class_: str | int) -> int:
-        """The number of a class given by number, name or WordNet id. Raises QueryError with the nearest names."""
-        return find_class(str(class_), self._class_numbers, self.classes)
+        """The row of a class in the head.
+
+        Args:
+            class_: an int is a row; a text is a name, else a WordNet id, else a row's number.
+
+        Raises:
+            QueryError: no such class, or several of this name.
+
+        Example:
+            >>> index.class_id("coin"), index.class_id(3)
+            (3, 3)
+        """
+        return self.class_table.row(class_)
 
     def class_name(self, class_: str | int) -> str:
-        """The name of a class given by number, name or WordNet id."""
+        """The name of a class, given as for class_id."""
         return str(self.classes.name[self.class_id(class_)])
 
     def image_id(self, image: str | int) -> int:

@@ -15,7 +15,7 @@ from .store import Bytes
 
 MAPPED_FILES = 256
 OPEN_FILES = 32  # a mapping needs no open file; a process may have few of these
-COPIED_BYTES = 2**18  # an image of 224 pixels a side. Mapped pages count as this process's memory, and touching one reads its neighbours
+COPIED_BYTES = 2**18  # an image's pixels: what is mapped counts as this process's memory, with its neighbours
 
 
 class LocalStore:

@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from vitdex.data.images.decode import decode
-from vitdex.data.images.entries import KINDS, Entry, Skipped
-from vitdex.data.images.sources import Source, list_hash, open_source
+from vitdex.data.images.entries import KINDS, Entry, Skipped, Source
+from vitdex.data.images.sources import list_hash, open_source
 from vitdex.schemas.errors import SourceError, UnreadableImage
 
 
