@@ -14,7 +14,7 @@ from ...schemas.database import written_by
 from ...schemas.errors import REPAIR, DamagedIndex
 from ...schemas.integrity import Finding, listed_files, verify
 from ...schemas.layout import Layout
-from ...schemas.manifest import read_manifest
+from ...schemas.manifest import Manifest, read_manifest
 from ...schemas.run_spec import RunSpec
 from ...schemas.sizes import bytes_text
 from ..index import Index
@@ -54,6 +54,7 @@ def _facts(index: Index) -> Iterator[str]:
         f"{images['found']:,} found in {spec.source}",
         "classes": f"{len(index.classes)} ({spec.class_names})",
         "head": f"{spec.head}; reads {spec.readout}",
+        "accuracy": _accuracy(made),
         "maps": spec.maps,
         "made": f"{made['created']} on {spec.device} in {spec.precision}, {seconds:.0f} s{rate}",
         "tables": f"written by {written_by(made)}",
@@ -64,6 +65,15 @@ def _facts(index: Index) -> Iterator[str]:
         yield f"{name:9} {value}"
     for path, reason in index.sql("FROM failures LIMIT 20").itertuples(index=False):
         yield f"failed    {path!r}: {reason}"
+
+
+def _accuracy(manifest: Manifest) -> str:
+    """How often the model is right, as measured when the index was made."""
+    measured = manifest.get("accuracy")
+    if measured is None:
+        return "not measured: no image has a class, or the model has no head"
+    top5 = "" if measured["top5"] is None else f", top-5 {measured['top5']:.1%}"
+    return f"top-1 {measured['top1']:.1%}{top5} of {measured['images']:,} images; by chance {measured['chance']:.1%}"
 
 
 @click.command("sql", context_settings={"ignore_unknown_options": True})  # a query may begin with a comment: --
