@@ -72,7 +72,7 @@ def main(
         watch = Watch()
         watch.start()
         start = time.perf_counter()
-        indexing(plan, workers, root / "out")
+        indexing(plan, root / "out")
         seconds, seen = time.perf_counter() - start, watch.stop()
     if seconds < 1.5 * STATE_SECONDS:
         raise click.ClickException("the run is too short to show whether memory grows: give more images (--count)")

@@ -90,14 +90,14 @@ def plain_loop(plan: Plan, workers: int) -> Lanes:
     return lanes
 
 
-def indexing(plan: Plan, workers: int, root: Path) -> float:
+def indexing(plan: Plan, root: Path) -> float:
     """Seconds from the first image to the last part's ledger entry."""
     layout = Layout(root)
     layout.parts.mkdir(parents=True)
     ledger = Ledger(layout)
     ledger.begin(plan.spec)
     start = time.perf_counter()
-    fill(plan, ledger, 0, fresh_statistics(plan.spec), workers, lambda images, written: None)
+    fill(plan, ledger, 0, fresh_statistics(plan.spec), lambda images, written: None)
     seconds = time.perf_counter() - start
     shutil.rmtree(root)
     return seconds
@@ -177,13 +177,13 @@ def main(
             rows += of_maps.values()
             for plan in plans.values():  # compiles, warms up
                 little = replace(plan.spec, images=batch_size, part_images=batch_size)
-                indexing(replace(plan, spec=little), workers, root / "out")
+                indexing(replace(plan, spec=little), root / "out")
             for _ in range(turns):
                 plain = plain_loop(next(iter(plans.values())), workers)
                 lanes.total, lanes.forward = lanes.total + plain.total, lanes.forward + plain.forward
                 for maps, row in of_maps.items():
                     row.plain.append(plain.total)
-                    row.index.append(indexing(plans[maps], workers, root / "out"))
+                    row.index.append(indexing(plans[maps], root / "out"))
         plan = plans[kinds[-1]]
         threads = torch.get_num_threads()
         click.echo(f"{model} on {device}, {threads} threads, {workers} workers, {count} images, batch {batch_size}, "

@@ -87,15 +87,13 @@ def build(request: Request, listener: Listener) -> Path:
         if done:
             statistics.load(ledger.load_counts(done - 1))
 
-        fill(plan, ledger, done, statistics, request.decoders, listener.advance)
+        fill(plan, ledger, done, statistics, listener.advance)
         listener.finishing()
         listener.finished(*_finish(plan, layout, ledger, statistics))
     return request.out
 
 
-def fill(
-    plan: Plan, ledger: Ledger, done: int, statistics: Statistics, workers: int, advance: Callable[[int, int], None]
-) -> None:
+def fill(plan: Plan, ledger: Ledger, done: int, statistics: Statistics, advance: Callable[[int, int], None]) -> None:
     """Run and write every part from `done` on."""
 
     def write(part: Part, buffer: PartBuffer, filled: Filled) -> None:
@@ -105,7 +103,7 @@ def fill(
         ledger.save_state(part.index, filled)
         ledger.finish_part(PartEntry(part.index, files, filled.images, filled.seconds))
 
-    run_parts(plan, plan.spec.parts[done:], statistics, workers, advance, write)
+    run_parts(plan, plan.spec.parts[done:], statistics, advance, write)
 
 
 def _check_place(request: Request, layout: Layout) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import shutil
 import sys
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,21 @@ from ..schemas.storage.atomic_files import page_aligned
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 KEPT_BYTES = 2**31 - 1
 LARGEST_BYTES = 2**30
+SHARED = Path("/dev/shm")  # of Linux
+SHARED_SHARE = 0.8  # of what is free there
+BATCHES_HELD = 3  # by each process: two that wait (torch's prefetch_factor) and one that is read
+
+
+def fitting_decoders(asked: int, batch_bytes: int) -> int:
+    """How many decoding processes have room for their batches in shared memory: as many as asked for, or fewer.
+
+    They hand batches over in /dev/shm, which is 64 MB in a container unless somebody asked for more; a process that
+    finds it full is killed, and the run with it.
+    """
+    if not asked or not SHARED.is_dir():
+        return asked
+    room = shutil.disk_usage(SHARED).free
+    return min(asked, int(room * SHARED_SHARE) // (BATCHES_HELD * batch_bytes))
 
 
 def keep_freed_memory() -> None:

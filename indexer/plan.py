@@ -26,6 +26,7 @@ from ..schemas.array_specs import arrays, fitting_part_images, part_bytes
 from ..schemas.errors import BadIndex, BadRequest
 from ..schemas.run_spec import EXEMPLARS, LayerSpec, Linear, Maps, Precision, RunSpec
 from ..schemas.sizes import bytes_text
+from .memory import fitting_decoders
 from .statistics.bins import BINS
 from .statistics.threshold_counts import counted_patches
 
@@ -87,11 +88,6 @@ class Request:
             height, width = self.img_size
             _at_least(1, height=height, width=width)
 
-    @property
-    def decoders(self) -> int:
-        """Processes that decode images."""
-        return default_workers() if self.workers is None else self.workers
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -106,6 +102,7 @@ class Plan:
     labelled: str  # how many images have a class
     notes: tuple[str, ...]  # what a user should know before it starts
     warnings: tuple[str, ...]  # what is likely to be a mistake
+    decoders: int  # processes that decode images
 
     @property
     def index_bytes(self) -> int:
@@ -137,7 +134,7 @@ def sample_request(out: Path, part_images: int | None = None, **settings: Unpack
 def make_plan(request: Request) -> Plan:
     """Load the model, list the images, and settle every choice of the run."""
     device = choose_device(request.device)
-    source = _labelled(open_source(request.images), request.labels)
+    source = _labelled(open_source(request.images, but=request.out), request.labels)
     count = min(len(source.entries), request.limit or len(source.entries))
     loaded = load_model(request.model, request.weights, request.img_size)
     _, height, width = loaded.preprocessing["input_size"]
@@ -181,6 +178,10 @@ def make_plan(request: Request) -> Plan:
     )
     spec = replace(spec, part_images=min(request.part_images or fitting_part_images(spec), count))
     anatomy.model.to(device)
+    asked = default_workers() if request.workers is None else request.workers
+    decoders = fitting_decoders(asked, spec.batch_size * 3 * height * width)
+    if decoders < asked:
+        notes.append(f"{decoders} processes decode, not {asked}: shared memory (/dev/shm) has no room for more")
     return Plan(
         spec,
         source,
@@ -191,6 +192,7 @@ def make_plan(request: Request) -> Plan:
         labelled=matched_text(labels[:count], of_labels),
         notes=(*loaded.notes, *notes),
         warnings=tuple(without_class(labels[:count], of_labels)) if names else (),
+        decoders=decoders,
     )
 
 

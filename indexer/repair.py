@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -45,18 +46,18 @@ def repair(request: Request, listener: Listener) -> list[str]:
         raise BadIndex(f"{request.out} has no ledger of its parts", "Index again with --overwrite.")
     plan = make_plan(request)
     with only_writer(layout):
-        return _Repair(plan, layout, request.decoders, listener).run()
+        return _Repair(plan, layout, listener).run()
 
 
 class _Repair:
     """One repair. `facts` grows from the files that are as they were to all files of the index."""
 
-    def __init__(self, plan: Plan, layout: Layout, workers: int, listener: Listener) -> None:
-        self.plan, self.layout, self.workers, self.listener = plan, layout, workers, listener
-        self.spec = plan.spec
+    def __init__(self, plan: Plan, layout: Layout, listener: Listener) -> None:
+        self.layout, self.listener = layout, listener
         self.ledger = Ledger(layout)
-        self.manifest = _same_run(plan.spec, layout)
-        self.listed = listed_files(self.manifest, layout.root) if self.manifest else _salvaged(layout, plan.spec)
+        self.manifest, self.spec = _same_run(plan.spec, layout)
+        self.plan = replace(plan, spec=self.spec)
+        self.listed = listed_files(self.manifest, layout.root) if self.manifest else _salvaged(layout, self.spec)
         every = _every_file(self.spec, layout)
         total = sum(size for size, _ in self.listed.values())
         faulty = {finding.path for finding in check_files(layout, self.listed, advance=listener.checking(total))}
@@ -76,7 +77,7 @@ class _Repair:
         again = kept is None or bool(self._damaged_arrays("exemplar_map"))
         images = sum(p.images for p in parts) + (spec.images if again else 0)
         self.listener.repairing(self.plan, sorted(self.damaged), images)
-        run_parts(self.plan, parts, fresh_statistics(spec), self.workers, self.listener.advance, self._write_part)
+        run_parts(self.plan, parts, fresh_statistics(spec), self.listener.advance, self._write_part)
         statistics = self._gather() if again else kept
         self.listener.finishing()
         if self._path(layout.run) in self.damaged:
@@ -129,7 +130,7 @@ class _Repair:
             self.ledger.save_state(part.index, filled)
             self.ledger.forget_old_counts(part.index)
 
-        run_parts(self.plan, self.spec.parts[done:], statistics, self.workers, self.listener.advance, write)
+        run_parts(self.plan, self.spec.parts[done:], statistics, self.listener.advance, write)
         return statistics
 
     def _write_whole(self, statistics: Statistics | dict[str, Columns] | None) -> None:
@@ -167,8 +168,12 @@ class _Repair:
         return file.relative_to(self.layout.root).as_posix()
 
 
-def _same_run(spec: RunSpec, layout: Layout) -> Manifest | None:
-    """The manifest, or None where it is damaged or missing. Raises BadIndex where the index is of another run."""
+def _same_run(spec: RunSpec, layout: Layout) -> tuple[Manifest | None, RunSpec]:
+    """The manifest, or None where it is damaged or missing, and the run that made the index.
+
+    Libraries may be newer by now: a part that comes out otherwise is refused all the same. Raises BadIndex where the
+    index is of another run.
+    """
     manifest: Manifest | None = None
     try:
         manifest = read_manifest(layout)
@@ -180,14 +185,14 @@ def _same_run(spec: RunSpec, layout: Layout) -> Manifest | None:
             there = RunSpec.from_json(json.loads(layout.run.read_bytes()))
         except (OSError, ValueError, KeyError, TypeError) as reason:
             raise BadIndex(f"{layout.root}: neither manifest nor run.json tell the run", "Index again.") from reason
-    if different := spec.differences(there):
+    if different := replace(spec, versions=there.versions).differences(there):
         raise BadIndex(
             f"{layout.root} was made by another run ({'; '.join(different)})",
             "Repeat that run's command with --repair.",
         )
     if manifest and layout.manifest.read_bytes() != seal_manifest(manifest):
-        return None
-    return manifest
+        manifest = None
+    return manifest, there
 
 
 def _salvaged(layout: Layout, spec: RunSpec) -> Files:

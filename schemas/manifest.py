@@ -40,6 +40,15 @@ class Tables(TypedDict):
     storage_version: str
 
 
+class Accuracy(TypedDict):
+    """How often the model is right: shares from 0 to 1 of the images with a class."""
+
+    images: int
+    top1: float
+    top5: float | None  # from ten classes on
+    chance: float  # if the same answers were dealt at random
+
+
 class Manifest(TypedDict):
     """What a manifest says beside the format, its version and its own sha256."""
 
@@ -50,6 +59,7 @@ class Manifest(TypedDict):
     seconds: float
     notes: list[str]
     tables: NotRequired[Tables]  # indexes made before it was named have none
+    accuracy: NotRequired[Accuracy]  # where images have a class
     files: Mapping[str, tuple[int, str]]  # every other file: [bytes, checksum]; integrity.listed_files checks it
 
 

@@ -22,20 +22,23 @@ class FolderSource(Source):
         return read_file(f"{self.root}/{self.files[i]}")
 
 
-def open_folder(path: Path) -> FolderSource:
-    """List a folder, links followed."""
+def open_folder(path: Path, but: Path | None = None) -> FolderSource:
+    """List a folder, links followed, but for one folder in it: that of the index, which grows while it is read."""
     root = str(path.resolve())
-    return FolderSource(shown_name(path), *sort_names(_walk(root)), root)
+    return FolderSource(shown_name(path), *sort_names(_walk(root, but)), root)
 
 
-def _walk(root: str) -> Iterator[tuple[str, int | str]]:
+def _walk(root: str, but: Path | None) -> Iterator[tuple[str, int | str]]:
     """(name, bytes) of every file below `root`, links followed, or (name, reason) of what is no file."""
+    left_out = _identity(but.stat()) if but is not None and but.exists() else None
     folders: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     while folders:
         prefix, above = folders.pop()
         try:
             status = Path(root, prefix).stat()
-            here = (status.st_dev, status.st_ino)
+            here = _identity(status)
+            if here == left_out:
+                continue
             if here in above:
                 yield prefix[:-1], "a link back to a folder that it lies in"
                 continue
@@ -48,6 +51,10 @@ def _walk(root: str) -> Iterator[tuple[str, int | str]]:
                         yield prefix + item.name, kind
         except OSError as error:
             yield prefix[:-1], f"the folder cannot be listed: {why(error)}"
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def _look(item: os.DirEntry[str]) -> int | str | None:

@@ -19,8 +19,10 @@ from .hugging_face import open_hub, open_saved
 from .tar import open_tar
 
 
-def open_source(where: str) -> Source:
+def open_source(where: str, but: Path | None = None) -> Source:
     """List the images at `where`: a folder, a tar, 'hf:NAME[@CONFIG]:SPLIT' or a folder of `save_to_disk`.
+
+    `but` is a folder that is left out where it lies in there: the index that is made.
 
     Raises SourceError where there is nothing that can be listed.
     """
@@ -43,7 +45,7 @@ def open_source(where: str) -> Source:
     elif (path / "dataset_info.json").is_file() and (path / "state.json").is_file():
         source = open_saved(path)
     else:
-        source = open_folder(path)
+        source = open_folder(path, but)
     if not source.entries:
         first = f" except {source.skipped[0].path!r} ({source.skipped[0].reason})" if source.skipped else ""
         raise SourceError(f"{where!r} holds no files{first}", KINDS)

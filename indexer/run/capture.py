@@ -29,6 +29,7 @@ DTYPES: dict[Precision, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+HALF_MAX = torch.finfo(torch.float16).max
 
 
 @dataclass
@@ -53,6 +54,7 @@ class Capture:
         self.device = torch.device(spec.device)
         self.mean, self.std = mean_and_std(spec.preprocessing, self.device)
         self.kept = _Pass()
+        self._calibrating = False
         self._hooks: list[RemovableHandle] = []
         self._room: dict[str, Room] = {}  # by layer; only where reductions are compiled
         if spec.compiled:
@@ -99,15 +101,47 @@ class Capture:
         self.kept = kept = _Pass(ids)
         if self.spec.counted_patches < self.spec.patches:
             kept.picked = pick_patches(ids, self.spec.patches, self.spec.counted_patches).to(self.device)
-        x = normalise(pixels.to(self.device), self.mean, self.std)
-        reduced = self.spec.precision != "float32"
-        with torch.autocast(self.device.type, DTYPES[self.spec.precision], enabled=reduced):
-            output = self.anatomy.model(x)
-        self._root(output)
+        self._root(self._forward(pixels))
         for layer in self.spec.layers:
             if layer.name in kept.activated:
                 self._read(layer.name)
+        self._check_finite()
         return kept.out
+
+    @torch.inference_mode()
+    def calibrate(self, pixels: Tensor) -> None:
+        """Lay the bins of all layers around what they do on these pixels."""
+        self.kept, self._calibrating = _Pass(), True
+        try:
+            self._forward(pixels)
+        finally:
+            self._calibrating = False
+
+    def _forward(self, pixels: Tensor) -> Tensor:
+        x = normalise(pixels.to(self.device), self.mean, self.std)
+        reduced = self.spec.precision != "float32"
+        with torch.autocast(self.device.type, DTYPES[self.spec.precision], enabled=reduced):
+            output: Tensor = self.anatomy.model(x)
+        return output
+
+    def _check_finite(self) -> None:
+        """Raise ModelError, naming the layer, where a value is not finite or does not fit into its map."""
+        names = [layer.name for layer in self.spec.layers]
+        out, precision = self.kept.out, self.spec.precision
+        sums = torch.stack([out[f"{name}/mean"].sum() for name in names])  # of all: one that is not shows in the sum
+        if not bool(torch.isfinite(sums).all()):
+            name = names[int((~torch.isfinite(sums)).nonzero()[0])]
+            units = (~torch.isfinite(out[f"{name}/mean"])).any(0).nonzero()[:, 0].tolist()
+            shown = f"unit{'s' * (len(units) > 1)} {', '.join(map(str, units[:5]))}" if units else "some units"
+            remedy = "Use --precision float32." if precision != "float32" else "Its weights or its inputs are at fault."
+            raise ModelError(f"'{name}' gives values that are not finite in {precision} ({shown})", remedy)
+        if self.spec.maps == "float16":
+            reach = torch.stack(
+                [torch.maximum(out[f"{n}/max"].abs().max(), out[f"{n}/min"].abs().max()) for n in names]
+            )
+            if bool((reach > HALF_MAX).any()):
+                name = names[int((reach > HALF_MAX).nonzero()[0])]
+                raise ModelError(f"values of '{name}' lie beyond float16's {HALF_MAX:,.0f}", "Choose --maps uint8.")
 
     def _root(self, output: Tensor) -> None:
         kept, out = self.kept, self.kept.out
@@ -151,7 +185,7 @@ class Capture:
 
         def reduce(y: Tensor) -> None:
             self._summaries(layer.name, self.kept.raw.pop(layer.name), y)
-            if self.anatomy.readout.defined:
+            if self.anatomy.readout.defined and not self._calibrating:
                 self._keep_activated(layer, y)
 
         return reduce
@@ -162,6 +196,9 @@ class Capture:
     def _summaries(self, name: str, x: Tensor, y: Tensor) -> None:
         """Reduce values [image, token, neuron] of one layer, x before and y after the nonlinearity."""
         out, prefix = self.kept.out, self.spec.prefix
+        if self._calibrating:
+            self.statistics.centre_on(name, x[:, prefix:].float().flatten(0, 1).T.contiguous())
+            return
         if self.spec.compiled:
             reduced = reduce_compiled(x, y, prefix, self.spec.maps, self._room[name])
         else:

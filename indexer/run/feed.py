@@ -33,7 +33,9 @@ class Batch:
     facts: list[ImageFacts]
 
 
-class _Images(Dataset[Item]):
+class Images(Dataset[Item]):
+    """Every image of a source by its number."""
+
     def __init__(self, source: Source, config: Preprocessing) -> None:
         self.source, self.config = source, config
         self.preprocess: Preprocess | None = None
@@ -71,7 +73,7 @@ def feed(
         for start in range(part.start, part.stop, batch_size)
     ]
     loader: DataLoader[Item] = DataLoader(
-        _Images(source, config),
+        Images(source, config),
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=_collate,

@@ -17,6 +17,7 @@ from ..plan import Plan
 from ..statistics.exemplar_maps import RunningMaps
 from ..statistics.saved_state import pack_state
 from ..statistics.threshold_counts import Statistics, tail_length
+from .calibrate import calibrate
 from .capture import Capture
 from .feed import Batch, feed
 from .part_writer import PartBuffer, PartWriter
@@ -44,7 +45,6 @@ def run_parts(
     plan: Plan,
     parts: Sequence[Part],
     statistics: Statistics,
-    workers: int,
     advance: Callable[[int, int], None],
     write: Callable[[Part, PartBuffer, Filled], None],
 ) -> None:
@@ -53,11 +53,13 @@ def run_parts(
         return
     keep_freed_memory()
     spec, running = plan.spec, _running_maps(plan.spec)
-    batches = feed(plan.source, spec.preprocessing, parts, spec.batch_size, workers)
+    batches = feed(plan.source, spec.preprocessing, parts, spec.batch_size, plan.decoders)
     writer = PartWriter([a for a in arrays(spec).values() if a.by_part], write)
     stated = time.monotonic()
     try:
         with Capture(plan.anatomy, spec, plan.head, statistics) as capture:
+            if not statistics.centred:
+                calibrate(capture, plan.source, spec)
             for part in parts:
                 started, buffer = time.monotonic(), writer.buffer
                 images: list[ImageFacts] = []

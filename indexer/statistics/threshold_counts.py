@@ -5,7 +5,8 @@
     state = statistics.state_of("blocks.0.mlp.fc1")  # arrays; saved_state.py packs those of all layers for `load`
 
 Values fall into bins on a float scale around the neuron's own 0.99 quantile and in units of its own spread (both of
-its first batch): 128 steps an octave from 2**-8 to 2**10, both ways, so that bins are finest where the thresholds are.
+images from all over the set, run/calibrate.py): 128 steps an octave from 2**-8 to 2**10, both ways, so that bins are
+finest where the thresholds are. Where many values lie beyond, the bins become wider by octaves (wider_bins.py).
 Between bin edges a quantile is interpolated. Largest rank errors at 0.99 on real activations (benchmarks/NOTES.md):
 bins around zero, alike for all, 0.0015; around the mean 0.0007; these 0.0001. Sets of at most EXACT_VALUES values a
 neuron also keep their largest values themselves: their quantiles from 0.99 upwards are exact (Hazen's definition).
@@ -13,7 +14,7 @@ neuron also keep their largest values themselves: their quantiles from 0.99 upwa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import ceil
 
 import numpy as np
@@ -24,7 +25,8 @@ from torch import Tensor
 from ...schemas.run_spec import LayerSpec
 from ..memory import as_stored, large_zeros
 from . import count_kernels
-from .bins import BINS, EDGES, bin_of
+from .bins import BINS, EDGES
+from .wider_bins import counted, needed_octaves, overflowing, where_bins_lie, widen
 
 EXACT_VALUES = 2**16
 COUNTED_VALUES = 800_000  # enough for a standard error of 1.1e-4 of rank at 0.99
@@ -60,7 +62,7 @@ class Statistics:
     def __init__(self, layers: Sequence[LayerSpec], tail: int, device: str | torch.device) -> None:
         self.tail = tail
         self.counts = {a.name: torch.from_numpy(large_zeros((a.units, BINS), np.int32)).to(device) for a in layers}
-        # [2, neuron]: 0.99 quantile and deviation of the first batch; NaN before it
+        # [2, neuron]: 0.99 quantile and deviation of the images that were looked at first; NaN before them
         self.centre = {a.name: torch.full((2, a.units), torch.nan, device=device) for a in layers}
         self._centred: set[str] = set()
         exact = torch.float32 if torch.device(device).type == "mps" else torch.float64  # MPS has no float64
@@ -75,19 +77,17 @@ class Statistics:
         self.add_prefix(layer, x[:, :prefix].float())
         values = None
         if not compiled or layer not in self._centred:
-            values = x[:, prefix:].float()
-            if picked is not None:
-                values = values.gather(1, picked[..., None].expand(-1, -1, values.shape[2]))
-            values = values.flatten(0, 1).T.contiguous()
+            values = _values_of(x, prefix, picked)
         if compiled:
             self._add_compiled(layer, x, prefix, picked, values)
+            self._widen(layer, lambda units: _values_of(x[..., units], prefix, picked))
         else:
             assert values is not None
             self.add(layer, values)
 
     def _add_compiled(self, layer: str, x: Tensor, prefix: int, picked: Tensor | None, first: Tensor | None) -> None:
         if first is not None:
-            self._set_centre(layer, first)
+            self.centre_on(layer, first)
         if picked is None:
             picked = torch.arange(x.shape[1] - prefix).expand(x.shape[0], -1)
         raw = as_stored(x)
@@ -97,26 +97,45 @@ class Statistics:
         if self.tail:
             count_kernels.keep_largest(raw, prefix, self.largest[layer].numpy())
 
-    def _set_centre(self, layer: str, values: Tensor) -> None:
-        spread = values.std(1, unbiased=False)
-        torch.stack([_start(values), torch.where(spread > 0, spread, 1.0)], out=self.centre[layer])
+    @property
+    def centred(self) -> bool:
+        """Whether every layer knows where its bins lie."""
+        return self._centred == set(self.counts)
+
+    def centre_on(self, layer: str, values: Tensor) -> None:
+        """Lay a layer's bins around values [neuron, value] that stand for all that will come."""
+        torch.stack(where_bins_lie(values), out=self.centre[layer])
         self._centred.add(layer)
 
     def add(self, layer: str, values: Tensor) -> None:
         """Add values [neuron, value] of one layer."""
-        units = values.shape[0]
         if layer not in self._centred:
-            self._set_centre(layer, values)
+            self.centre_on(layer, values)
         centre, spread = self.centre[layer][..., None]
         self.positive[layer] += (values > 0).sum(1)
-        offsets = torch.arange(units, device=values.device, dtype=torch.int32)[:, None] * BINS
-        flat = torch.bincount((bin_of((values - centre) / spread) + offsets).view(-1), minlength=units * BINS)
-        self.counts[layer] += flat.view(units, BINS).int()
+        self.counts[layer] += counted((values - centre) / spread)
         self.total[layer] += values.sum(1, dtype=self.total[layer].dtype)
         self.square[layer] += values.square().sum(1, dtype=self.square[layer].dtype)
         if self.tail:
             both = torch.cat([self.largest[layer], values], 1)
             self.largest[layer] = both.topk(self.tail, 1).values
+        self._widen(layer, lambda units: values[units])
+
+    def _widen(self, layer: str, values_of: Callable[[Tensor], Tensor]) -> None:
+        """Where too many values lie beyond the bins, make them wider and count this batch's values once more.
+
+        `values_of` gives the batch's values [neuron, value] of some neurons.
+        """
+        counts, (centre, spread) = self.counts[layer], self.centre[layer]
+        units = overflowing(counts)
+        if not len(units):
+            return
+        values = (values_of(units) - centre[units, None]) / spread[units, None]
+        octaves = needed_octaves(values)
+        units, values, octaves = (of[octaves > 0] for of in (units, values, octaves))
+        widened = widen(counts[units] - counted(values), octaves) + counted(torch.ldexp(values, -octaves[:, None]))
+        counts[units] = widened
+        spread[units] = torch.ldexp(spread[units], octaves)
 
     def add_prefix(self, layer: str, values: Tensor) -> None:
         """Prefix tokens' values [image, token, neuron]: they decide with the patches whether a neuron is dead."""
@@ -187,9 +206,12 @@ class Statistics:
         return deviation.astype(np.float32)
 
 
-def _start(values: Tensor) -> Tensor:
-    """The 0.99 quantile of values [neuron, value], as one of them."""
-    return values.topk(ceil(0.01 * values.shape[1]), 1).values[:, -1]
+def _values_of(x: Tensor, prefix: int, picked: Tensor | None) -> Tensor:
+    """Patches of x [image, token, neuron], the picked ones [image, k] or all: float32 [neuron, value]."""
+    values = x[:, prefix:].float()
+    if picked is not None:
+        values = values.gather(1, picked[..., None].expand(-1, -1, values.shape[2]))
+    return values.flatten(0, 1).T.contiguous()
 
 
 def _from_counts(counts: NDArray[np.int32], shares: Sequence[float]) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ from vitdex.indexer.statistics.image_ranks import Means, largest, rank_images, s
 from vitdex.indexer.statistics.saved_state import pack_state, unpack_state
 from vitdex.indexer.statistics.sorting import transpose
 from vitdex.indexer.statistics.threshold_counts import Statistics, counted_patches, pick_patches, tail_length
+from vitdex.indexer.statistics.wider_bins import counted, needed_octaves, widen
 from vitdex.schemas.array_specs import units_per_chunk
 from vitdex.schemas.run_spec import LayerSpec
 
@@ -120,6 +121,57 @@ def test_thresholds_of_a_large_set_stand_within_half_a_thousandth() -> None:
     for share, found in zip((0.99, 0.995), statistics.quantiles("x", (0.99, 0.995)).T, strict=True):
         rank = (draws.astype(np.float32) < found[:, None]).mean(1)
         assert np.abs(rank - share).max() <= 0.0005
+
+
+SHARES = (0.001, 0.5, 0.9, 0.99, 0.999)
+
+
+def rank_error(values: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+    """How far the thresholds' ranks are from SHARES, the best of the ranks that a repeated value has."""
+    below = np.stack([(values < t[:, None]).mean(1) for t in found.T], 1)
+    up_to = np.stack([(values <= t[:, None]).mean(1) for t in found.T], 1)
+    return float(np.maximum(np.maximum(below - SHARES, SHARES - up_to), 0).max())
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("order", ["dust first", "dust last", "sorted", "an outlier first", "dust alone first"])
+def test_thresholds_do_not_depend_on_what_comes_first(order: str, compiled: bool) -> None:
+    """Blank pages (rounding dust around a constant), sorted sets, one huge value: through the whole of `count`."""
+    images, tokens, units = 240, 40, 6
+    random = np.random.default_rng(5)
+    values = random.normal(0.3, 1, (images, tokens, units)).astype(np.float32)
+    values[:24] = 0.7 + 1e-6 * random.standard_normal((24, tokens, units))
+    if order == "dust last":
+        values = values[::-1].copy()
+    elif order == "sorted":
+        values = np.sort(values.reshape(-1, units), 0).reshape(values.shape)
+    elif order == "an outlier first":
+        values[0, 0] = 1e6
+    statistics = Statistics([LayerSpec("x", 0, "hidden", units)], 0, "cpu")
+    if order != "dust alone first":  # else the first batch lays the bins
+        spread = values[:: images // 16].reshape(-1, units).T
+        statistics.centre_on("x", torch.from_numpy(spread.copy()))
+    for batch in np.split(values, 10):
+        statistics.count("x", torch.from_numpy(batch), 0, None, compiled)
+    found = statistics.quantiles("x", SHARES)
+    assert rank_error(values.reshape(-1, units).T, found) <= 0.005
+    assert int(statistics.counts["x"].sum()) == values.size  # counted once, however often the bins changed
+
+
+def test_wider_bins_are_the_bins_of_smaller_values() -> None:
+    values = torch.from_numpy(RNG.standard_normal((3, 4000)).astype(np.float32) * 100)
+    octaves = torch.tensor([1, 3, 7], dtype=torch.int32)
+    assert torch.equal(widen(counted(values), octaves), counted(torch.ldexp(values, -octaves[:, None])))
+    assert torch.equal(widen(counted(values), torch.full((3,), 40)).sum(1), torch.full((3,), 4000))
+
+
+@pytest.mark.parametrize(("reach", "octaves"), [(1000.0, 0), (1024.0, 1), (5e3, 4), (float("inf"), 0), (0.0, 0)])
+def test_octaves_that_are_needed(reach: float, octaves: int) -> None:
+    values = torch.full((1, 4000), 0.5)
+    values[0, :40] = reach
+    assert needed_octaves(values).tolist() == [octaves]
+    values[0, 1:] = 0.5  # one alone is left outside
+    assert needed_octaves(values).tolist() == [0]
 
 
 def test_how_much_is_counted() -> None:
