@@ -54,9 +54,11 @@ def without_class(labels: Sequence[str | None], rows: Mapping[str, int]) -> list
     if without:
         named = ", ".join(f"'{label}' ({n:,})" for label, n in without[:SHOWN])
         more = f" and {len(without) - SHOWN:,} more" if len(without) > SHOWN else ""
-        lines.append(f"{len(without):,} labels are none of the classes, or several: {named}{more}. {REMEDY}")
+        some = "1 label is" if len(without) == 1 else f"{len(without):,} labels are"
+        lines.append(f"{some} none of the classes, or several: {named}{more}. {REMEDY}")
     if count[None]:
-        lines.append(f"{count[None]:,} images have no label. {REMEDY}")
+        some = "1 image has" if count[None] == 1 else f"{count[None]:,} images have"
+        lines.append(f"{some} no label. {REMEDY}")
     return lines
 
 

@@ -273,7 +273,7 @@ def test_what_has_no_class_is_said() -> None:
     first, second = without_class(labels, {"a": 0})
     assert first.startswith("14 labels are none of the classes, or several: 'many' (9), 'b' (1), 'c0' (1)")
     assert " and 4 more. Give labels with --labels" in first
-    assert second.startswith("1 images have no label")
+    assert second.startswith("1 image has no label")
     assert without_class(["a"], {"a": 0}) == []
 
 
