@@ -23,8 +23,9 @@ OF_FILES = (duckdb.IOException, duckdb.SerializationException, duckdb.InternalEx
 
 
 def quoted(text: str | Path) -> str:
-    """A text or path as an SQL string."""
-    return "'" + str(text).replace("'", "''") + "'"
+    """A text or path as an SQL string; a path from the root on, for DuckDB takes the beginning of `a:b` for a scheme."""
+    plain = text if isinstance(text, str) else str(text.absolute())
+    return "'" + plain.replace("'", "''") + "'"
 
 
 def quoted_name(name: str) -> str:

@@ -82,7 +82,11 @@ def copy_notes(layout: Layout, db: duckdb.DuckDBPyConnection) -> None:
         except duckdb.Error as error:
             raise BadIndex(*_complaint(layout, error)) from error
         db.execute("DETACH notes")
-    for table in TABLES:  # a view cannot be inserted into by mistake
+
+
+def show_notes(db: duckdb.DuckDBPyConnection) -> None:
+    """Let a connection find the copied tables by their bare names. A view cannot be inserted into by mistake."""
+    for table in TABLES:
         db.execute(f"CREATE TEMP VIEW {table} AS FROM memory.main.{table}")
 
 

@@ -15,7 +15,9 @@ from .store import Bytes
 
 MAPPED_FILES = 256
 OPEN_FILES = 32  # a mapping needs no open file; a process may have few of these
-COPIED_BYTES = 2**18  # an image of 224 pixels a side. Mapped pages count as this process's memory, and touching one reads its neighbours
+COPIED_BYTES = (
+    2**18
+)  # an image of 224 pixels a side. Mapped pages count as this process's memory, and touching one reads its neighbours
 
 
 class LocalStore:
@@ -30,7 +32,8 @@ class LocalStore:
         if length > COPIED_BYTES:
             content = self._mapped(key)[start : start + length]
         else:
-            content = np.frombuffer(os.pread(self._opened(key).fileno(), length, start), np.uint8)
+            file = self._opened(key)  # held while it is read: another thread may crowd it out
+            content = np.frombuffer(os.pread(file.fileno(), length, start), np.uint8)
         if len(content) != length:
             raise DamagedIndex(f"{self.root / key} ends before byte {start + length:,}")
         return content
