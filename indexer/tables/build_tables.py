@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from ...data.labels.class_names import image_classes
-from ...schemas.database import attach_for_writing
+from ...schemas.database import attach_for_writing, hearing_ctrl_c
 from ...schemas.errors import BadIndex
 from ...schemas.facts import Files, ImageFacts
 from ...schemas.run_spec import OTHER_EXEMPLARS, LayerSpec, RunSpec, Side, Token
@@ -38,7 +38,10 @@ def build_tables(finish: Finish) -> Files:
     for leftover in (temporary, temporary.with_name(temporary.name + ".wal")):
         leftover.unlink(missing_ok=True)
     try:
-        with duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": f"{temporary.absolute()}.tmp"}) as db:
+        with (
+            hearing_ctrl_c(),
+            duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": f"{temporary.absolute()}.tmp"}) as db,
+        ):
             attach_for_writing(db, temporary, "made")
             db.execute("USE made")
             kept = _fill_tables(finish, db)

@@ -12,7 +12,7 @@ import click
 import duckdb
 import pandas as pd
 
-from ...schemas.database import quoted
+from ...schemas.database import hearing_ctrl_c, quoted
 from ...schemas.errors import QueryError
 from ...schemas.progress import Progress
 
@@ -111,7 +111,7 @@ def save_table(table: pd.DataFrame, path: Path) -> None:
 
 
 def _parquet(table: pd.DataFrame, path: Path) -> None:
-    with duckdb.connect() as db:
+    with hearing_ctrl_c(), duckdb.connect() as db:
         db.register("answer", table)
         db.execute(f"COPY answer TO {quoted(path)} (FORMAT parquet)")
 

@@ -147,7 +147,9 @@ def _read_names(names: str | Path | None) -> tuple[str, ...] | None:
     if names is None:
         return None
     try:
-        found = tuple(line.split()[0] for line in Path(names).read_text().splitlines() if line.strip())
+        found = tuple(
+            line.split()[0] for line in Path(names).read_text(encoding="utf-8-sig").splitlines() if line.strip()
+        )
     except (OSError, UnicodeDecodeError) as error:
         raise QueryError(
             f"no readable file of names at {names}", "One name a line, for the values from 1 on."

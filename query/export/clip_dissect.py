@@ -54,7 +54,7 @@ def export_clip_dissect(
     valid = index.reader.whole("valid")
     paths = index.sql("SELECT path FROM images ORDER BY image_id").path[valid]
     Path(out).mkdir(parents=True, exist_ok=True)
-    (Path(out) / "images.txt").write_text("".join(f"{path}\n" for path in paths))
+    (Path(out) / "images.txt").write_text("".join(f"{path}\n" for path in paths), "utf-8", "surrogateescape")
     written = []
     for reading in readings or held:
         folder = Path(out) / reading

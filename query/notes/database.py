@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 
 import duckdb
 
-from ...schemas.database import attach_for_writing, is_newer, is_of_files, newer, quoted
+from ...schemas.database import attach_for_writing, hearing_ctrl_c, is_newer, is_of_files, newer, quoted
 from ...schemas.errors import BadIndex, QueryError
 from ...schemas.layout import Layout
 
@@ -41,7 +41,7 @@ def writing(layout: Layout) -> Iterator[duckdb.DuckDBPyConnection]:
     Keep it short: nobody else can open the index meanwhile. Raises QueryError where another process is writing, and
     where the file cannot be read or written.
     """
-    with duckdb.connect(":memory:") as db:
+    with hearing_ctrl_c(), duckdb.connect(":memory:") as db:
         try:
             attach_for_writing(db, layout.notes, "notes")
         except duckdb.Error as error:

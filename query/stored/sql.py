@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ...schemas.database import attach_tables, naming_damage, quoted
+from ...schemas.database import attach_tables, hearing_ctrl_c, naming_damage, quoted
 from ...schemas.errors import QueryError, VitdexError
 from ...schemas.layout import Layout
 from ..notes.database import copy_notes, notes_stamp, show_notes
@@ -127,7 +127,7 @@ class Tables:
     def _errors(self) -> Iterator[None]:
         """DuckDB's complaints as ours: what our own function said, damage, or one line about the query."""
         try:
-            with naming_damage(self._layout):
+            with hearing_ctrl_c(), naming_damage(self._layout):
                 yield
         except duckdb.Error as error:
             for raised in list(self._raised):  # DuckDB passes on the text alone

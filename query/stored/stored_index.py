@@ -24,6 +24,7 @@ from ...schemas.manifest import read_manifest
 from ...schemas.run_spec import EXEMPLARS, LayerSpec, RunSpec, Side, Token
 from ...schemas.storage.array_reader import ArrayReader
 from ...schemas.storage.local_store import LocalStore
+from ...schemas.storage.zarr_group import open_group
 from ..notes.database import notes_stamp
 from . import maps
 from .names import class_numbers, find_class, nearest
@@ -99,7 +100,7 @@ class StoredIndex:
     @cached_property
     def arrays(self) -> zarr.Group:
         """The same arrays as a plain Zarr group, for use of your own: zarr's errors, not ours. See FORMAT.md."""
-        return zarr.open_group(self.layout.arrays, mode="r")
+        return open_group(self.layout.arrays, mode="r")
 
     def sql(self, query: str, parameters: list[Any] | None = None, timeout: float | None = None) -> pd.DataFrame:
         """Rows of a query.
