@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,16 @@ from ..lookups.key_neurons import RANKINGS
 Command = Callable[..., Any]
 Option = Callable[[Command], Command]
 
-FILE = click.Path(path_type=Path)
+
+class FileType(click.Path):
+    """A path, with the bytes that the system gave it, though the words of the command line are read as UTF-8."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        as_given = os.fsdecode(value.encode("utf-8", "surrogateescape")) if isinstance(value, str) else value
+        return super().convert(as_given, param, ctx)
+
+
+FILE = FileType(path_type=Path)
 INDEX = click.argument("index_path", metavar="INDEX", type=FILE)  # what is read
 OUT = click.argument("out", metavar="OUT", type=FILE)  # what is made
 OUTPUT = click.option(
