@@ -74,7 +74,7 @@ def main() -> None:
     except VitdexError as error:
         if "--debug" in sys.argv:
             raise
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {str(error).removesuffix('.')}.", err=True)
         sys.exit(2)
     except click.ClickException as error:
         error.show()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ...schemas.layout import file_name
 from ..dissect.region_rules import THRESHOLDS
 from ..dissect.regions import SHOWS
 from ..dissect.value_sums import MEASURES
@@ -23,8 +23,7 @@ class FileType(click.Path):
     """A path, with the bytes that the system gave it, though the words of the command line are read as UTF-8."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        as_given = os.fsdecode(value.encode("utf-8", "surrogateescape")) if isinstance(value, str) else value
-        return super().convert(as_given, param, ctx)
+        return super().convert(file_name(value) if isinstance(value, str) else value, param, ctx)
 
 
 FILE = FileType(path_type=Path)
@@ -86,7 +85,9 @@ ANALYSIS_OPTIONS: dict[str, Callable[[Any], Option]] = {
     ),
     "k": lambda default: _option("-k", "k", default, "How many.", type=click.IntRange(1)),
     "layer": lambda default: click.option("--layer", help="Only this layer."),
-    "threshold": lambda default: _option("--quantile", "threshold", default, f"Above it is active: {THRESHOLDS}."),
+    "threshold": lambda default: _option(
+        "--quantile", "threshold", default, f"Above it is active: {THRESHOLDS} (image:80)."
+    ),
     "quantile": lambda default: _option("--quantile", "quantile", default, "The neuron's own; above it is active."),
     "show": lambda default: _option(
         "--show",

@@ -59,7 +59,7 @@ def show(table: pd.DataFrame, form: str) -> None:
     elif form == "json":
         click.echo(json_text(table))
     else:
-        click.echo(table.to_string(index=False) if len(table) else "no rows")
+        click.echo(table.to_string(index=False, na_rep="") if len(table) else "no rows")
 
 
 def say(line: str) -> None:

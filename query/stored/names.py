@@ -33,6 +33,13 @@ class Neuron(NamedTuple):
 NeuronLike = Neuron | tuple[str, int] | str  # the text is LAYER:UNIT
 
 
+def at_least(least: int, **counts: int) -> None:
+    """Raise QueryError where a number that is asked for is too small."""
+    for name, count in counts.items():
+        if count < least:
+            raise QueryError(f"{name} is {count}; at least {least}")
+
+
 def plain(name: str) -> str:
     """A name without what people write in several ways."""
     return name.casefold().replace("_", " ").strip()

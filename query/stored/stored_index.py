@@ -27,7 +27,7 @@ from ...schemas.storage.local_store import LocalStore
 from ...schemas.storage.zarr_group import open_group
 from ..notes.database import notes_stamp
 from . import maps
-from .names import class_numbers, find_class, nearest
+from .names import at_least, class_numbers, find_class, nearest
 from .sql import Tables
 
 
@@ -200,6 +200,7 @@ class StoredIndex:
         Example:
             >>> index.exemplars("blocks.4.mlp.fc1", 473, k=15)
         """
+        at_least(1, k=k)
         self.neuron_layer(layer, unit)
         return self.look_up(
             "SELECT rank, image_id, patch, pre, post, path, label FROM exemplars JOIN images USING (image_id) "
