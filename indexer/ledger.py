@@ -52,7 +52,7 @@ class Ledger:
         """
         if self.layout.run.exists():
             try:
-                there = RunSpec.from_json(json.loads(self.layout.run.read_text()))
+                there = RunSpec.from_json(json.loads(self.layout.run.read_text(encoding="utf-8")))
             except (ValueError, KeyError, TypeError) as error:
                 raise BadIndex(f"{self.layout.run} is damaged", "Start again with --overwrite.") from error
             if different := spec.differences(there):
@@ -77,7 +77,7 @@ class Ledger:
         return [int(file.stem) + 1 for file in self.layout.parts.glob("*.counts")]
 
     def entries(self, parts: int) -> list[PartEntry]:
-        return [PartEntry.from_json(json.loads(self.layout.entry(i).read_text())) for i in range(parts)]
+        return [PartEntry.from_json(json.loads(self.layout.entry(i).read_text(encoding="utf-8"))) for i in range(parts)]
 
     def save_state(self, part: int, filled: Filled) -> None:
         """Candidates; the statistics up to and including this part where there are any."""

@@ -23,8 +23,9 @@ OF_FILES = (duckdb.IOException, duckdb.SerializationException, duckdb.InternalEx
 
 
 def quoted(text: str | Path) -> str:
-    """A text or path as an SQL string."""
-    return "'" + str(text).replace("'", "''") + "'"
+    """A text or path as an SQL string; a path from the root on, for DuckDB takes the `a` of `a:b` for a scheme."""
+    plain = text if isinstance(text, str) else str(text.absolute())
+    return "'" + plain.replace("'", "''") + "'"
 
 
 def quoted_name(name: str) -> str:
@@ -51,6 +52,17 @@ def attach_tables(db: duckdb.DuckDBPyConnection, layout: Layout) -> None:
         writer = written_by(read_manifest(layout))
         fact, remedy = newer(layout.database, writer) if is_newer(error) else unopened(layout.database, error)
         raise BadIndex(fact, remedy) from error
+
+
+@contextmanager
+def hearing_ctrl_c() -> Iterator[None]:
+    """While inside, Ctrl-C in a statement is KeyboardInterrupt, as everywhere; DuckDB makes a RuntimeError of it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if str(error) == "Query interrupted":
+            raise KeyboardInterrupt from error
+        raise
 
 
 @contextmanager

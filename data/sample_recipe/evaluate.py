@@ -46,7 +46,7 @@ def fresh(source: Path) -> Iterator[tuple[Image.Image, str, str, bool]]:
 
 def packaged(sample: Path) -> Iterator[tuple[Image.Image, str, str, bool]]:
     """The pictures of the sample itself."""
-    with (sample / "images.csv").open(newline="") as file:
+    with (sample / "images.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             image = Image.open(sample / "images" / row["path"])
             yield image, row["class"], row["stamp"], row["held_out"] == "1"

@@ -60,7 +60,7 @@ def images(source: Path, out: Path) -> None:
         picture.save(out / "images" / label / f"{number:03}.jpg", quality=QUALITY)
         Image.fromarray(mask).save(out / "masks" / label / f"{number:03}.png", optimize=True)
         rows.append((f"{label}/{number:03}.jpg", label, stamp.name, int(stamp.held_out)))
-    with (out / "images.csv").open("w", newline="") as file:
+    with (out / "images.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("path", "class", "stamp", "held_out"))
         writer.writerows(rows)

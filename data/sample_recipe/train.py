@@ -166,7 +166,7 @@ def train(source: Path, run: Path, steps: int, cooldown: int) -> None:
                 f"{name} {share:.3f}" for name, share in shares.items()
             )
             click.echo(line)
-            with (run / "log.txt").open("a") as log:
+            with (run / "log.txt").open("a", encoding="utf-8") as log:
                 log.write(line + "\n")
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
             torch.save(state | {"seconds": seconds}, run / "checkpoint.new")
@@ -194,7 +194,7 @@ def export(run: Path, out: Path) -> None:
         "architecture": ARCHITECTURE, "num_classes": len(LABELS), "num_features": 192, "global_pool": "token",
         "model_args": MODEL_ARGS, "pretrained_cfg": pretrained,
     }  # fmt: skip
-    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import numba
 import numpy as np
 
 from ...schemas.storage.map_codes import CODES
+from ..statistics.compiled import compiled
 from ..statistics.count_kernels import float32_value
 
 TILE = 256  # neurons at once: their rows of codes stay in the cache
@@ -19,7 +20,7 @@ _SPAN = np.float32(CODES)
 _8, _16, _24 = np.uint32(8), np.uint32(16), np.uint32(24)  # a sum of two would be 64 bits wide to Numba
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")
+@compiled(parallel=True, error_model="numpy")
 def summarise(x, y, prefix, high, low, mean, argmax, post_mean, top, codes):
     """All summaries of a layer, an image at a time, so that it is read from memory once.
 
@@ -54,7 +55,7 @@ def summarise(x, y, prefix, high, low, mean, argmax, post_mean, top, codes):
             _encode(x[i, prefix:], largest, smallest, codes[i])
 
 
-@numba.njit(cache=True)
+@compiled()
 def _add_patches(rows, active, p, largest, smallest, total, place, post):
     """Add ROWS patches from p on: a sum is fetched once for all of them, and the rows are read side by side."""
     for u in range(rows.shape[1]):  # without branches, so that it becomes vector instructions
@@ -73,7 +74,7 @@ def _add_patches(rows, active, p, largest, smallest, total, place, post):
         post[u] = sum
 
 
-@numba.njit(cache=True)
+@compiled()
 def _add_patch(row, active, p, largest, smallest, total, place, post):
     for u in range(len(row)):
         v = float32_value(row[u])
@@ -84,7 +85,7 @@ def _add_patch(row, active, p, largest, smallest, total, place, post):
         post[u] += float32_value(active[u])
 
 
-@numba.njit(cache=True)
+@compiled()
 def _largest_neurons(row, most, best, out):
     """Places of a token's largest neurons, descending, ties to the lower.
 
@@ -105,7 +106,7 @@ def _largest_neurons(row, most, best, out):
                     _insert(v, u, best, out)
 
 
-@numba.njit(cache=True)
+@compiled()
 def _group_maxima(row, most):
     groups = len(most)
     most[:] = -np.inf
@@ -116,7 +117,7 @@ def _group_maxima(row, most):
             most[b] = v if v > most[b] else most[b]
 
 
-@numba.njit(cache=True, fastmath={"nnan", "nsz"})  # a maximum becomes vector instructions only without NaN
+@compiled(fastmath={"nnan", "nsz"})  # a maximum becomes vector instructions only without NaN
 def _largest_below(most, bound):
     """-inf where there is none."""
     best = np.float32(-np.inf)
@@ -125,7 +126,7 @@ def _largest_below(most, bound):
     return best
 
 
-@numba.njit(cache=True)
+@compiled()
 def _insert(value, place, best, places):
     """Into a list, descending and by place within equals; the last one falls out."""
     j = len(best)
@@ -137,7 +138,7 @@ def _insert(value, place, best, places):
         best[j], places[j] = value, place
 
 
-@numba.njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _encode(x, highest, lowest, codes):
     """Codes of one image's maps between their own extremes, transposed: uint8 [neuron, patch].
 
@@ -170,6 +171,6 @@ def _encode(x, highest, lowest, codes):
                 out[p] = turned_bytes[u, p]
 
 
-@numba.njit(cache=True)
+@compiled()
 def _code(value, low, factor):
     return np.uint32(np.int32(np.rint((value - low) * factor)))

@@ -7,6 +7,7 @@ import numpy as np
 from numba.extending import overload
 
 from .bins import HALF, LOWEST, STEPS
+from .compiled import compiled
 
 HEAP_TILE = 64
 COUNTED_TILE = 128
@@ -25,7 +26,7 @@ def _(stored):
     return lambda stored: stored
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")
+@compiled(parallel=True, error_model="numpy")
 def count(x, prefix, picked, centre, unit, counts, total, square, positive):
     """Add the picked patches [image, k] of every image to each neuron's bins and moments (threshold_counts.py)."""
     images, _, units = x.shape
@@ -53,7 +54,7 @@ def count(x, prefix, picked, centre, unit, counts, total, square, positive):
         _add_bins(bins[:, :held], counts[first:last])
 
 
-@numba.njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _find_bins(row, centre, unit, place, sums, squares, above):
     """Bins of values [neuron], and their part in the moments."""
     for u in range(len(row)):  # without branches, so that it becomes vector instructions
@@ -66,7 +67,7 @@ def _find_bins(row, centre, unit, place, sums, squares, above):
         above[u] += np.int32(v > 0)
 
 
-@numba.njit(cache=True)
+@compiled()
 def _add_bins(bins, counts):
     """Count bins [neuron, value] a neuron at a time: its own counts then lie in the nearest cache."""
     for u in range(len(bins)):
@@ -75,7 +76,7 @@ def _add_bins(bins, counts):
             mine[bin] += 1
 
 
-@numba.njit(parallel=True, cache=True)
+@compiled(parallel=True)
 def keep_largest(x, prefix, heaps):
     """Put every patch of x into its neuron's heap of the largest values: float32 [neuron, kept], the least first."""
     images, tokens, units = x.shape
@@ -88,7 +89,7 @@ def keep_largest(x, prefix, heaps):
                         _replace_least(heaps[u], v)
 
 
-@numba.njit(cache=True)
+@compiled()
 def _replace_least(heap, value):
     at, below = 0, 1
     while below < len(heap):

@@ -8,6 +8,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from .compiled import compiled
+
 BITS = 11  # of a float32's 32 in each of three passes
 BUCKETS = 1 << BITS
 ROWS_AT_ONCE = 32  # that share a thread's buffers
@@ -15,7 +17,7 @@ TILE = 256  # neurons whose sums stay in the cache
 NARROW = 16  # neurons in a cache line
 
 
-@numba.njit(cache=True)
+@compiled()
 def _keys(values, keys):
     """uint32 keys that ascend as float32 values descend."""
     bits = values.view(np.uint32)
@@ -29,7 +31,7 @@ def _keys(values, keys):
             keys[i] = b if b & 0x80000000 else b ^ 0x7FFFFFFF
 
 
-@numba.njit(cache=True)
+@compiled()
 def _sort(values, keys, ids, keys2, ids2, counts):
     """Sort by key, then by position; the order ends in keys2 and ids2."""
     n = len(values)
@@ -63,7 +65,7 @@ def _sort(values, keys, ids, keys2, ids2, counts):
         keys2[place], ids2[place] = keys[i], ids[i]
 
 
-@numba.njit(cache=True)
+@compiled()
 def _buffers(n):
     return (
         np.empty(n, np.uint32),
@@ -74,7 +76,7 @@ def _buffers(n):
     )
 
 
-@numba.njit(parallel=True, cache=True)
+@compiled(parallel=True)
 def rank_images(by_neuron, readable, places, labels, top, bottom, quantile, rank_sums):
     """Fill the images [neuron, rank] of every side, and for each class the sum of its images' ranks [neuron, class].
 
@@ -94,7 +96,7 @@ def rank_images(by_neuron, readable, places, labels, top, bottom, quantile, rank
             _sum_ranks(order, by, readable, labels, rank_sums[unit])
 
 
-@numba.njit(cache=True)
+@compiled()
 def _from_the_end(order, by, readable, out):
     """The smallest first, equal values still by ascending position."""
     k, end = 0, readable
@@ -109,7 +111,7 @@ def _from_the_end(order, by, readable, out):
         end = start
 
 
-@numba.njit(cache=True)
+@compiled()
 def _sum_ranks(order, by, readable, labels, sums):
     sums[:] = 0
     ranked, start = 0, 0
@@ -127,7 +129,7 @@ def _sum_ranks(order, by, readable, labels, sums):
         start = end
 
 
-@numba.njit(parallel=True, cache=True)
+@compiled(parallel=True)
 def rank_rows(values, groups, ranks, in_group):
     """Ranks from 1 in each row of values [row, n], and the same among the members of each group [n] (from 0)."""
     rows, n = values.shape
@@ -145,7 +147,7 @@ def rank_rows(values, groups, ranks, in_group):
                 in_group[row, place] = seen[groups[place]]
 
 
-@numba.njit(parallel=True, cache=True)
+@compiled(parallel=True)
 def add_rows(values, labels, valid, by_class, total):
     """Add values [image, neuron] to the sums of their classes [class, neuron] (label -1: none) and of all [neuron]."""
     images, units = values.shape
@@ -159,7 +161,7 @@ def add_rows(values, labels, valid, by_class, total):
                     by_class[labels[i], first:last] += row
 
 
-@numba.njit(parallel=True, cache=True)
+@compiled(parallel=True)
 def keep_largest(values, first_image, best, ids):
     """Keep each neuron's largest values [image, neuron] so far, descending: best and ids [neuron, k]. NaN is none."""
     images, units = values.shape
@@ -176,7 +178,7 @@ def keep_largest(values, first_image, best, ids):
                     best[u, j], ids[u, j] = v, first_image + i
 
 
-@numba.njit(parallel=True, cache=True)
+@compiled(parallel=True)
 def transpose(values, out):
     """Values [image, neuron] the other way round: [neuron, image]."""
     images, units = values.shape

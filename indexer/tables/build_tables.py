@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from ...schemas.database import attach_for_writing
+from ...schemas.database import attach_for_writing, hearing_ctrl_c
 from ...schemas.errors import BadIndex
 from ...schemas.facts import Files, ImageFacts
 from ...schemas.run_spec import OTHER_EXEMPLARS, LayerSpec, RunSpec, Side, Token
@@ -37,7 +37,10 @@ def build_tables(finish: Finish) -> Files:
     for leftover in (temporary, temporary.with_name(temporary.name + ".wal")):
         leftover.unlink(missing_ok=True)
     try:
-        with duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": f"{temporary}.tmp"}) as db:
+        with (
+            hearing_ctrl_c(),
+            duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": f"{temporary.absolute()}.tmp"}) as db,
+        ):
             attach_for_writing(db, temporary, "made")
             db.execute("USE made")
             kept = _fill_tables(finish, db)
@@ -56,7 +59,7 @@ def build_tables(finish: Finish) -> Files:
 def _fill_tables(finish: Finish, db: duckdb.DuckDBPyConnection) -> dict[str, Columns]:
     """Returns the KEPT columns of every layer."""
     db.execute("SET preserve_insertion_order = true")
-    db.execute(files("vitdex.schemas").joinpath("tables.sql").read_text())
+    db.execute(files("vitdex.schemas").joinpath("tables.sql").read_text(encoding="utf-8"))
     labels = _images_and_classes(finish, db)
     classes = len(finish.names.names) if finish.names else 0
     insert_scores(finish, db)
@@ -92,7 +95,7 @@ def kept_in_tables(database: Path, spec: RunSpec) -> dict[str, Columns]:
     """The KEPT columns from the tables themselves."""
     query = f"SELECT {', '.join(KEPT)} FROM neurons WHERE layer = ? ORDER BY unit"
     kept: dict[str, Columns] = {}
-    with duckdb.connect(str(database), read_only=True) as db:
+    with duckdb.connect(str(database.absolute()), read_only=True) as db:  # "a:b" alone would be a scheme
         for layer in spec.layers:
             columns = db.execute(query, [layer.name]).fetchnumpy()
             kept[layer.name] = {name: np.asarray(column) for name, column in columns.items()}

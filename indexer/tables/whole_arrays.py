@@ -16,6 +16,7 @@ from ...schemas.facts import Files, file_facts
 from ...schemas.layout import Layout
 from ...schemas.run_spec import FORMAT_VERSION, LayerSpec, RunSpec
 from ...schemas.storage.atomic_files import write_file
+from ...schemas.storage.zarr_group import open_group
 from ..plan import Plan
 from ..run.part_writer import encode_file
 from ..statistics import sorting
@@ -79,7 +80,7 @@ def write_metadata(spec: RunSpec, layout: Layout) -> Files:
     """Every zarr.json, by zarr-python itself, with consolidated metadata at the root."""
     for leftover in layout.arrays.rglob("zarr.json"):
         leftover.unlink()
-    root = zarr.open_group(layout.arrays, mode="a", zarr_format=3, attributes={"vitdex_format": FORMAT_VERSION})
+    root = open_group(layout.arrays, mode="a", zarr_format=3, attributes={"vitdex_format": FORMAT_VERSION})
     for array in arrays(spec).values():
         declare(root, array)
     with warnings.catch_warnings():

@@ -32,7 +32,13 @@ SHOWN = ["id", "layer", "unit", "step", "pre_mean", "post_mean", "ratio", "perce
 @click.option("--neuron", "neurons", multiple=True, metavar="LAYER:UNIT", help="Excite this neuron; repeat for a set.")
 @click.option("-k", "--images", "k", default=4, show_default=True, type=click.IntRange(1), help="Images, pushed apart.")
 @BY
-@click.option("--recipe", default="default", show_default=True, type=click.Choice(["default", "robust", "plain"]))
+@click.option(
+    "--recipe",
+    default="default",
+    show_default=True,
+    type=click.Choice(["default", "robust", "plain"]),
+    help="How: smooth, shaken all the while, or pixels by plain gradient descent.",
+)
 @click.option("--over", default="mean", show_default=True, metavar="mean|max|logit|PATCH", help="What to excite.")
 @click.option("--post", is_flag=True, help="Excite the value after the nonlinearity.")
 @click.option(
@@ -105,6 +111,8 @@ def generate_command(
         if kept:
             rows = pd.concat(kept, ignore_index=True)
             answer(rows[SHOWN], form, outputs, lambda: generated_figure(index, rows))
+            if rows.ratio.isna().any():
+                say("ratio and percentile cannot be told: the index holds one image, or images alike to the neuron")
         if stopped:
             say(f"Stopped at step {bar.n}; what there was is kept.")
             sys.exit(130)

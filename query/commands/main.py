@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 import warnings
 from importlib import import_module
@@ -48,16 +50,34 @@ def cli(debug: bool) -> None:
     """What every MLP neuron of a Vision Transformer does: make an index, ask it."""
 
 
+def words() -> list[str]:
+    """The words of the command line, read as UTF-8 where Python took them for ASCII: names and SQL have any letters.
+
+    FileType gives paths back their bytes; `vitdex index` takes nothing but paths.
+    """
+    if sys.argv[1:2] == ["index"]:
+        return sys.argv[1:]
+    return [os.fsencode(word).decode("utf-8", "surrogateescape") if _is_raw(word) else word for word in sys.argv[1:]]
+
+
+def _is_raw(word: str) -> bool:
+    """Whether there are bytes in a word that Python could not read."""
+    return any("\udc80" <= letter <= "\udcff" for letter in word)
+
+
 def main() -> None:
     """Entry point."""
     # an older timm uses what a newer torch will drop one day: nothing that a user can act on
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
+    for stream in (sys.stdout, sys.stderr):  # to a file or program in UTF-8; a letter that a terminal lacks as \\u
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
     try:
-        cli(standalone_mode=False)
+        cli(words(), standalone_mode=False)
     except VitdexError as error:
         if "--debug" in sys.argv:
             raise
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {str(error).removesuffix('.')}.", err=True)
         sys.exit(2)
     except click.ClickException as error:
         error.show()

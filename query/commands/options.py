@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ...schemas.layout import file_name
 from ..dissect.region_rules import THRESHOLDS
 from ..dissect.regions import SHOWS
 from ..dissect.value_sums import MEASURES
@@ -17,7 +18,15 @@ from ..lookups.key_neurons import RANKINGS
 Command = Callable[..., Any]
 Option = Callable[[Command], Command]
 
-FILE = click.Path(path_type=Path)
+
+class FileType(click.Path):
+    """A path, with the bytes that the system gave it, though the words of the command line are read as UTF-8."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(file_name(value) if isinstance(value, str) else value, param, ctx)
+
+
+FILE = FileType(path_type=Path)
 INDEX = click.argument("index_path", metavar="INDEX", type=FILE)  # what is read
 OUT = click.argument("out", metavar="OUT", type=FILE)  # what is made
 OUTPUT = click.option(
@@ -76,7 +85,9 @@ ANALYSIS_OPTIONS: dict[str, Callable[[Any], Option]] = {
     ),
     "k": lambda default: _option("-k", "k", default, "How many.", type=click.IntRange(1)),
     "layer": lambda default: click.option("--layer", help="Only this layer."),
-    "threshold": lambda default: _option("--quantile", "threshold", default, f"Above it is active: {THRESHOLDS}."),
+    "threshold": lambda default: _option(
+        "--quantile", "threshold", default, f"Above it is active: {THRESHOLDS} (image:80)."
+    ),
     "quantile": lambda default: _option("--quantile", "quantile", default, "The neuron's own; above it is active."),
     "show": lambda default: _option(
         "--show",

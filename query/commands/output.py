@@ -12,9 +12,10 @@ import click
 import duckdb
 import pandas as pd
 
-from ...schemas.database import quoted
+from ...schemas.database import hearing_ctrl_c, quoted
 from ...schemas.errors import QueryError
 from ...schemas.progress import Progress
+from .table_text import csv_text, json_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,11 +55,11 @@ def answer(
 def show(table: pd.DataFrame, form: str) -> None:
     """Print a table as text, CSV or JSON."""
     if form == "csv":
-        click.echo(table.to_csv(index=False), nl=False)
+        click.echo(csv_text(table), nl=False)
     elif form == "json":
-        click.echo(table.to_json(orient="records", force_ascii=False))
+        click.echo(json_text(table))
     else:
-        click.echo(table.to_string(index=False) if len(table) else "no rows")
+        click.echo(table.to_string(index=False, na_rep="") if len(table) else "no rows")
 
 
 def say(line: str) -> None:
@@ -102,8 +103,8 @@ def save_picture(picture: Picture, path: Path) -> None:
 def save_table(table: pd.DataFrame, path: Path) -> None:
     """Write a table and say so."""
     write: dict[str, Callable[[Path], Any]] = {
-        ".csv": lambda part: table.to_csv(part, index=False),
-        ".json": lambda part: table.to_json(part, orient="records", force_ascii=False),
+        ".csv": lambda part: part.write_text(csv_text(table), encoding="utf-8", newline=""),
+        ".json": lambda part: part.write_text(json_text(table), encoding="utf-8"),
         ".parquet": lambda part: _parquet(table, part),
     }
     _replace(path, write[path.suffix.lower()])
@@ -111,7 +112,7 @@ def save_table(table: pd.DataFrame, path: Path) -> None:
 
 
 def _parquet(table: pd.DataFrame, path: Path) -> None:
-    with duckdb.connect() as db:
+    with hearing_ctrl_c(), duckdb.connect() as db:
         db.register("answer", table)
         db.execute(f"COPY answer TO {quoted(path)} (FORMAT parquet)")
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from ...schemas.errors import QueryError
 from ..lookups.key_neurons import Ranking, first_neurons, key_neurons
+from ..stored.names import at_least
 from ..stored.stored_index import StoredIndex
 
 TOPS = (1, 3, 10)
@@ -57,6 +58,7 @@ def carried_by_first(index: StoredIndex, k: int = 10, by: Ranking | None = None)
     Example:
         >>> carried_by_first(index, 3).query("rank == 1").of_positive.median()
     """
+    at_least(1, k=k)
     ranked = first_neurons(index, k, by)
     sums = index.sql(
         "SELECT class_id, sum(contribution) FILTER (contribution > 0) AS positive FROM class_activations "
@@ -89,6 +91,7 @@ def activations_of_class(index: StoredIndex, class_: str | int, k: int = 10, by:
     Example:
         >>> activations_of_class(index, "coin", k=3)
     """
+    at_least(1, k=k)
     class_id = index.class_id(class_)
     hidden = index.sql("SELECT layer, block FROM layers WHERE kind = 'hidden' ORDER BY block")
     frames = [key_neurons(index, class_id, k, by).assign(blocks="all")]

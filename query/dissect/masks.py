@@ -147,12 +147,12 @@ def _read_names(names: str | Path | None) -> tuple[str, ...] | None:
     if names is None:
         return None
     try:
-        found = tuple(line.split()[0] for line in Path(names).read_text().splitlines() if line.strip())
+        lines = Path(names).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise QueryError(
             f"no readable file of names at {names}", "One name a line, for the values from 1 on."
         ) from error
-    return found
+    return tuple(line.split()[0] for line in lines if line.strip())
 
 
 def _made_from(index: StoredIndex, folder: Path) -> bool:

@@ -24,6 +24,7 @@ from ...schemas.progress import Progress, tracked
 from ..lookups.class_images import class_images
 from ..lookups.key_neurons import Ranking, chosen_ranking, key_neurons
 from ..model.map_source import MapSource
+from ..stored.names import at_least
 from ..stored.stored_index import StoredIndex
 from .masks import Bools, Masks
 from .region_rules import NOBODY, RegionRule, Threshold, region_rule
@@ -161,6 +162,7 @@ def class_focus(
     Example:
         >>> class_focus(index, open_masks(index)).exceeds.sum()
     """
+    at_least(1, random=random)
     rule = region_rule(MapSource(index, weights, device), threshold)
     classes = index.sql("SELECT class_id, class FROM classes ORDER BY class_id")
     rows = []
@@ -205,6 +207,7 @@ def _asked(
 
 def ranked(index: StoredIndex, class_: str | int, k: int, by: Ranking | None, layer: str | None = None) -> pd.DataFrame:
     """A class's key neurons, best first: rank, layer, block, unit."""
+    at_least(1, k=k)
     return key_neurons(index, class_, k, by, layer)[["rank", "layer", "block", "unit"]]
 
 
@@ -290,6 +293,7 @@ def regions_figure(
     Example:
         >>> regions_figure(index, "coin", threshold="image:80", show="image").savefig("coin.png")
     """
+    at_least(1, images=images)
     from ..drawing.region_figure import Regions, draw_regions
 
     if show not in SHOWS:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ...schemas.errors import QueryError
 from ..lookups.key_neurons import Ranking, first_neurons, needs_head
+from ..stored.names import at_least
 from ..stored.stored_index import StoredIndex
 
 
@@ -27,6 +28,7 @@ def shared_neurons(index: StoredIndex, top: int = 1, by: Ranking | None = None) 
     Example:
         >>> shared_neurons(index, top=10)
     """
+    at_least(1, top=top)
     ranked = first_neurons(index, top, by).sort_values(["class_id"])
     groups = ranked.groupby(["layer", "block", "unit"])["class"]
     found = groups.agg(n="size", classes=lambda names: ", ".join(names)).reset_index()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ...schemas.errors import QueryError
 from ...schemas.progress import Progress, tracked
 from ..lookups.key_neurons import key_neurons, needs_head
+from ..stored.names import at_least
 from ..stored.stored_index import StoredIndex
 
 Floats = NDArray[np.float64]
@@ -48,6 +49,7 @@ def neuron_pairs(
     Example:
         >>> neuron_pairs(index, "bird", "margin", k=10)
     """
+    at_least(1, k=k)
     class_id, neurons, scores = loudest(index, class_, candidates, by)
     alone, twice = measure(scores, class_id, by), measure(2 * scores, class_id, by)
     together = all_pairs(scores, class_id, by)
@@ -91,6 +93,7 @@ def neuron_sets(
     Example:
         >>> neuron_sets(index, "bird", size=4, by="margin")
     """
+    at_least(1, size=size, starts=starts)
     class_id, neurons, scores = loudest(index, class_, candidates, by)
     in_order = measure(np.cumsum(scores[:, :size], axis=1), class_id, by)
     position = {neuron: i for i, neuron in enumerate(zip(neurons.layer, neurons.unit, strict=True))}
@@ -192,9 +195,12 @@ def loudest(
     Raises QueryError without a head, for an unknown class or measure.
     """
     needs_head(index)
+    at_least(2, candidates=k)
     if by not in MEASURES:
         raise QueryError(f"no measure '{by}' of a sum", f"One of {', '.join(MEASURES)}.")
     class_id = index.class_id(class_)
+    if index.spec.classes < 2:
+        raise QueryError("this index has one class, and a sum is judged against the others", "Give a head of several.")
     neurons = key_neurons(index, class_id, k, "score", louder_elsewhere=others)[["layer", "block", "unit"]]
     head, vectors = space or _space(index)
     hidden = [layer.name for layer in index.hidden_layers]

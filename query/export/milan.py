@@ -23,6 +23,7 @@ from ...schemas.progress import Progress, silent
 from ...schemas.sizes import bytes_text
 from ..lookups.neuron import quantiles
 from ..stored.maps import needs_inputs
+from ..stored.names import at_least
 from ..stored.stored_index import StoredIndex
 from .milan_files import top_exemplars, write_images, write_masks, write_small
 
@@ -110,6 +111,7 @@ def plan_milan(
     exact: bool = False,
 ) -> MilanPlan:
     """Check an export, as export_milan describes it, without writing anything."""
+    at_least(1, k=k, size=size)
     if not layers:
         raise QueryError("no layer is named", "Give --layer, once or more.")
     needs_inputs(index.spec)

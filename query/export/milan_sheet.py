@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ..lookups.neuron import quantiles
-from ..stored.names import Neuron, NeuronLike
+from ..stored.names import Neuron, NeuronLike, at_least
 from ..stored.stored_index import StoredIndex
 from .milan import SIZE, check_k
 from .milan_files import exemplar_maps, resized, top_exemplars
@@ -52,6 +52,7 @@ def milan_sheet(
     Example:
         >>> milan_sheet(index, "blocks.5.mlp.fc1:16").savefig("sheet.png")
     """
+    at_least(1, k=k, size=size)
     layer, unit = Neuron.of(neuron)
     index.neuron_layer(layer, unit)
     check_k(index, layer, k)

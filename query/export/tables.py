@@ -10,7 +10,7 @@ from typing import Literal
 
 import duckdb
 
-from ...schemas.database import attach_tables, naming_damage, quoted, quoted_name
+from ...schemas.database import attach_tables, hearing_ctrl_c, naming_damage, quoted, quoted_name
 from ...schemas.errors import QueryError
 from ..notes.database import copy_notes
 from ..stored.names import nearest
@@ -58,7 +58,7 @@ def export_tables(
         chosen = list(tables or [name for name in places if (name,) not in views])
         types = [_declaration(db, table, places[table]) for table in chosen]
         written = {table: _copy(db, places[table], out / f"{table}.{form}", FORMATS[form]) for table in chosen}
-        (out / "schema.sql").write_text("\n".join(types))
+        (out / "schema.sql").write_text("\n".join(types), encoding="utf-8")
     return written
 
 
@@ -66,7 +66,7 @@ def export_tables(
 def _errors(index: StoredIndex) -> Iterator[None]:
     """DuckDB's complaints as ours: damage, or one line about the files that are written."""
     try:
-        with naming_damage(index.layout):
+        with hearing_ctrl_c(), naming_damage(index.layout):
             yield
     except duckdb.Error as error:
         fact = f"the tables cannot be written: {str(error).strip().splitlines()[0]}"

@@ -12,13 +12,17 @@ from .objectives import gram_cosines, see
 from .optimise import likeness
 from .target import Target
 
+Values = NDArray[np.float32]
+ALIKE = 1e-5  # of the largest value: what rounding makes of equal images
+
 
 def judge(live: LiveModel, target: Target, pixels: NDArray[np.uint8]) -> pd.DataFrame:
     """What the model makes of the images as saved, one row an image and neuron.
 
     pre and post are this neuron's values on the patches. ratio: (value - median) / (best - median) over the real images
     of the index, 1 is as good as the best; percentile: percent of the real images below. Both by what was excited: the
-    mean, the largest patch (for objectives on the max or one patch), or the logit. p_class: of the class that was asked
+    mean, the largest patch (for objectives on the max or one patch), or the logit; NaN where the real images do not
+    differ in it. p_class: of the class that was asked
     for; predicted: the class that the model names. diversity: the mean cosine of its
     Gram matrix with the others'.
     """
@@ -43,8 +47,7 @@ def judge(live: LiveModel, target: Target, pixels: NDArray[np.uint8]) -> pd.Data
         else:
             value, stored = pre.amax(1), live.index.reader.cell(f"{neuron.layer}/max_by_neuron", neuron.unit)
         reached, real = value.cpu().numpy(), np.asarray(stored)
-        real = real[np.isfinite(real)]
-        middle = np.median(real)
+        ratio, percentile = _among(reached, real[np.isfinite(real)])
         found = {
             "image": np.arange(len(pixels)),
             "layer": neuron.layer,
@@ -53,11 +56,19 @@ def judge(live: LiveModel, target: Target, pixels: NDArray[np.uint8]) -> pd.Data
             "pre_max": pre.amax(1).cpu().numpy(),
             "post_mean": post.mean(1).cpu().numpy(),
             "post_max": post.amax(1).cpu().numpy(),
-            "ratio": (reached - middle) / (real.max() - middle),
-            "percentile": 100 * (real[None] < reached[:, None]).mean(1),
+            "ratio": ratio,
+            "percentile": percentile,
             "p_class": chance,
             "predicted": answer,
             "diversity": alike,
         }
         rows.append(pd.DataFrame(found))
     return pd.concat(rows, ignore_index=True)
+
+
+def _among(reached: Values, real: Values) -> tuple[Values, Values]:
+    """ratio and percentile of values among those of real images; NaN where these are one image, or images alike."""
+    middle, best = np.median(real), real.max()
+    if best - middle <= ALIKE * np.abs(real).max():
+        return np.full_like(reached, np.nan), np.full_like(reached, np.nan)
+    return (reached - middle) / (best - middle), 100 * (real[None] < reached[:, None]).mean(1)

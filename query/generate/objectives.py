@@ -110,7 +110,7 @@ def class_logit(live: LiveModel, class_id: int) -> Objective:
     """A class's logit."""
     needs_head(live.index)
     real = live.index.reader.column("logits", class_id)
-    mean, std = float(np.nanmean(real)), float(np.nanstd(real))
+    mean, std = float(np.nanmean(real)), float(np.nanstd(real)) or 1.0  # of one image, or of equal ones
     return Objective(f"logit of class {class_id}", (), lambda seen: (seen.logits[:, class_id] - mean) / std)
 
 

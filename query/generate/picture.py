@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ..drawing.generated_figure import Column, draw_columns
+from ..stored.names import at_least
 from ..stored.stored_index import StoredIndex
 
 
@@ -24,17 +25,22 @@ def generated_figure(index: StoredIndex, rows: pd.DataFrame, most: int = 4) -> F
     Example:
         >>> generated_figure(index, rows).savefig("made.png")
     """
+    at_least(1, most=most)
     layer, unit = str(rows.layer.iloc[0]), int(rows.unit.iloc[0])
     first = rows[(rows.layer == layer) & (rows.unit == unit)]
     columns = []
     for step in sorted(first.step.unique()):
         made = first[first.step == step].sort_values("id").head(most)
         pixels = [np.asarray(Image.open(index.layout.notes_folder / file)) for file in made.file]
-        captions = [f"mean {row.pre_mean:.2f}, ratio {row.ratio:.2f}" for row in made.itertuples(index=False)]
+        captions = [_caption(row.pre_mean, row.ratio) for row in made.itertuples(index=False)]
         columns.append(Column(f"step {step}", pixels, captions))
     if index.spec.inputs:
         columns.append(_real(index, layer, unit, len(columns[0].pixels)))
     return draw_columns(f"{layer}:{unit}, {first.recipe.iloc[0]} recipe", columns)
+
+
+def _caption(mean: float, ratio: float) -> str:
+    return f"mean {mean:.2f}" + ("" if np.isnan(ratio) else f", ratio {ratio:.2f}")
 
 
 def _real(index: StoredIndex, layer: str, unit: int, count: int) -> Column:

@@ -20,6 +20,7 @@ from torch import Tensor
 from ...schemas.errors import QueryError
 from ..model.live_model import LiveModel, open_model
 from ..notes.generated_images import keep
+from ..stored.names import at_least
 from ..stored.stored_index import StoredIndex
 from .judge import judge
 from .optimise import Report, optimise
@@ -63,6 +64,7 @@ def generate_images(
     Example:
         >>> generate_images(index, Target((Neuron("blocks.5.mlp.fc1", 159),)), k=4)
     """
+    at_least(1, k=k)
     if recipe not in RECIPES:
         raise QueryError(f"no recipe '{recipe}'", f"One of {', '.join(RECIPES)}.")
     live = open_model(index, weights, device)

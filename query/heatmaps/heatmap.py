@@ -20,7 +20,7 @@ from ..drawing.heatmap_sheet import Heatmaps
 from ..lookups.class_images import class_images
 from ..lookups.key_neurons import Ranking, key_neurons, named, needs_head
 from ..model.map_source import MapSource
-from ..stored.names import Neuron, NeuronLike
+from ..stored.names import Neuron, NeuronLike, at_least
 from ..stored.stored_index import StoredIndex
 from .views import OF_A_CLASS, SCALES, VIEWS, ScaleOf, View, compute, image_scales
 
@@ -108,6 +108,7 @@ def class_heatmaps(
     Example:
         >>> class_heatmaps(index, "coin", k=3, view="post", scale="image").picture()
     """
+    at_least(1, k=k, images=images)
     ranked = key_neurons(index, class_, k, by)
     rows = class_images(index, class_, images).image_id.tolist()
     shown = neuron_heatmaps(index, named(ranked), rows, view, class_, scale, weights=weights, device=device)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..lookups.neuron import classes_of
-from ..stored.names import Neuron
+from ..stored.names import Neuron, at_least
 from ..stored.stored_index import StoredIndex
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def neuron(index: StoredIndex, layer: str, unit: int, k: int = 10) -> NeuronCard
     Example:
         >>> neuron(index, "blocks.4.mlp.fc1", 473).picture().save("card.png")
     """
+    at_least(1, k=k)
     spec = index.neuron_layer(layer, unit)
     of = "WHERE layer = ? AND unit = ?"
     row = index.look_up(f"SELECT * EXCLUDE (layer, unit) FROM neurons {of}", [layer, unit]).iloc[0]

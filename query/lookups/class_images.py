@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from ...schemas.errors import QueryError
+from ..stored.names import at_least
 from ..stored.stored_index import StoredIndex
 
 
@@ -26,6 +27,7 @@ def class_images(index: StoredIndex, class_: str | int, k: int | None = None) ->
     Example:
         >>> class_images(index, "coin", k=5).path.tolist()
     """
+    at_least(1, k=1 if k is None else k)
     class_id = index.class_id(class_)
     found = index.sql(
         "SELECT image_id, path, label, predicted, p_class FROM images WHERE class_id = ? AND crop IS NOT NULL "

@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ...schemas.errors import QueryError
-from ..stored.names import Neuron, NeuronLike
+from ..stored.names import Neuron, NeuronLike, at_least
 from ..stored.stored_index import StoredIndex
 
 Group = Sequence[NeuronLike]  # a text may also be LAYER: all its units
@@ -51,6 +51,7 @@ def top_images(index: StoredIndex, neurons: Group, k: int = 20, aggregate: Aggre
     Example:
         >>> top_images(index, ["blocks.4.mlp.fc1:473", ("blocks.5.mlp.fc1", 16)], k=20, aggregate="min")
     """
+    at_least(1, k=k)
     if aggregate not in AGGREGATES:
         raise QueryError(f"no aggregate '{aggregate}'", f"One of {', '.join(AGGREGATES)}.")
     group = members(index, neurons)
@@ -82,6 +83,7 @@ def neighbours(
     Example:
         >>> neighbours(index, "coin/013.jpg", ["blocks.5.mlp.fc1"], k=9)
     """
+    at_least(1, k=k)
     if metric not in METRICS:
         raise QueryError(f"no metric '{metric}'", f"One of {', '.join(METRICS)}.")
     group, here = members(index, neurons), index.image_id(image)

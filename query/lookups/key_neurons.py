@@ -19,7 +19,7 @@ import pandas as pd
 
 from ...schemas.errors import QueryError
 from ...schemas.run_spec import READOUTS
-from ..stored.names import Neuron
+from ..stored.names import Neuron, at_least
 from ..stored.stored_index import StoredIndex
 
 Ranking = Literal["score", "probability", "cosine", "folded", "contribution"]
@@ -101,6 +101,7 @@ def key_neurons(
     Example:
         >>> key_neurons(index, "coin", k=3)[["layer", "unit", "contribution"]]
     """
+    at_least(1, k=k)
     class_id = index.class_id(class_)
     by = chosen_ranking(index, by, class_id)
     if layer is not None:
@@ -181,6 +182,7 @@ def first_neurons(index: StoredIndex, k: int = 1, by: Ranking | None = None) -> 
     Example:
         >>> first_neurons(index).groupby("block").size()
     """
+    at_least(1, k=k)
     by = chosen_ranking(index, by)
     table = index.sql(
         f"SELECT row_number() OVER best AS rank, {by} AS value, * FROM key_neurons WHERE {by} IS NOT NULL "

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ...schemas.errors import QueryError
+from ..stored.names import at_least
 from ..stored.stored_index import StoredIndex
 from .key_neurons import needs_head
 
@@ -36,6 +37,7 @@ def classes_of(index: StoredIndex, layer: str, unit: int, k: int = 10) -> pd.Dat
     Example:
         >>> classes_of(index, "blocks.4.mlp.fc1", 473, k=3)["class"].tolist()
     """
+    at_least(1, k=k)
     spec = index.neuron_layer(layer, unit)
     needs_value_vectors(index, layer)
     needs_head(index)

@@ -122,7 +122,7 @@ def open_model(index: StoredIndex, weights: str | Path | None = None, device: st
 def _source(spec: RunSpec, weights: str | Path | None) -> tuple[str, Path | None]:
     """What load_model is asked for: its name and its weights."""
     if weights is None:
-        config = json.loads((MODEL / CONFIG_FILE).read_text())
+        config = json.loads((MODEL / CONFIG_FILE).read_text(encoding="utf-8"))
         ours = (config["architecture"], config["model_args"]) == (spec.model, spec.model_args)
         return (f"{LOCAL}{MODEL}" if ours else spec.model), None
     if (Path(weights) / CONFIG_FILE).exists():

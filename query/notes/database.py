@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 
 import duckdb
 
-from ...schemas.database import attach_for_writing, is_newer, is_of_files, newer, quoted
+from ...schemas.database import attach_for_writing, hearing_ctrl_c, is_newer, is_of_files, newer, quoted
 from ...schemas.errors import BadIndex, QueryError
 from ...schemas.layout import Layout
 
@@ -41,7 +41,7 @@ def writing(layout: Layout) -> Iterator[duckdb.DuckDBPyConnection]:
     Keep it short: nobody else can open the index meanwhile. Raises QueryError where another process is writing, and
     where the file cannot be read or written.
     """
-    with duckdb.connect(":memory:") as db:
+    with hearing_ctrl_c(), duckdb.connect(":memory:") as db:
         try:
             attach_for_writing(db, layout.notes, "notes")
         except duckdb.Error as error:
@@ -82,7 +82,11 @@ def copy_notes(layout: Layout, db: duckdb.DuckDBPyConnection) -> None:
         except duckdb.Error as error:
             raise BadIndex(*_complaint(layout, error)) from error
         db.execute("DETACH notes")
-    for table in TABLES:  # a view cannot be inserted into by mistake
+
+
+def show_notes(db: duckdb.DuckDBPyConnection) -> None:
+    """Let a connection find the copied tables by their bare names. A view cannot be inserted into by mistake."""
+    for table in TABLES:
         db.execute(f"CREATE TEMP VIEW {table} AS FROM memory.main.{table}")
 
 

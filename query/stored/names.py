@@ -36,6 +36,13 @@ class Neuron(NamedTuple):
 NeuronLike = Neuron | tuple[str, int] | str  # the text is LAYER:UNIT
 
 
+def at_least(least: int, **counts: int) -> None:
+    """Raise QueryError where a number that is asked for is too small."""
+    for name, count in counts.items():
+        if count < least:
+            raise QueryError(f"{name} is {count}; at least {least}")
+
+
 @dataclass(frozen=True)
 class ClassTable:
     """The classes of an index by what people call them, from a table of class_id, wnid, name."""

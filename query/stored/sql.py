@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
 import threading
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,16 +18,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ...schemas.database import attach_tables, naming_damage, quoted
+from ...schemas.database import attach_tables, hearing_ctrl_c, naming_damage, quoted
 from ...schemas.errors import QueryError, VitdexError
 from ...schemas.layout import Layout
-from ..notes.database import copy_notes, notes_stamp
+from ..notes.database import copy_notes, notes_stamp, show_notes
 
 MEMORY = "2GB"
 SPILLED = "4GB"  # what a query may put aside on disk
 ANSWER_BYTES = 1_000_000_000  # of a result, as Python holds it
 CHUNK_VECTORS = 50  # of 2,048 rows
+REMEMBERED = 100  # errors of our own function, until the query that met each has ended
 READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI}  # MULTI: PIVOT
+ASKED = "SELECT, FROM, WITH, DESCRIBE, SHOW or EXPLAIN"
 SPECIAL: Any = "special"  # how a function meets NULL, which ours may answer; the enumeration moves between DuckDBs
 
 StoredMap = Callable[[str, int, int], NDArray[np.float32] | None]
@@ -32,35 +38,40 @@ StoredMap = Callable[[str, int, int], NDArray[np.float32] | None]
 class Tables:
     """The tables of an index and its notes: no writing, no files, no extensions, no local variables, no way back.
 
+    Any number of threads may ask: a question takes a connection that nobody uses, or makes one. What goes on in other
+    threads ends well when the Tables are let go of, and they with the last of it.
+
     `stored_map` is what SQL calls as activation_map(layer, unit, image_id), FLOAT[] of the patches row by row.
     Raises DamagedIndex where the database is missing or damaged.
     """
 
     def __init__(self, layout: Layout, stored_map: StoredMap) -> None:
-        self._layout, self._stored_map = layout, stored_map
-        self._spill = tempfile.TemporaryDirectory(prefix="vitdex-")  # outside the index
-        self._raised: VitdexError | None = None  # by our own function inside a query
-        self.notes = notes_stamp(layout)  # of the notes that this connection holds
-        self.db = self._connect()
+        self._layout = layout
+        self._spill = tempfile.mkdtemp(prefix="vitdex-")  # outside the index
+        self._clean = weakref.finalize(self, _remove_own, self._spill, os.getpid())
+        self._raised: deque[VitdexError] = deque(maxlen=REMEMBERED)  # by our own function inside queries
+        self._idle: list[duckdb.DuckDBPyConnection] = []
+        self.notes = notes_stamp(layout)  # of the notes that are held
+        self.db = self._connect(stored_map)
 
     def close(self) -> None:
-        self.db.close()
-        self._spill.cleanup()
+        for db in (*self._idle, self.db):
+            db.close()
+        self._clean()
 
-    def _connect(self) -> duckdb.DuckDBPyConnection:
+    def _connect(self, stored_map: StoredMap) -> duckdb.DuckDBPyConnection:
         db = duckdb.connect(":memory:", config={"python_enable_replacements": False, "memory_limit": MEMORY})
         copy_notes(self._layout, db)
         attach_tables(db, self._layout)
         db.create_function(
             "activation_map",
-            self._activation_map,
+            _activation_map(stored_map, self._raised),
             ["VARCHAR", "BIGINT", "BIGINT"],
             "FLOAT[]",
             null_handling=SPECIAL,
         )
-        db.execute("USE vitdex_index")
         for setting in (
-            f"temp_directory = {quoted(self._spill.name)}",
+            f"temp_directory = {quoted(self._spill)}",
             f"max_temp_directory_size = '{SPILLED}'",
             "late_materialization_max_rows = 0",  # planning a second scan costs more than our narrow rows save
             "autoinstall_known_extensions = false",
@@ -70,29 +81,33 @@ class Tables:
             "lock_configuration = true",
         ):
             db.execute(f"SET {setting}")
-        return db
+        return _looking_at_the_index(db)
 
-    def _activation_map(self, layer: str | None, unit: int | None, image_id: int | None) -> NDArray[np.float32] | None:
-        if layer is None or unit is None or image_id is None:
-            return None
+    @contextmanager
+    def _connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection to the same tables that nobody else uses meanwhile. DuckDB's errors come out as ours."""
         try:
-            return self._stored_map(layer, unit, image_id)
-        except VitdexError as error:  # DuckDB would pass on its text alone
-            self._raised = error
-            raise
+            db = self._idle.pop()  # in one step: no other thread gets the same
+        except IndexError:
+            db = _looking_at_the_index(self.db.cursor())
+        with self._errors():
+            yield db
+        self._idle.append(db)
 
     def ask(self, query: str, parameters: list[Any], timeout: float | None) -> pd.DataFrame:
         """The rows of one reading statement. `timeout` in seconds, None for no limit.
 
         Raises QueryError for any other statement, and where the time or the size of an answer goes beyond its limit.
         """
-        with self._errors():
-            statements = self.db.extract_statements(query)
-            if any(statement.type not in READING for statement in statements):
-                raise QueryError("an index can only be read", "Ask with SELECT, FROM, WITH, DESCRIBE, SHOW or EXPLAIN.")
+        with self._connection() as db:
+            statements = db.extract_statements(query)
+            if len(statements) != 1:
+                raise QueryError(f"{len(statements) or 'no'} statements in the query", f"Ask with one: {ASKED}.")
+            if statements[0].type not in READING:
+                raise QueryError("an index can only be read", f"Ask with {ASKED}.")
             try:
-                with _stopped_after(self.db, timeout):
-                    return _interruptibly(self.db, lambda: _fetch(self.db.execute(query, python_values(parameters))))
+                with _stopped_after(db, timeout):
+                    return _interruptibly(db, lambda: _fetch(db.execute(query, python_values(parameters))))
             except duckdb.InterruptException as error:
                 raise QueryError(
                     f"stopped after {timeout:g} s", "Ask for less, or give more time (--timeout)."
@@ -100,25 +115,57 @@ class Tables:
 
     def look_up(self, query: str, parameters: list[Any]) -> pd.DataFrame:
         """The rows of a query of our own, known to be small: without the checks of `ask`, in half the time."""
-        with self._errors():
-            return self.db.execute(query, python_values(parameters)).df()
+        with self._connection() as db:
+            return db.execute(query, python_values(parameters)).df()
 
     def rows(self, query: str, parameters: list[Any]) -> list[tuple[Any, ...]]:
         """The same as plain tuples, which is quicker still."""
-        with self._errors():
-            return self.db.execute(query, python_values(parameters)).fetchall()
+        with self._connection() as db:
+            return db.execute(query, python_values(parameters)).fetchall()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
         """DuckDB's complaints as ours: what our own function said, damage, or one line about the query."""
-        self._raised = None
         try:
-            with naming_damage(self._layout):
+            with hearing_ctrl_c(), naming_damage(self._layout):
                 yield
         except duckdb.Error as error:
-            if self._raised is not None:
-                raise self._raised from error
+            for raised in list(self._raised):  # DuckDB passes on the text alone
+                if str(raised) in str(error):
+                    raise raised from error
             raise QueryError(str(error).strip().splitlines()[0], "The tables: vitdex info INDEX --tables.") from error
+
+
+def _activation_map(
+    stored_map: StoredMap, raised: deque[VitdexError]
+) -> Callable[[str | None, int | None, int | None], NDArray[np.float32] | None]:
+    """The function of SQL, which any thread of DuckDB calls. It holds no index: an index holds it, through DuckDB."""
+    method = weakref.WeakMethod(stored_map)
+
+    def activation_map(layer: str | None, unit: int | None, image_id: int | None) -> NDArray[np.float32] | None:
+        ask = method()
+        if ask is None or layer is None or unit is None or image_id is None:
+            return None
+        try:
+            return ask(layer, unit, image_id)
+        except VitdexError as error:
+            raised.append(error)
+            raise
+
+    return activation_map
+
+
+def _looking_at_the_index(db: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    """A connection whose names are those of the index and its notes, which each connection must be told by itself."""
+    show_notes(db)
+    db.execute("USE vitdex_index")
+    return db
+
+
+def _remove_own(folder: str, process: int) -> None:
+    """Remove a folder, but not in a forked child: it is the parent's."""
+    if process == os.getpid():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def python_values(parameters: list[Any]) -> list[Any]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import threading
+import weakref
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,26 +24,35 @@ from ...schemas.manifest import read_manifest
 from ...schemas.run_spec import EXEMPLARS, LayerSpec, RunSpec, Side, Token
 from ...schemas.storage.array_reader import ArrayReader
 from ...schemas.storage.local_store import LocalStore
+from ...schemas.storage.zarr_group import open_group
 from ..notes.database import notes_stamp
 from . import maps
-from .names import ClassTable, nearest
+from .names import ClassTable, at_least, nearest
 from .sql import Tables
 
 
 class StoredIndex:
     """An index folder opened for reading; any number may be open at once, in any number of processes.
 
+    One of them may be asked by any number of threads, goes on in forked children, and can be pickled: what is pickled
+    is where it lies.
+
     Raises BadIndex where there is none, or none that is finished and of this format. Every method raises DamagedIndex
     where it meets a damaged file, and QueryError once the index is closed.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.layout = Layout(Path(path))
-        self.manifest = read_manifest(self.layout)
+        self.manifest = read_manifest(Layout(Path(path)))
+        self.layout = Layout(Path(path).resolve())  # the same folder, wherever the program goes from here
         self.spec = RunSpec.from_json(self.manifest["run"])
         self._reader = ArrayReader(LocalStore(self.layout.root), self.spec)
         self._tables: Tables | None = None
+        self._opening = threading.Lock()
         self._closed = False
+        _OPENED.add(self)
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
+        return type(self), (self.layout.root,)
 
     def __enter__(self) -> Self:
         return self
@@ -63,18 +76,19 @@ class StoredIndex:
 
     @property
     def tables(self) -> Tables:
-        """The connection behind `sql`; made anew when notes were added since."""
+        """The connections behind `sql`; made anew when notes were added since."""
         self._must_be_open()
-        if self._tables is not None and self._tables.notes != notes_stamp(self.layout):
-            self._tables.close()
-            self._tables = None
-        if self._tables is None:
-            self._tables = Tables(self.layout, self._map_in_sql)
-        return self._tables
+        tables, stamp = self._tables, notes_stamp(self.layout)
+        if tables is None or tables.notes != stamp:
+            with self._opening:
+                tables = self._tables  # perhaps another thread's by now
+                if tables is None or tables.notes != stamp:
+                    tables = self._tables = Tables(self.layout, self._map_in_sql)
+        return tables
 
     @property
     def db(self) -> duckdb.DuckDBPyConnection:
-        """DuckDB's own connection, which can only read this index."""
+        """DuckDB's own connection, which can only read this index. A thread of your own needs its `cursor()`."""
         return self.tables.db
 
     @property
@@ -86,7 +100,7 @@ class StoredIndex:
     @cached_property
     def arrays(self) -> zarr.Group:
         """The same arrays as a plain Zarr group, for use of your own: zarr's errors, not ours. See FORMAT.md."""
-        return zarr.open_group(self.layout.arrays, mode="r")
+        return open_group(self.layout.arrays, mode="r")
 
     def sql(self, query: str, parameters: list[Any] | None = None, timeout: float | None = None) -> pd.DataFrame:
         """Rows of a query.
@@ -198,6 +212,7 @@ class StoredIndex:
         Example:
             >>> index.exemplars("blocks.4.mlp.fc1", 473, k=15)
         """
+        at_least(1, k=k)
         self.neuron_layer(layer, unit)
         return self.look_up(
             "SELECT rank, image_id, patch, pre, post, path, label FROM exemplars JOIN images USING (image_id) "
@@ -235,3 +250,20 @@ class StoredIndex:
         if self.spec.maps == "none":
             raise QueryError("this index stores no maps", "Index again with --maps uint8 or exemplars.")
         return maps.stored_map(self.reader, self.spec, layer, unit, image_id)
+
+
+_OPENED: weakref.WeakSet[StoredIndex] = weakref.WeakSet()
+
+
+def _begin_anew() -> None:
+    """In a forked child, which has none of the parent's other threads: connections and locks of its own.
+
+    The parent's connections are never let go of, not even at the end: DuckDB would look for its threads to close them.
+    """
+    for index in _OPENED:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(index._tables))
+        index._tables, index._opening = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(after_in_child=_begin_anew)

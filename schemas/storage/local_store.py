@@ -30,7 +30,8 @@ class LocalStore:
         if length > COPIED_BYTES:
             content = self._mapped(key)[start : start + length]
         else:
-            content = np.frombuffer(os.pread(self._opened(key).fileno(), length, start), np.uint8)
+            file = self._opened(key)  # held while it is read: another thread may crowd it out
+            content = np.frombuffer(os.pread(file.fileno(), length, start), np.uint8)
         if len(content) != length:
             raise DamagedIndex(f"{self.root / key} ends before byte {start + length:,}")
         return content
