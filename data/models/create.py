@@ -55,17 +55,15 @@ def create(
         return model
     except TypeError as error:
         raise ModelError(f"'{name}' does not take these settings: {error}", "Leave out --img-size.") from error
-    except (RuntimeError, KeyError, ValueError, AssertionError) as error:
+    except Exception as error:  # timm's filters and the hub's client raise errors of many libraries
+        fact = " ".join(str(error).split())[:300]
         if overlay:
             remedy = "Give --model the name of the architecture that was trained, and its own weights."
-            raise ModelError(f"the weights do not fit '{name}': {_differences(str(error))}", remedy) from error
-        fact = " ".join(str(error).split())[:300]
-        raise ModelError(f"'{name}' cannot be made: {fact}", "Give --weights FILE.") from error
-    except Exception as error:  # the hub's client raises errors of many libraries
-        raise ModelError(
-            f"no weights for '{name}' from timm's hub: {type(error).__name__}",
-            "Check the network, or give --weights FILE (safetensors).",
-        ) from error
+            raise ModelError(f"the weights do not fit '{name}': {_differences(str(error)) or fact}", remedy) from error
+        if isinstance(error, RuntimeError | KeyError | ValueError | AssertionError):
+            raise ModelError(f"'{name}' cannot be made: {fact}", "Give --weights FILE.") from error
+        remedy = "Check the network, or give --weights FILE (safetensors)."
+        raise ModelError(f"no weights for '{name}' from timm's hub: {type(error).__name__}", remedy) from error
 
 
 def outline_of(name: str, args: dict[str, Any], classes: int) -> nn.Module:
@@ -98,4 +96,4 @@ def _differences(message: str) -> str:
         name, stored, wanted = sizes[0]
         more = f" and {len(sizes) - 1} more of other shapes" if len(sizes) > 1 else ""
         found.append(f"'{name}' is {stored} and should be {wanted}{more}")
-    return "; ".join(found) or " ".join(message.split())[:300]
+    return "; ".join(found)

@@ -65,7 +65,7 @@ TRANSFORMERS = (
     (r"pooler\.layernorm\.(.+)", r"fc_norm.\1"),
     (r"(?:classifier|cls_classifier|visual_projection)\.(.+)", r"head.\1"),
     (r"distillation_classifier\.(.+)", r"head_dist.\1"),
-    (r"encoder\.relative_position_bias\.(.+)", r"rel_pos_bias.\1"),
+    (r"(?:encoder\.relative_position_bias|shared_position_bias)\.(.+)", r"rel_pos_bias.\1"),
     (r"(?:encoder\.)?layers?\.(\d+)\.(.+)", r"blocks.\1.\2"),
     (r"(blocks\.\d+)\.(?:layernorm_before|layer_norm1|norm1)\.(.+)", r"\1.norm1.\2"),
     (r"(blocks\.\d+)\.(?:layernorm_after|layer_norm2|norm2)\.(.+)", r"\1.norm2.\2"),
