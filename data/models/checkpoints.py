@@ -10,7 +10,7 @@ Pickles are never opened. Imports torch: only code that runs a model imports thi
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,6 +112,21 @@ def _read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
         raise ModelError(f"no weights at {file}", "Give a safetensors file.") from error
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{file} is not a safetensors file", CONVERT) from error
+
+
+def check_finite(whose: str, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ModelError, naming the first tensors with NaN or Inf, where there are any.
+
+    Example:
+        >>> check_finite("vit_tiny_patch16_224", dict(model.named_parameters()))
+    """
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        which = "some" if len(broken) < len(tensors) else "all"
+        raise ModelError(
+            f"{which} weights of {whose} are not finite (NaN or Inf): {listed(broken)}",
+            "The training diverged or the file is damaged: give other weights.",
+        )
 
 
 def listed(names: Sequence[str], first: int = 3) -> str:

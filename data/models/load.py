@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ...schemas.errors import ModelError
 from ...schemas.run_spec import Preprocessing
 from ..labels.class_names import ClassNames, model_names
-from .checkpoints import Checkpoint, open_checkpoint
+from .checkpoints import Checkpoint, check_finite, open_checkpoint
 from .configs import CONFIG_FILE, FORMATS, Config, read_config
 from .create import ask_the_hub_once, check_name, create
 from .fit import fit
@@ -85,6 +85,7 @@ def load_model(
     model = model.eval().float().requires_grad_(False)
     if _in_channels(model) != 3:
         raise ModelError(f"{name} reads {_in_channels(model)} channels", "vitdex indexes models of RGB images.")
+    check_finite(name, dict(model.named_parameters()))
     names = model_names(int(getattr(model, "num_classes", 0)), _config(model).get("label_names"))
     return Loaded(model, name, args, _preprocessing(model, args), state_hash(model), names, notes)
 

@@ -13,6 +13,7 @@ from shaken import pixels, saved, shaken
 from timm.models import save_for_hf
 from torch import Tensor, nn
 from vitdex.data.models.checkpoints import open_checkpoint
+from vitdex.data.models.head import read_head
 from vitdex.data.models.load import Loaded, load_model
 from vitdex.schemas.errors import ModelError
 
@@ -311,3 +312,37 @@ def test_pickles_are_never_opened(tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=r"not a safetensors file\. Pickled"):
             load(VIT, tmp_path / name)
     assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["blocks.1.mlp.fc1.weight", "head.weight", "pos_embed", "norm.bias"])
+def test_weights_that_are_not_finite_are_named(name: str, value: float, tmp_path: Path) -> None:
+    state = small().state_dict()
+    state[name].view(-1)[3] = value
+    with pytest.raises(
+        ModelError, match=rf"^some weights of {VIT} are not finite \(NaN or Inf\): '{name}'\. The training"
+    ):
+        load(VIT, saved(tmp_path / "w.safetensors", state))
+
+
+def test_a_run_that_diverged_is_told_by_its_first_tensors(tmp_path: Path) -> None:
+    state = {name: torch.full_like(value, torch.nan) for name, value in small().state_dict().items()}
+    with pytest.raises(
+        ModelError, match=r"all weights .* 'cls_token', 'pos_embed', 'patch_embed\.proj\.weight' and 2\d more"
+    ):
+        load(VIT, saved(tmp_path / "w.safetensors", state))
+
+
+def test_values_that_overflowed_when_they_were_saved_are_found(tmp_path: Path) -> None:
+    state = {name: (value * 1e6).half() for name, value in small().state_dict().items()}
+    with pytest.raises(ModelError, match=r"not finite"):
+        load(VIT, saved(tmp_path / "w.safetensors", state))
+
+
+@pytest.mark.parametrize("what", ["weight", "bias"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_head_that_is_not_finite_is_refused(what: str, value: float, tmp_path: Path) -> None:
+    head = {"weight": torch.zeros(3, 24), "bias": torch.zeros(3)}
+    head[what].view(-1)[1] = value
+    with pytest.raises(ModelError, match=rf"some weights of the head in h\.safetensors are not finite .*'{what}'"):
+        read_head(saved(tmp_path / "h.safetensors", head))

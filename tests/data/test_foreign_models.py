@@ -103,7 +103,9 @@ MODELS: dict[str, Made] = {
     ),
     "BEiT, no gain, class token": (
         lambda: hf.BeitForImageClassification(
-            Beit(**SHAPE, **CLASSES, layer_scale_init_value=0, use_mean_pooling=False, use_relative_position_bias=True)
+            Beit(
+                **SHAPE, **CLASSES, layer_scale_init_value=0.0, use_mean_pooling=False, use_relative_position_bias=True
+            )
         ),
         logits,
         "beit_base_patch16_224",
