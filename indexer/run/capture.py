@@ -37,7 +37,7 @@ class _Pass:
 
     ids: Sequence[int] = ()
     picked: Tensor | None = None
-    raw: dict[str, Tensor] = field(default_factory=dict)  # fc1's output until fc2 is reached
+    raw: dict[str, Tensor] = field(default_factory=dict)  # values before the nonlinearity until fc2 is reached
     out: dict[str, Tensor] = field(default_factory=dict)
     activated: dict[str, Tensor] = field(default_factory=dict)  # after the nonlinearity, as far as the head reads it
     post_sigma: dict[str, Tensor] = field(default_factory=dict)
@@ -62,16 +62,15 @@ class Capture:
     def __enter__(self) -> Capture:
         wanted = {layer.name for layer in self.spec.layers}
         for layer in self.anatomy.layers:
-            residual = layer.name.removesuffix("fc1") + "fc2"
             if layer.name in wanted:
                 if getattr(layer.act, "inplace", False):  # it would overwrite the values before they are read
                     layer.act.inplace = False  # type: ignore[assignment]
-                self._hook(layer.fc1, self._keep_raw(layer.name))
+                self._hook(layer.keys, self._keep_raw(layer.name))
                 self._hook_input(layer.fc2, self._on_active(layer))
                 if layer.post_norm_module is not None:
                     self._hook_input(layer.post_norm_module, self._on_post_norm(layer))
-            if residual in wanted:
-                self._hook(layer.fc2, self._on_residual(residual))
+            if layer.residual_name in wanted:
+                self._hook(layer.fc2, self._on_residual(layer.residual_name))
         if self.anatomy.readout.norm_module is not None and self.anatomy.readout.defined:
             self._hook_input(self.anatomy.readout.norm_module, self._on_final_norm)
         self._hook_input(self.anatomy.head, self._on_head)
@@ -147,7 +146,7 @@ class Capture:
         return lambda x: self.kept.raw.__setitem__(name, x)
 
     def _on_active(self, layer: MlpLayer) -> Callable[[Tensor], None]:
-        """Where fc2 begins both are there: the values before the nonlinearity and after it."""
+        """Where fc2 begins both are there: values before the nonlinearity and after it; of gated units, the same."""
 
         def reduce(y: Tensor) -> None:
             self._summaries(layer.name, self.kept.raw.pop(layer.name), y)

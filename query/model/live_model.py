@@ -49,12 +49,12 @@ class LiveModel:
     def layer(self, name: str) -> MlpLayer:
         """The MLP that holds a layer of the index."""
         self.index.neuron_layer(name, 0)
-        return next(a for a in self.anatomy.layers if a.name == name.removesuffix("fc2").removesuffix("fc1") + "fc1")
+        return next(a for a in self.anatomy.layers if name in (a.name, a.residual_name))
 
     def module(self, name: str) -> nn.Module:
-        """The module whose output a layer of the index holds: fc1 or fc2."""
+        """The module whose output a layer of the index holds."""
         layer = self.layer(name)
-        return layer.fc1 if name == layer.name else layer.fc2
+        return layer.keys if name == layer.name else layer.fc2
 
     def pixels(self, image_ids: Sequence[int]) -> Tensor:
         """The stored inputs of images, 0 to 1: float32 [image, channel, y, x]. Raises QueryError where none are."""
