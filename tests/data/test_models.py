@@ -29,6 +29,8 @@ from vitdex.indexer.build import Quiet, build
 from vitdex.indexer.plan import Request, make_plan
 from vitdex.query.heatmaps.heatmap import neuron_heatmaps
 from vitdex.query.index import Index
+from vitdex.query.model.gradients import gradient_times_activation
+from vitdex.query.model.live_model import open_model
 from vitdex.schemas.errors import ModelError, QueryError
 from vitdex.schemas.run_spec import Linear
 
@@ -163,6 +165,7 @@ class Case:
     model: nn.Module
     index: Index
     paths: list[str]
+    weights: Path
     seen: dict[str, Tensor]  # outputs of modules by name; 'in' before the name: their first input
     logits: Tensor
 
@@ -255,7 +258,7 @@ def case(request: pytest.FixtureRequest, pictures: Path, tmp_path_factory: pytes
     x = torch.stack([transform(Image.open(pictures / p).convert("RGB")) for p in paths])
     seen, logits = watch(model, x)
     with Index(out) as index:
-        yield Case(family, model, index, paths, seen, logits)
+        yield Case(family, model, index, paths, place / "model", seen, logits)
 
 
 def close(found: Any, expected: Any, tolerance: float = 1e-4) -> None:
@@ -301,7 +304,16 @@ def test_gated_units_have_no_value_before_a_nonlinearity(case: Case) -> None:
     close(top.pre, -np.sort(-case.patches(name)[:, 5].max(1))[:3])
     low = index.exemplars(name, 5, k=3, side="bottom")
     close(low.pre, np.sort(case.patches(name)[:, 5].max(1))[:3])
-    assert not index.sql("FROM neurons WHERE dead").shape[0]
+    tokens = torch.cat([case.values(layer) for layer in case.layers], -1).flatten(0, 1)
+    dead = index.sql(
+        "SELECT dead FROM neurons JOIN layers USING (layer) WHERE kind = 'gated' ORDER BY block, unit"
+    ).dead
+    assert dead.tolist() == (tokens == 0).all(0).tolist()
+    live = open_model(index, case.weights, "cpu")
+    close(live.maps(name, [5, 7], [0, 3]).reshape(2, 2, -1), case.patches(name)[[0, 3]][:, [5, 7]], 1e-4)
+    given = gradient_times_activation(live, name, [5], 2, 3)
+    assert given.patches.shape == (1, *index.spec.grid)
+    assert np.abs(given.patches).max() + np.abs(given.prefix).max() > 0 or case.family.readout == "token"
     picture = neuron_heatmaps(index, [f"{name}:5"], [0])
     assert "before" not in picture.title
     with pytest.raises(QueryError, match=r"holds gated units: no nonlinearity follows it\. Take --view map"):
