@@ -78,7 +78,7 @@ def outline_of(name: str, args: dict[str, Any], classes: int) -> nn.Module:
 
 def _for_timm(args: dict[str, Any]) -> dict[str, Any]:
     """Arguments as timm takes them, from what JSON can hold."""
-    known = {key: tuple(value) if isinstance(value, list) else value for key, value in args.items()}
+    known: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in args.items()}
     if "norm_eps" in known:
         known["norm_layer"] = partial(nn.LayerNorm, eps=known.pop("norm_eps"))
     return known

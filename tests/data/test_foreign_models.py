@@ -13,8 +13,8 @@ import transformers as hf
 from PIL import Image
 from shaken import pixels, saved, shaken
 from torch import Tensor, nn
-from torchvision.models import VisionTransformer, vit_b_16
-from torchvision.models.vision_transformer import ViT_B_16_Weights
+from torchvision.models import VisionTransformer, vit_b_16  # type: ignore[import-untyped]
+from torchvision.models.vision_transformer import ViT_B_16_Weights  # type: ignore[import-untyped]
 from vitdex.data.images.preprocess import Preprocess
 from vitdex.data.models.load import load_model
 from vitdex.data.models.probe import dissect
@@ -28,19 +28,23 @@ NAMES = {0: "zebra", 1: "apple", 2: "mouse"}
 CLASSES: dict[str, Any] = {"id2label": NAMES, "label2id": {name: row for row, name in NAMES.items()}}
 
 
-def logits(model: nn.Module, x: Tensor) -> Tensor:
-    return model(x).logits  # type: ignore[no-any-return]
+def logits(model: Any, x: Tensor) -> Tensor:
+    answer: Tensor = model(x).logits
+    return answer
 
 
-def class_token(model: nn.Module, x: Tensor) -> Tensor:
-    return model(x).last_hidden_state[:, 0]  # type: ignore[no-any-return]
+def class_token(model: Any, x: Tensor) -> Tensor:
+    answer: Tensor = model(x).last_hidden_state[:, 0]
+    return answer
 
 
-def embeds(model: nn.Module, x: Tensor) -> Tensor:
-    return model(x).image_embeds  # type: ignore[no-any-return]
+def embeds(model: Any, x: Tensor) -> Tensor:
+    answer: Tensor = model(x).image_embeds
+    return answer
 
 
-Made = tuple[Callable[[], nn.Module], Callable[[nn.Module, Tensor], Tensor], str]
+Answer = Callable[[Any, Tensor], Tensor]
+Made = tuple[Any, Answer, str]  # a model or how it is made, what it answers, timm's name
 ViT, DeiT, Beit = hf.ViTConfig, hf.DeiTConfig, hf.BeitConfig
 Dino, Registers = hf.Dinov2Config, hf.Dinov2WithRegistersConfig
 WIDE = {**SHAPE, "hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
@@ -132,12 +136,12 @@ MODELS: dict[str, Made] = {
 
 @pytest.fixture(autouse=True)
 def quiet() -> None:
-    hf.logging.set_verbosity_error()
-    hf.logging.disable_progress_bar()
+    hf.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    hf.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-@pytest.fixture(params=MODELS.values(), ids=MODELS)
-def made(request: pytest.FixtureRequest) -> tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor], str]:
+@pytest.fixture(params=list(MODELS.values()), ids=list(MODELS))
+def made(request: pytest.FixtureRequest) -> Made:
     torch.manual_seed(0)
     make, answer, name = request.param
     return shaken(make()), answer, name
@@ -150,10 +154,10 @@ def same(found: nn.Module, expected: Callable[[Tensor], Tensor], x: Tensor) -> N
 
 def test_folders_of_transformers(made: Made, tmp_path: Path) -> None:
     model, answer, name = made
-    model.save_pretrained(tmp_path)  # type: ignore[operator]
+    model.save_pretrained(tmp_path)
     loaded = load_model(f"local-dir:{tmp_path}")
     assert loaded.name == name
-    x = pixels(model.config.image_size)  # type: ignore[union-attr, arg-type]
+    x = pixels(model.config.image_size)
     same(loaded.model, lambda x: answer(model, x), x)
     assert any("preprocessor_config.json" in note for note in loaded.notes)
     if answer is logits:
@@ -170,11 +174,11 @@ def test_folders_of_transformers(made: Made, tmp_path: Path) -> None:
 def test_modules_of_this_version_s_own_names(made: Made, tmp_path: Path) -> None:
     """What transformers 5 calls its modules; a trainer that saves a state_dict writes those names."""
     model, answer, _ = made
-    model.save_pretrained(tmp_path)  # type: ignore[operator]
+    model.save_pretrained(tmp_path)
     recorded = load_model(f"local-dir:{tmp_path}")
     state = {f"net.{name}": value for name, value in model.state_dict().items()}
     loaded = load_model(recorded.name, saved(tmp_path / "own.safetensors", state), model_args=recorded.model_args)
-    same(loaded.model, lambda x: answer(model, x), pixels(model.config.image_size))  # type: ignore[union-attr, arg-type]
+    same(loaded.model, lambda x: answer(model, x), pixels(model.config.image_size))
 
 
 def test_shards_of_transformers(tmp_path: Path) -> None:
@@ -196,7 +200,7 @@ def test_the_probe_run_proves_them(tmp_path: Path) -> None:
 def test_positions_are_resized_as_transformers_does(made: Made, size: int, tmp_path: Path) -> None:
     """A processor that cuts images of another size than the model's, as DINOv2's does."""
     model, answer, _ = made
-    model.save_pretrained(tmp_path)  # type: ignore[operator]
+    model.save_pretrained(tmp_path)
     hf.BitImageProcessor(crop_size=size, size={"shortest_edge": size}).save_pretrained(tmp_path)
     loaded = load_model(f"local-dir:{tmp_path}")
     assert loaded.preprocessing["input_size"] == [3, size, size]
