@@ -147,7 +147,7 @@ def _architecture(kind: str, raw: dict[str, Any], outline: Mapping[str, Tensor])
         args["qkv_bias"] = False
     if NAMES[kind].startswith("beit"):
         args |= {
-            "init_values": 0.1 if "blocks.0.gamma_1" in outline else None,
+            "init_values": 0.1 if "blocks.0.gamma_1" in outline else 0,
             "use_abs_pos_emb": "pos_embed" in outline,
             "use_rel_pos_bias": any(name.startswith("blocks.0.attn.relative") for name in outline),
             "use_shared_rel_pos_bias": any(name.startswith("rel_pos_bias") for name in outline),
