@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from types import TracebackType
 
 import torch
@@ -18,12 +19,14 @@ from torch.utils.hooks import RemovableHandle
 
 from ...data.images.preprocess import mean_and_std, normalise
 from ...data.models.anatomy import Anatomy, MlpLayer
+from ...data.models.checkpoints import listed
 from ...data.models.head import Head
 from ...schemas.errors import ModelError
 from ...schemas.run_spec import Precision, RunSpec
 from ..statistics.threshold_counts import Statistics, pick_patches
 from .reduce import Room, first_rows, reduce_compiled, reduce_plain, room_for
 
+HALF = torch.finfo(torch.float16).max
 DTYPES: dict[Precision, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -106,6 +109,7 @@ class Capture:
         for layer in self.spec.layers:
             if layer.name in kept.activated:
                 self._read(layer.name)
+        self._check_finite()
         return kept.out
 
     def _root(self, output: Tensor) -> None:
@@ -117,9 +121,26 @@ class Capture:
             out["logits"] = self.head.logits(features) if self.head.own else output.float()
         if kept.sigma is not None and kept.sigma.ndim == 1:
             out["sigma"] = kept.sigma
-        if not bool(torch.isfinite(features).all()):
+
+    def _check_finite(self) -> None:
+        """Raise ModelError, naming the first layers, where values are not finite or too large for the maps."""
+        kept, spec = self.kept, self.spec
+        assert kept.features is not None
+        leaves = ("max", "min", "mean", *(["cls"] if spec.cls else []))
+        largest = {  # NaN where one is NaN
+            layer.name: torch.stack([kept.out[f"{layer.name}/{leaf}"].abs().amax() for leaf in leaves]).amax()
+            for layer in spec.layers
+        }
+        sizes = torch.stack([*largest.values(), kept.features.float().abs().amax()]).tolist()  # one wait for the device
+        broken = [n for n, size in zip([*largest, "the head's input"], sizes, strict=True) if not isfinite(size)]
+        if broken:
+            reduced = spec.precision != "float32"
+            remedy = "Use --precision float32." if reduced else "The model overflows on an image of this batch."
+            raise ModelError(f"values of {listed(broken)} are not finite (NaN or Inf) in {spec.precision}", remedy)
+        beyond = [name for name, size in zip(largest, sizes, strict=False) if size > HALF]
+        if spec.maps == "float16" and beyond:
             raise ModelError(
-                f"the model gives values that are not finite in {self.spec.precision}", "Use --precision float32."
+                f"values of {listed(beyond)} are beyond {HALF:,.0f}, float16's largest", "Use --maps uint8."
             )
 
     def _on_head(self, x: Tensor) -> None:

@@ -395,6 +395,32 @@ def test_folders_find_their_classes_by_name(case: Case) -> None:
     assert case.index.manifest["notes"] == []
 
 
+@pytest.mark.parametrize(
+    ("factor", "choices", "words"),
+    [
+        (
+            1e5,
+            {"precision": "float16"},
+            r"values of 'blocks\.1\.mlp\.fc1' are not finite .* in float16\. Use --precision",
+        ),
+        (1e6, {"maps": "float16"}, r"values of 'blocks\.1\.mlp\.fc1' are beyond 65,504.*Use --maps uint8"),
+    ],
+)
+def test_values_that_overflow_are_told_by_layer(
+    factor: float, choices: dict[str, Any], words: str, pictures: Path, tmp_path: Path
+) -> None:
+    """One neuron of the last block, whose part in the logits is small."""
+    family = FAMILIES["plain"]
+    model = noisy(timm.create_model(family.name, num_classes=family.classes, **family.model_args))
+    fc1, fc2 = (model.get_submodule(f"blocks.1.mlp.{part}") for part in ("fc1", "fc2"))
+    with torch.no_grad():
+        fc1.weight[7] *= factor  # type: ignore[operator, index]
+        fc2.weight[:, 7] *= 1e-9  # type: ignore[operator, index]
+    name = save_folder(tmp_path / "model", family, model)
+    with pytest.raises(ModelError, match=words):
+        build(asked(tmp_path / "out", pictures, model=name, **choices), Quiet())
+
+
 class Crossed(GluMlp):  # type: ignore[misc]
     """A gate that looks like others and is not."""
 
