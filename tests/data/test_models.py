@@ -316,6 +316,10 @@ def test_gated_units_have_no_value_before_a_nonlinearity(case: Case) -> None:
     assert np.abs(given.patches).max() + np.abs(given.prefix).max() > 0 or case.family.readout == "token"
     picture = neuron_heatmaps(index, [f"{name}:5"], [0])
     assert "before" not in picture.title
+    lens = neuron_heatmaps(index, [f"{name}:5"], [0], view="contribution", class_="owl")  # no weights: none are needed
+    assert lens.title == "a × raw score for owl"
+    score = case.fc2(name, "weight").T[5] @ case.state["head.weight"][CLASSES.index("owl")]
+    close(lens.values[0, 0].reshape(-1), case.patches(name)[0, 5] * float(score), 1e-2)
     with pytest.raises(QueryError, match=r"holds gated units: no nonlinearity follows it\. Take --view map"):
         neuron_heatmaps(index, [f"{name}:5"], [0], view="post")
 
