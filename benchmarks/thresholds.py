@@ -111,7 +111,7 @@ def activations(
     statistics = Statistics(layers, 0, "cpu")
     raw: dict[str, Tensor] = {}
     for layer in anatomy.layers:
-        layer.fc1.register_forward_hook(lambda m, args, out, name=layer.name: raw.__setitem__(name, out))
+        layer.keys.register_forward_hook(lambda m, args, out, name=layer.name: raw.__setitem__(name, out))
     mean, std = mean_and_std(loaded.preprocessing, "cpu")
     forward, counting, at = 0.0, {"16 patches of an image": 0.0, "all patches": 0.0}, 0
     for batch in feed(source, loaded.preprocessing, [Part(0, 0, count)], BATCH, 0):

@@ -215,10 +215,9 @@ def layer_specs(anatomy: Anatomy, kinds: tuple[Linear, ...]) -> tuple[LayerSpec,
     out = []
     for layer in anatomy.layers:
         if "fc1" in kinds:
-            out.append(LayerSpec(layer.name, layer.block, "hidden", layer.fc1.out_features))
+            out.append(LayerSpec(layer.name, layer.block, "gated" if layer.gated else "hidden", layer.units))
         if "fc2" in kinds:
-            name = layer.name.removesuffix("fc1") + "fc2"
-            out.append(LayerSpec(name, layer.block, "residual", layer.fc2.out_features))
+            out.append(LayerSpec(layer.residual_name, layer.block, "residual", layer.fc2.out_features))
     return tuple(out)
 
 

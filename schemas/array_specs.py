@@ -84,7 +84,7 @@ def arrays(spec: RunSpec) -> dict[str, ArraySpec]:
 def _root_arrays(spec: RunSpec) -> Iterator[ArraySpec]:
     n, part = spec.images, spec.part_images
     _, height, width = spec.preprocessing["input_size"]
-    hidden = [layer.units for layer in spec.layers if layer.kind == "hidden"]
+    hidden = [layer.units for layer in spec.layers if layer.has_value_vectors]
 
     def rows(path: str, axes: str, shape: tuple[int, ...], dtype: str, about: str) -> ArraySpec:
         return ArraySpec(path, ("image", *axes.split()), (n, *shape), dtype, (part, *shape), None, about)
@@ -124,7 +124,7 @@ def _root_arrays(spec: RunSpec) -> Iterator[ArraySpec]:
 
 def _layer_arrays(spec: RunSpec) -> Iterator[ArraySpec]:
     for layer in spec.layers:
-        yield from _one_layer(spec, layer.name, layer.units, layer.kind == "hidden")
+        yield from _one_layer(spec, layer.name, layer.units, layer.has_value_vectors)
 
 
 def _one_layer(spec: RunSpec, name: str, units: int, hidden: bool) -> Iterator[ArraySpec]:

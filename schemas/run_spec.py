@@ -13,7 +13,8 @@ FORMAT_VERSION = 1
 Maps = Literal["uint8", "float16", "exemplars", "none"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Linear = Literal["fc1", "fc2"]  # of an MLP: those that are indexed
-Kind = Literal["hidden", "residual"]  # of a layer: fc1's key neurons, fc2's coordinates of the stream
+Kind = Literal["hidden", "gated", "residual"]  # of a layer: key neurons, those of gated MLPs, coordinates of the stream
+NO_ACTIVATION = "Identity"  # `activation` of a run whose units are gated: no nonlinearity follows them
 Side = Literal["top", "bottom", "quantile"]
 Token = Literal["patch", "cls"]
 
@@ -43,12 +44,18 @@ class Preprocessing(TypedDict):
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """One indexed layer: `kind` is 'hidden' for fc1 (key neurons) and 'residual' for fc2 (stream coordinates)."""
+    """One indexed layer: `kind` is 'hidden' for fc1 (key neurons), 'gated' for act(gate) * up as fc2 reads it, and
+    'residual' for fc2 (stream coordinates)."""
 
     name: str
     block: int
     kind: Kind
     units: int
+
+    @property
+    def has_value_vectors(self) -> bool:
+        """Whether its units are neurons that a last linear layer reads."""
+        return self.kind != "residual"
 
 
 @dataclass(frozen=True)

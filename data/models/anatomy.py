@@ -46,16 +46,30 @@ class Norm:
 
 @dataclass(frozen=True)
 class MlpLayer:
-    """The MLP of one block. `gain` is LayerScale's gamma (ones without it), `post_norm` the norm after the MLP."""
+    """The MLP of one block. `gain` is LayerScale's gamma (ones without it), `post_norm` the norm after the MLP.
+
+    `keys` is the module whose output holds the units' values, and `act` makes of them what fc2 reads: fc1 and the
+    nonlinearity, or, in a gated MLP, the module before fc2, whose output fc2 reads as it is.
+    """
 
     name: str
     block: int
-    fc1: nn.Linear
+    keys: nn.Module
     act: nn.Module
     fc2: nn.Linear
     gain: Tensor
     post_norm: Norm | None
     post_norm_module: nn.Module | None
+    gated: bool
+
+    @property
+    def units(self) -> int:
+        return self.fc2.in_features
+
+    @property
+    def residual_name(self) -> str:
+        """The name of the layer of fc2's outputs."""
+        return self.name.removesuffix(".input") if self.gated else self.name.removesuffix("fc1") + "fc2"
 
     @property
     def value_vectors(self) -> Tensor:
@@ -95,7 +109,7 @@ class Anatomy:
 
     @property
     def units(self) -> int:
-        return self.layers[0].fc1.out_features
+        return self.layers[0].units
 
     def fold(self, layer: MlpLayer, vectors: Tensor) -> Tensor:
         """Vectors [..., d] at fc2's output as the head sees them, up to sigma: score = head @ folded."""

@@ -13,45 +13,62 @@ from torch import Tensor, nn
 
 from ...schemas.errors import ModelError
 
-FC1 = re.compile(r"^blocks\.(\d+)\.(?:mlp|ffns\.\d+\.mlp)\.fc1$")
-OTHER_MLPS = (".fc1", ".fc1_g", ".w1", ".w12")  # gated, hierarchical or of another kind
+# An MLP's first linear layer: fc1, which may hold gate and values in one, or the gate beside fc1_x.
+FIRST = re.compile(r"^blocks\.(\d+)\.(?:mlp|ffns\.\d+\.mlp)\.(?:fc1|fc1_g)$")
+OTHER_MLPS = (".fc1", ".w1", ".w12")  # hierarchical or of another kind
 GAINS = ("ls2", "ls", "gamma_2", "gamma2")  # LayerScale
 
 
 class Mlp(NamedTuple):
-    """The two linear layers of an MLP and the nonlinearity between them."""
+    """The linear layers of an MLP and the nonlinearity between them.
+
+    A gated one has a `product`: the module before fc2 (a norm or Identity) whose output fc2 reads. Its `up` is the
+    layer that the gate multiplies; without it fc1 holds both halves.
+    """
 
     fc1: nn.Linear
     act: nn.Module
     fc2: nn.Linear
+    up: nn.Linear | None = None
+    product: nn.Module | None = None
 
 
 def mlp_names(model: nn.Module) -> list[tuple[str, int]]:
-    """(name of fc1, block) of every plain MLP. Raises ModelError, naming the first MLP, where there is none."""
-    matches = [match for name, _ in model.named_modules() if (match := FC1.match(name))]
+    """(first linear layer, block) of every MLP. Raises ModelError, naming the first MLP, where none is known."""
+    matches = [match for name, _ in model.named_modules() if (match := FIRST.match(name))]
     if matches:
         return [(match[0], int(match[1])) for match in matches]
     other = next((name for name, _ in model.named_modules() if name.endswith(OTHER_MLPS)), None)
     fact = f"{type(model).__name__} has no plain 'blocks.N.mlp.fc1'"
     if other:
-        fact += f" (its first MLP is '{other}': gated, hierarchical or of another kind)"
-    raise ModelError(fact, "vitdex reads ViTs whose blocks hold mlp.fc1 and mlp.fc2.")
+        fact += f" (its first MLP is '{other}': hierarchical or of another kind)"
+    raise ModelError(fact, "vitdex reads ViTs whose blocks hold mlp.fc1 and mlp.fc2, gated or not.")
 
 
 def mlp_of(model: nn.Module, name: str) -> Mlp:
-    """The MLP that holds an fc1. Raises ModelError where it is of other parts."""
-    module = model.get_submodule(name.removesuffix(".fc1"))
-    fc1, act, fc2 = (getattr(module, part, None) for part in Mlp._fields)
+    """The MLP of a first linear layer. Raises ModelError where it is of other parts."""
+    module, fc1 = model.get_submodule(name.rpartition(".")[0]), model.get_submodule(name)
+    act, fc2, up, product = (getattr(module, part, None) for part in ("act", "fc2", "fc1_x", "norm"))
     if not isinstance(fc1, nn.Linear) or not isinstance(fc2, nn.Linear):
         raise ModelError(f"'{name}' is not a plain linear layer", "vitdex reads MLPs of two linear layers.")
     if not isinstance(act, nn.Module):
         raise ModelError(f"after '{name}' there is no module 'act'", "vitdex reads MLPs of fc1, act and fc2.")
-    return Mlp(fc1, act, fc2)
+    split = name.endswith("fc1_g")
+    if not split and fc1.out_features != 2 * fc2.in_features:
+        return Mlp(fc1, act, fc2)
+    if not isinstance(product, nn.Module) or (split and not isinstance(up, nn.Linear)):
+        raise ModelError(f"'{name}' gates in an unknown way", "vitdex reads gated MLPs of timm's GluMlp and SwiGLU.")
+    return Mlp(fc1, act, fc2, up if split else None, product)
+
+
+def layer_name(name: str, mlp: Mlp) -> str:
+    """What the layer of an MLP's units is called: its fc1, or, where that holds no unit's value, fc2's input."""
+    return name if mlp.product is None else f"{name.rpartition('.')[0]}.fc2.input"
 
 
 def parent_of(model: nn.Module, name: str) -> nn.Module:
-    """What stands around an fc1's MLP: the block, or one of its branches (parallel blocks)."""
-    return model.get_submodule(name.removesuffix(".mlp.fc1"))
+    """What stands around an MLP: the block, or one of its branches (parallel blocks)."""
+    return model.get_submodule(name.rpartition(".mlp.")[0])
 
 
 def gain_of(parent: nn.Module, width: int) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -13,6 +12,7 @@ from ...schemas.errors import ModelError
 from ..labels.class_names import ClassNames
 from ..labels.label_files import parse_names
 from .anatomy import Anatomy
+from .checkpoints import check_finite
 from .load import tensors_hash
 
 
@@ -80,10 +80,12 @@ def read_head(file: Path) -> tuple[Tensor, Tensor | None, ClassNames | None]:
         raise ModelError(
             f"{file} is not a safetensors file", "Save the head with safetensors.torch.save_file."
         ) from error
-    if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]) or not torch.isfinite(weight).all():
+    if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]):
         raise ModelError(
-            f"the head in {file.name} is not a finite matrix", "A head is weight [class, d], maybe bias [class]."
+            f"the head in {file.name} is not a matrix with a bias for each row",
+            "A head is weight [class, d], maybe bias [class].",
         )
+    check_finite(f"the head in {file.name}", {"weight": weight, **({"bias": bias} if bias is not None else {})})
     if "classes" not in metadata:
         return weight, bias, None
     return weight, bias, ClassNames(parse_names(metadata["classes"], len(weight), file), None, file.name)

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from ...schemas.errors import ModelError
 from .anatomy import Anatomy, MlpLayer, Norm, Readout
 from .families import (
+    Mlp,
     final_norms,
     first_head,
     gain_of,
     has_class_token,
+    layer_name,
     mlp_names,
     mlp_of,
     norm_beside_mlp,
@@ -51,16 +53,19 @@ def dissect(model: nn.Module, input_size: tuple[int, int]) -> Anatomy:
 
 @dataclass
 class _Probe:
-    """What went through the model: outputs of fc1 and fc2 and inputs of fc2 by fc1's name; blocks by their number."""
+    """What went through the model: outputs and inputs of an MLP's parts by its first layer's name; blocks by number."""
 
     fc1: dict[str, Tensor] = field(default_factory=dict)
+    up: dict[str, Tensor] = field(default_factory=dict)
+    product: dict[str, Tensor] = field(default_factory=dict)
     fc2_in: dict[str, Tensor] = field(default_factory=dict)
     fc2_out: dict[str, Tensor] = field(default_factory=dict)
     blocks: dict[int, tuple[tuple[Any, ...], dict[str, Any], Tensor]] = field(default_factory=dict)  # arguments, output
     features: Tensor = field(default_factory=lambda: torch.empty(0))  # what the head reads
 
-    def on_fc1(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        return lambda m, args, out: self.fc1.__setitem__(name, out.clone())
+    @staticmethod
+    def on_output(kept: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        return lambda m, args, out: kept.__setitem__(name, out.clone())
 
     def on_fc2(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def keep(m: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
@@ -80,7 +85,9 @@ def _probe(model: nn.Module, names: list[tuple[str, int]], input_size: tuple[int
     probe, hooks = _Probe(), []
     for name, _ in names:
         mlp = mlp_of(model, name)
-        hooks.append(mlp.fc1.register_forward_hook(probe.on_fc1(name)))
+        for module, kept in ((mlp.fc1, probe.fc1), (mlp.up, probe.up), (mlp.product, probe.product)):
+            if module is not None:
+                hooks.append(module.register_forward_hook(probe.on_output(kept, name)))
         hooks.append(mlp.fc2.register_forward_hook(probe.on_fc2(name)))
     for block in {block for _, block in names}:
         module = model.get_submodule(f"blocks.{block}")
@@ -103,12 +110,12 @@ def _probe(model: nn.Module, names: list[tuple[str, int]], input_size: tuple[int
 def _tokens(model: nn.Module, probe: _Probe, names: list[tuple[str, int]]) -> tuple[tuple[int, int], int]:
     """Patch grid and number of prefix tokens; every layer must show them, and the same width."""
     grid, prefix = patch_grid(model), prefix_tokens(model)
-    first = probe.fc1[names[0][0]].shape
+    first = probe.fc2_in[names[0][0]].shape
     if first[1:2] == (grid[0] * grid[1],):
         prefix = 0  # a class token that joins only after these blocks
     expected = (1, prefix + grid[0] * grid[1], first[-1])
     for name, _ in names:
-        shape = tuple(probe.fc1[name].shape)
+        shape = tuple(probe.fc2_in[name].shape)
         if shape != expected:
             raise ModelError(
                 f"'{name}' gives {list(shape)}, not [image, {expected[1]} tokens, {expected[2]} units]",
@@ -122,17 +129,7 @@ def _tokens(model: nn.Module, probe: _Probe, names: list[tuple[str, int]]) -> tu
 def _layer(model: nn.Module, name: str, block: int, probe: _Probe) -> MlpLayer:
     """A layer's record, once a shift of fc2's output has reached the stream as the record says."""
     mlp, parent = mlp_of(model, name), parent_of(model, name)
-    activated = mlp.act(probe.fc1[name].clone())
-    if activated.shape != probe.fc2_in[name].shape:
-        raise ModelError(
-            f"'{name}' has {activated.shape[-1]} units but its fc2 reads {probe.fc2_in[name].shape[-1]}",
-            "Gated MLPs (SwiGLU and its like) have no key-value neurons.",
-        )
-    if not _close(activated, probe.fc2_in[name]):
-        raise ModelError(
-            f"something stands between '{name}', its nonlinearity and fc2 (a norm, a gate)",
-            "The key-value picture does not hold for such an MLP.",
-        )
+    _prove_units(name, mlp, probe)
     gain = gain_of(parent, mlp.fc2.out_features)
     norm_module = norm_beside_mlp(parent)
     norm = _norm(norm_module) if norm_module is not None else None
@@ -147,11 +144,32 @@ def _layer(model: nn.Module, name: str, block: int, probe: _Probe) -> MlpLayer:
         expected = post_norm(out + shift) - post_norm(out) if post_norm else gain * shift
         if _close(change, expected):
             after = norm_module if post_norm else None
-            return MlpLayer(name, block, mlp.fc1, mlp.act, mlp.fc2, gain, post_norm, after)
+            gated = mlp.product is not None
+            keys, act = (mlp.product, nn.Identity()) if mlp.product is not None else (mlp.fc1, mlp.act)
+            return MlpLayer(layer_name(name, mlp), block, keys, act, mlp.fc2, gain, post_norm, after, gated)
     raise ModelError(
         f"what '{name}' writes does not reach the stream by a known gain or norm",
         "Its value vectors cannot be read off the weights.",
     )
+
+
+def _prove_units(name: str, mlp: Mlp, probe: _Probe) -> None:
+    """Raise ModelError where fc2 does not read act(fc1), or act(gate) * up in a gated MLP, normed if it has a norm."""
+    read = probe.fc2_in[name]
+    if mlp.product is None:
+        if not _close(mlp.act(probe.fc1[name].clone()), read):
+            raise ModelError(
+                f"something stands between '{name}', its nonlinearity and fc2 (a norm, a gate)",
+                "The key-value picture does not hold for such an MLP.",
+            )
+        return
+    pair = (probe.fc1[name], probe.up[name]) if mlp.up is not None else probe.fc1[name].chunk(2, dim=-1)
+    either = (pair, pair[::-1]) if mlp.up is None else (pair,)  # GLU gates with its second half, SwiGLU with its first
+    products = [mlp.product(mlp.act(gate.clone()) * up) for gate, up in either]
+    if name not in probe.product or not any(_close(product, read) for product in products):
+        raise ModelError(
+            f"what fc2 reads after '{name}' is not act(gate) * up", "vitdex reads gated MLPs of GluMlp and SwiGLU."
+        )
 
 
 class _shifted:

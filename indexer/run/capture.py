@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from types import TracebackType
 
 import torch
@@ -18,18 +19,19 @@ from torch.utils.hooks import RemovableHandle
 
 from ...data.images.preprocess import mean_and_std, normalise
 from ...data.models.anatomy import Anatomy, MlpLayer
+from ...data.models.checkpoints import listed
 from ...data.models.head import Head
 from ...schemas.errors import ModelError
 from ...schemas.run_spec import Precision, RunSpec
 from ..statistics.threshold_counts import Statistics, pick_patches
 from .reduce import Room, first_rows, reduce_compiled, reduce_plain, room_for
 
+HALF = torch.finfo(torch.float16).max
 DTYPES: dict[Precision, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-HALF_MAX = torch.finfo(torch.float16).max
 
 
 @dataclass
@@ -38,7 +40,7 @@ class _Pass:
 
     ids: Sequence[int] = ()
     picked: Tensor | None = None
-    raw: dict[str, Tensor] = field(default_factory=dict)  # fc1's output until fc2 is reached
+    raw: dict[str, Tensor] = field(default_factory=dict)  # values before the nonlinearity until fc2 is reached
     out: dict[str, Tensor] = field(default_factory=dict)
     activated: dict[str, Tensor] = field(default_factory=dict)  # after the nonlinearity, as far as the head reads it
     post_sigma: dict[str, Tensor] = field(default_factory=dict)
@@ -64,16 +66,15 @@ class Capture:
     def __enter__(self) -> Capture:
         wanted = {layer.name for layer in self.spec.layers}
         for layer in self.anatomy.layers:
-            residual = layer.name.removesuffix("fc1") + "fc2"
             if layer.name in wanted:
                 if getattr(layer.act, "inplace", False):  # it would overwrite the values before they are read
                     layer.act.inplace = False  # type: ignore[assignment]
-                self._hook(layer.fc1, self._keep_raw(layer.name))
+                self._hook(layer.keys, self._keep_raw(layer.name))
                 self._hook_input(layer.fc2, self._on_active(layer))
                 if layer.post_norm_module is not None:
                     self._hook_input(layer.post_norm_module, self._on_post_norm(layer))
-            if residual in wanted:
-                self._hook(layer.fc2, self._on_residual(residual))
+            if layer.residual_name in wanted:
+                self._hook(layer.fc2, self._on_residual(layer.residual_name))
         if self.anatomy.readout.norm_module is not None and self.anatomy.readout.defined:
             self._hook_input(self.anatomy.readout.norm_module, self._on_final_norm)
         self._hook_input(self.anatomy.head, self._on_head)
@@ -124,25 +125,6 @@ class Capture:
             output: Tensor = self.anatomy.model(x)
         return output
 
-    def _check_finite(self) -> None:
-        """Raise ModelError, naming the layer, where a value is not finite or does not fit into its map."""
-        names = [layer.name for layer in self.spec.layers]
-        out, precision = self.kept.out, self.spec.precision
-        sums = torch.stack([out[f"{name}/mean"].sum() for name in names])  # of all: one that is not shows in the sum
-        if not bool(torch.isfinite(sums).all()):
-            name = names[int((~torch.isfinite(sums)).nonzero()[0])]
-            units = (~torch.isfinite(out[f"{name}/mean"])).any(0).nonzero()[:, 0].tolist()
-            shown = f"unit{'s' * (len(units) > 1)} {', '.join(map(str, units[:5]))}" if units else "some units"
-            remedy = "Use --precision float32." if precision != "float32" else "Its weights or its inputs are at fault."
-            raise ModelError(f"'{name}' gives values that are not finite in {precision} ({shown})", remedy)
-        if self.spec.maps == "float16":
-            reach = torch.stack(
-                [torch.maximum(out[f"{n}/max"].abs().max(), out[f"{n}/min"].abs().max()) for n in names]
-            )
-            if bool((reach > HALF_MAX).any()):
-                name = names[int((reach > HALF_MAX).nonzero()[0])]
-                raise ModelError(f"values of '{name}' lie beyond float16's {HALF_MAX:,.0f}", "Choose --maps uint8.")
-
     def _root(self, output: Tensor) -> None:
         kept, out = self.kept, self.kept.out
         assert kept.features is not None
@@ -152,9 +134,26 @@ class Capture:
             out["logits"] = self.head.logits(features) if self.head.own else output.float()
         if kept.sigma is not None and kept.sigma.ndim == 1:
             out["sigma"] = kept.sigma
-        if not bool(torch.isfinite(features).all()):
+
+    def _check_finite(self) -> None:
+        """Raise ModelError, naming the first layers, where values are not finite or too large for the maps."""
+        kept, spec = self.kept, self.spec
+        assert kept.features is not None
+        leaves = ("max", "min", "mean", *(["cls"] if spec.cls else []))
+        largest = {  # NaN where one is NaN
+            layer.name: torch.stack([kept.out[f"{layer.name}/{leaf}"].abs().amax() for leaf in leaves]).amax()
+            for layer in spec.layers
+        }
+        sizes = torch.stack([*largest.values(), kept.features.float().abs().amax()]).tolist()  # one wait for the device
+        broken = [n for n, size in zip([*largest, "the head's input"], sizes, strict=True) if not isfinite(size)]
+        if broken:
+            reduced = spec.precision != "float32"
+            remedy = "Use --precision float32." if reduced else "The model overflows on an image of this batch."
+            raise ModelError(f"values of {listed(broken)} are not finite (NaN or Inf) in {spec.precision}", remedy)
+        beyond = [name for name, size in zip(largest, sizes, strict=False) if size > HALF]
+        if spec.maps == "float16" and beyond:
             raise ModelError(
-                f"the model gives values that are not finite in {self.spec.precision}", "Use --precision float32."
+                f"values of {listed(beyond)} are beyond {HALF:,.0f}, float16's largest", "Use --maps uint8."
             )
 
     def _on_head(self, x: Tensor) -> None:
@@ -181,7 +180,7 @@ class Capture:
         return lambda x: self.kept.raw.__setitem__(name, x)
 
     def _on_active(self, layer: MlpLayer) -> Callable[[Tensor], None]:
-        """Where fc2 begins both are there: the values before the nonlinearity and after it."""
+        """Where fc2 begins both are there: values before the nonlinearity and after it; of gated units, the same."""
 
         def reduce(y: Tensor) -> None:
             self._summaries(layer.name, self.kept.raw.pop(layer.name), y)

@@ -171,7 +171,7 @@ def _neurons(
     finish: Finish, db: duckdb.DuckDBPyConnection, layer: LayerSpec, kept: Columns, means: dict[str, Means]
 ) -> None:
     norm = None
-    if layer.kind == "hidden":
+    if layer.has_value_vectors:
         norm = finish.hidden[layer.name].value_vectors.norm(dim=1).numpy()
     columns = {
         "layer": layer.name,

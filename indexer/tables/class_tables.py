@@ -52,7 +52,7 @@ def insert_scores(finish: Finish, db: duckdb.DuckDBPyConnection) -> None:
     scores = _scores(finish)
     if not scores:
         return
-    hidden = [a for a in finish.spec.layers if a.kind == "hidden"]
+    hidden = [a for a in finish.spec.layers if a.has_value_vectors]
     layer_of = np.repeat(np.arange(len(hidden)), [a.units for a in hidden])
     in_unit = score_ranks(scores["score"].T)[0].T
     for here in _some_classes(len(scores["score"])):
@@ -65,7 +65,7 @@ def insert_scores(finish: Finish, db: duckdb.DuckDBPyConnection) -> None:
 def _scores(finish: Finish) -> dict[str, Floats]:
     """score, cosine, probability, folded of every hidden neuron: [class, neuron of all layers]."""
     E = finish.head.weight
-    hidden = [a.name for a in finish.spec.layers if a.kind == "hidden"]
+    hidden = [a.name for a in finish.spec.layers if a.has_value_vectors]
     if E is None or not hidden or finish.hidden[hidden[0]].fc2.out_features != E.shape[1]:
         return {}
     vectors = torch.cat([finish.hidden[name].value_vectors for name in hidden])

@@ -73,8 +73,8 @@ class Finish:
         return accuracy(self.answers, places, labels, self.spec.classes)
 
     def act(self, layer: LayerSpec, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The layer's own nonlinearity (fc2 has none)."""
-        module = self.hidden[layer.name].act if layer.kind == "hidden" else nn.Identity()
+        """What follows the layer's values: its nonlinearity; fc2 has none, and in a gated unit it has had its part."""
+        module = self.hidden[layer.name].act if layer.has_value_vectors else nn.Identity()
         with torch.inference_mode():  # torch wants arrays that may be written to, and does not write
             out: NDArray[np.float32] = module(torch.from_numpy(np.require(values, requirements="W"))).numpy()
         return out
@@ -91,5 +91,8 @@ class Finish:
             **{name: np.ascontiguousarray(quantiles[:, i]) for i, name in enumerate(QUANTILES)},
             "dead": np.fmax(np.fmax.reduce(by_neuron, 1), prefix) <= 0,  # fmax: NaN is an unreadable image
         }
+        if layer.kind == "gated":  # it speaks below 0 as well
+            for _, values in self.reader.parts(f"{layer.name}/min"):
+                columns["dead"] &= np.fmin.reduce(values, 0) >= 0
         del self.statistics.counts[layer.name]
         return columns

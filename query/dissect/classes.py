@@ -31,7 +31,7 @@ def class_blocks(index: StoredIndex, tops: Sequence[int] = TOPS, by: Ranking | N
         >>> class_blocks(index, (1,)).set_index("block").share
     """
     ranked = first_neurons(index, max(tops), by)
-    every = index.sql("SELECT DISTINCT block FROM layers WHERE kind = 'hidden' ORDER BY block").block
+    every = index.sql("SELECT DISTINCT block FROM layers WHERE kind <> 'residual' ORDER BY block").block
     frames = []
     for top in tops:
         counts = ranked[ranked["rank"] <= top].groupby("block").size().reindex(every, fill_value=0)
@@ -93,7 +93,7 @@ def activations_of_class(index: StoredIndex, class_: str | int, k: int = 10, by:
     """
     at_least(1, k=k)
     class_id = index.class_id(class_)
-    hidden = index.sql("SELECT layer, block FROM layers WHERE kind = 'hidden' ORDER BY block")
+    hidden = index.sql("SELECT layer, block FROM layers WHERE kind <> 'residual' ORDER BY block")
     frames = [key_neurons(index, class_id, k, by).assign(blocks="all")]
     for layer, block in hidden.itertuples(index=False):
         frames.append(key_neurons(index, class_id, k, by, layer).assign(blocks=str(block)))

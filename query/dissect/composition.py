@@ -108,7 +108,7 @@ def _modules(live: LiveModel, names: list[str]) -> dict[str, nn.Module]:
     for name in names:
         layer = live.layer(name)
         block = live.anatomy.model.get_submodule(f"blocks.{layer.block}")
-        modules |= {f"{name} fc1": layer.fc1, f"{name} fc2": layer.fc2, f"{name} block": block}
+        modules |= {f"{name} fc1": layer.keys, f"{name} fc2": layer.fc2, f"{name} block": block}
     return modules
 
 

@@ -25,6 +25,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ...schemas.errors import QueryError
+from ...schemas.run_spec import NO_ACTIVATION
 from ..drawing.upsample import smooth
 from ..lookups.neuron import with_thresholds
 from ..model.map_source import MapSource
@@ -125,8 +126,9 @@ class AboveImagePercentile(RegionRule):
 
     @property
     def words(self) -> str:
-        after = f"summed after {self.reader.index.spec.activation}, negative values cut to 0"
-        return f"{after}, above the image's own {_ordinal(self.percent)} percentile"
+        activation = self.reader.index.spec.activation
+        after = "" if activation == NO_ACTIVATION else f" after {activation}"
+        return f"summed{after}, negative values cut to 0, above the image's own {_ordinal(self.percent)} percentile"
 
     @property
     def owner(self) -> str:

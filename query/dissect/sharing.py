@@ -96,7 +96,7 @@ def class_similarity(index: StoredIndex, measure: str = "post_mean") -> pd.DataF
         .a.to_numpy(np.float32)
         .reshape(len(classes), -1)
         for s in index.spec.layers
-        if s.kind == "hidden"
+        if s.has_value_vectors
     ]
     activation = np.concatenate(rows, 1)
     activation -= activation.mean(0)

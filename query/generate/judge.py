@@ -37,8 +37,8 @@ def judge(live: LiveModel, target: Target, pixels: NDArray[np.uint8]) -> pd.Data
     rows = []
     for neuron in target.neurons:
         pre = seen.values[neuron.layer][..., neuron.unit]
-        hidden = live.index.neuron_layer(*neuron).kind == "hidden"
-        post = live.layer(neuron.layer).act(pre) if hidden else torch.full_like(pre, torch.nan)
+        neurons = live.index.neuron_layer(*neuron).has_value_vectors
+        post = live.layer(neuron.layer).act(pre) if neurons else torch.full_like(pre, torch.nan)
         if target.over == "logit":
             assert target.class_id is not None  # Target.objective has seen to it
             value, stored = seen.logits[:, target.class_id], live.index.reader.column("logits", target.class_id)

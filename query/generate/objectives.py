@@ -62,8 +62,7 @@ def standardised(live: LiveModel, neuron: Neuron, post: bool = False) -> Callabl
 
     post: after the model's own nonlinearity, in the same unit.
     """
-    kind = live.index.neuron_layer(*neuron).kind
-    if post and kind == "residual":
+    if post and live.index.neuron_layer(*neuron).kind != "hidden":
         raise QueryError(f"{neuron.layer} has no nonlinearity after it", "Leave --post out.")
     mean, std = live.index.sql("SELECT pre_mean, pre_std FROM neurons WHERE layer = ? AND unit = ?", [*neuron]).iloc[0]
     act: Callable[[Tensor], Tensor] = live.layer(neuron.layer).act if post else lambda values: values - float(mean)

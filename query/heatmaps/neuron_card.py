@@ -112,7 +112,7 @@ def neuron(index: StoredIndex, layer: str, unit: int, k: int = 10) -> NeuronCard
         index.look_up(f"SELECT * EXCLUDE (layer, unit) FROM {table} {of} ORDER BY {order}", [layer, unit])
         for table, order in (("descriptions", "source"), ("generated", "id"))
     )
-    said = spec.kind == "hidden" and index.spec.classes > 0
+    said = spec.has_value_vectors and index.spec.classes > 0
     classes = classes_of(index, layer, unit, k) if said else pd.DataFrame()
     return NeuronCard(
         layer,

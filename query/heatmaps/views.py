@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...schemas.errors import QueryError
+from ...schemas.run_spec import NO_ACTIVATION
 from ..drawing.colours import Scale, symmetric
 from ..drawing.text import number
 from ..lookups.neuron import needs_value_vectors, quantiles
@@ -76,17 +77,17 @@ def image_scales(values: Values, view: View) -> tuple[tuple[tuple[Scale, ...], .
 
 def _maps(reader: MapSource, neurons: Sequence[Neuron], ids: list[int]) -> Shown:
     scales = tuple(Scale(min(low, 0.0), max(high, 0.0)) for low, high in _quantiles(reader, neurons))
-    return Shown(_values(reader, neurons, ids), scales, f"Activation on the patches, before {_act(reader)}")
+    return Shown(_values(reader, neurons, ids), scales, _before(reader))
 
 
 def _activations(reader: MapSource, neurons: Sequence[Neuron], ids: list[int]) -> Shown:
     """max(act(a), 0). The scale ends at the neuron's own q999, or at its largest value where that is not positive."""
     for layer, unit in neurons:
-        if reader.index.neuron_layer(layer, unit).kind != "hidden":
-            raise QueryError(
-                f"{layer} holds coordinates of the stream: no nonlinearity follows it",
-                "Name an fc1 layer, or take --view map.",
-            )
+        kind = reader.index.neuron_layer(layer, unit).kind
+        if kind != "hidden":
+            what = "gated units" if kind == "gated" else "coordinates of the stream"
+            remedy = "Name an fc1 layer, or take --view map." if kind == "residual" else "Take --view map."
+            raise QueryError(f"{layer} holds {what}: no nonlinearity follows it", remedy)
     values, scales = _values(reader, neurons, ids), []
     for column, (layer, unit) in enumerate(neurons):
         values[:, column] = np.maximum(reader.activated(layer, values[:, column]), 0)
@@ -108,9 +109,7 @@ def _contributions(reader: MapSource, neurons: Sequence[Neuron], ids: list[int],
         values[:, column] = score * reader.activated(layer, values[:, column])
         scales.append(symmetric(abs(score) * float(np.abs(ends).max())))
     notes = ("A lens: the raw score of the value vector, no share of the logit.",)
-    return Shown(
-        values, tuple(scales), f"{_act(reader)}(a) × raw score for {name}", (*notes, *_unread(reader, neurons))
-    )
+    return Shown(values, tuple(scales), f"{_after(reader)} × raw score for {name}", (*notes, *_unread(reader, neurons)))
 
 
 def _gradient_times_activation(
@@ -184,6 +183,15 @@ def _score(reader: MapSource, layer: str, unit: int, class_id: int) -> float:
 
 def _act(reader: MapSource) -> str:
     return reader.index.spec.activation
+
+
+def _before(reader: MapSource) -> str:
+    """What a map holds: of gated units, the values that fc2 reads."""
+    return "Activation on the patches" + ("" if _act(reader) == NO_ACTIVATION else f", before {_act(reader)}")
+
+
+def _after(reader: MapSource) -> str:
+    return "a" if _act(reader) == NO_ACTIVATION else f"{_act(reader)}(a)"
 
 
 def _unread(reader: MapSource, neurons: Sequence[Neuron]) -> tuple[str, ...]:

@@ -62,7 +62,7 @@ def classes_of(index: StoredIndex, layer: str, unit: int, k: int = 10) -> pd.Dat
 
 def needs_value_vectors(index: StoredIndex, layer: str) -> None:
     """Raise QueryError where a layer has no value vectors."""
-    if index.neuron_layer(layer, 0).kind != "hidden":
+    if not index.neuron_layer(layer, 0).has_value_vectors:
         raise QueryError(f"{layer} holds coordinates of the stream, which have no value vectors", "Name an fc1 layer.")
 
 

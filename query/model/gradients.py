@@ -103,7 +103,8 @@ def _leaf(live: LiveModel, layer: str) -> Iterator[list[Tensor]]:
         leaves.append(value.detach().requires_grad_())
         return leaves[-1]
 
-    with changed(live.layer(layer).fc2, cut, "input" if layer.endswith("fc1") else "output"):
+    mlp = live.layer(layer)
+    with changed(mlp.fc2, cut, "input" if layer == mlp.name else "output"):
         yield leaves
 
 

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from ...data.images.preprocess import mean_and_std
 from ...data.models.anatomy import Anatomy, MlpLayer
+from ...data.models.configs import CONFIG_FILE
 from ...data.models.device import choose_device
-from ...data.models.load import CONFIG_FILE, LOCAL, load_model
+from ...data.models.load import LOCAL, load_model
 from ...data.models.probe import dissect
 from ...data.packaged import MODEL
 from ...schemas.errors import ModelError
@@ -48,12 +49,12 @@ class LiveModel:
     def layer(self, name: str) -> MlpLayer:
         """The MLP that holds a layer of the index."""
         self.index.neuron_layer(name, 0)
-        return next(a for a in self.anatomy.layers if a.name == name.removesuffix("fc2").removesuffix("fc1") + "fc1")
+        return next(a for a in self.anatomy.layers if name in (a.name, a.residual_name))
 
     def module(self, name: str) -> nn.Module:
-        """The module whose output a layer of the index holds: fc1 or fc2."""
+        """The module whose output a layer of the index holds."""
         layer = self.layer(name)
-        return layer.fc1 if name == layer.name else layer.fc2
+        return layer.keys if name == layer.name else layer.fc2
 
     def pixels(self, image_ids: Sequence[int]) -> Tensor:
         """The stored inputs of images, 0 to 1: float32 [image, channel, y, x]. Raises QueryError where none are."""
@@ -92,8 +93,8 @@ def open_model(index: StoredIndex, weights: str | Path | None = None, device: st
     """Load the model of an index and prove by hash that it is the one.
 
     Args:
-        weights: a safetensors file or a folder in timm's hub format; without it the packaged model where it is the one,
-            else timm's hub.
+        weights: a safetensors file, the index of several, or a model's folder; without it the packaged model where it
+            is the one, else timm's hub.
         device: 'cpu', 'cuda', 'mps'; by default the best there is.
 
     Returns:
@@ -125,6 +126,4 @@ def _source(spec: RunSpec, weights: str | Path | None) -> tuple[str, Path | None
         config = json.loads((MODEL / CONFIG_FILE).read_text(encoding="utf-8"))
         ours = (config["architecture"], config["model_args"]) == (spec.model, spec.model_args)
         return (f"{LOCAL}{MODEL}" if ours else spec.model), None
-    if (Path(weights) / CONFIG_FILE).exists():
-        return f"{LOCAL}{weights}", None
     return spec.model, Path(weights)

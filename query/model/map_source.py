@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ...schemas.run_spec import NO_ACTIVATION
 from ..stored.maps import exemplar_maps, stored_maps
 from ..stored.stored_index import StoredIndex
 
@@ -57,6 +58,8 @@ class MapSource:
 
     def activated(self, layer: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Values of an fc1 layer after the model's own nonlinearity; only one other than GELU needs the model."""
+        if self.index.spec.activation == NO_ACTIVATION:
+            return values
         if self.index.spec.activation != "GELU":
             from .gradients import activate
 

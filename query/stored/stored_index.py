@@ -191,8 +191,8 @@ class StoredIndex:
 
     @property
     def hidden_layers(self) -> tuple[LayerSpec, ...]:
-        """The layers of key neurons (fc1), in order of blocks."""
-        return tuple(layer for layer in self.spec.layers if layer.kind == "hidden")
+        """The layers of neurons with value vectors, in order of blocks."""
+        return tuple(layer for layer in self.spec.layers if layer.has_value_vectors)
 
     def exemplars(self, layer: str, unit: int, k: int = 15, side: Side = "top", token: Token = "patch") -> pd.DataFrame:
         """The k distinct images at one side of a neuron, best first.

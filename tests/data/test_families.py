@@ -38,7 +38,7 @@ def test_plain_mlps_are_named_with_their_block() -> None:
     mlp = holding(fc1=nn.Linear(2, 4), act=nn.GELU(), fc2=nn.Linear(4, 2))
     model = blocks_of(mlp)
     assert mlp_names(model) == [("blocks.0.mlp.fc1", 0)]
-    assert mlp_of(model, "blocks.0.mlp.fc1") == (mlp.fc1, mlp.act, mlp.fc2)
+    assert mlp_of(model, "blocks.0.mlp.fc1") == (mlp.fc1, mlp.act, mlp.fc2, None, None)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 from timm.data import create_transform
+from timm.layers import GluMlp
 from torch import Tensor, nn
 from vitdex.data.models.load import load_model
 from vitdex.data.models.probe import dissect
 from vitdex.indexer.build import Quiet, build
 from vitdex.indexer.plan import Request, make_plan
+from vitdex.query.heatmaps.heatmap import neuron_heatmaps
 from vitdex.query.index import Index
-from vitdex.schemas.errors import ModelError
+from vitdex.query.model.gradients import gradient_times_activation
+from vitdex.query.model.live_model import open_model
+from vitdex.schemas.errors import ModelError, QueryError
 from vitdex.schemas.run_spec import Linear
 
 CLASSES = ["zebra", "Red Fox", "owl", "ant", "bee"]  # in an order that is not the folders'
@@ -52,6 +56,7 @@ class Family:
     post_norm: bool = False
     centred: bool = True
     layers: tuple[Linear, ...] = ("fc1",)
+    gated: bool = False
 
     @property
     def model_args(self) -> dict[str, Any]:
@@ -94,6 +99,19 @@ FAMILIES = {
     "EVA": Family("eva_large_patch14_196", "mean", "fc_norm", (42, 42)),
     "EVA, mixed rope": Family("vit_small_patch16_rope_mixed_224", "token", gain="gamma_2"),
     "parallel": Family("vit_small_patch16_18x2_224", "token", gain="ls.gamma", args={"init_values": 0.1}),
+    "SwiGLU in one layer, DINOv2-g": Family(
+        "vit_giant_patch14_dinov2", "token", size=(42, 42), gain="ls2.gamma", layers=("fc1", "fc2"), gated=True
+    ),
+    "SwiGLU in one layer, EVA-02": Family("eva02_tiny_patch14_224", "mean", "fc_norm", (42, 42), gated=True),
+    "SwiGLU in two layers, normed, EVA-02": Family("eva02_base_patch14_224", "mean", "fc_norm", (42, 42), gated=True),
+    "SwiGLU in two layers, DINOv3": Family(
+        "vit_huge_plus_patch16_dinov3",
+        "mean of normed",
+        prefix=5,
+        gain="gamma_2",
+        layers=("fc1", "fc2"),
+        gated=True,
+    ),
     "attention pooling": Family(
         "vit_base_patch16_siglip_224", "none: the head reads through attention pooling", prefix=0, cls=False
     ),
@@ -147,6 +165,7 @@ class Case:
     model: nn.Module
     index: Index
     paths: list[str]
+    weights: Path
     seen: dict[str, Tensor]  # outputs of modules by name; 'in' before the name: their first input
     logits: Tensor
 
@@ -157,12 +176,21 @@ class Case:
     @cached_property
     def layers(self) -> list[str]:
         """The blocks' own MLPs: pooling and relative positions have some too, and those are no layers."""
-        names = [name for name, _ in self.model.named_modules() if name.endswith(".mlp.fc1")]
-        return [name for name in names if name.startswith("blocks.") and ".attn." not in name]
+        names = [name for name, _ in self.model.named_modules() if name.endswith(".mlp.fc2")]
+        blocks = [name for name in names if name.startswith("blocks.") and ".attn." not in name]
+        return [f"{name}.input" if self.family.gated else name.replace("fc2", "fc1") for name in blocks]
+
+    def values(self, name: str) -> Tensor:
+        """A layer's values [image, token, unit]: the outputs of a module, of gated units the inputs of fc2."""
+        return self.seen[f"in {name.removesuffix('.input')}" if name.endswith(".input") else name]
 
     def patches(self, name: str) -> NDArray[np.float32]:
-        found: NDArray[np.float32] = self.seen[name][:, self.family.prefix :].transpose(1, 2).numpy()
+        found: NDArray[np.float32] = self.values(name)[:, self.family.prefix :].transpose(1, 2).numpy()
         return found
+
+    def fc2(self, layer: str, what: str) -> Tensor:
+        """Weight or bias of the last linear layer of a layer's MLP."""
+        return self.state[f"{layer.partition('.mlp.')[0]}.mlp.fc2.{what}"]
 
     def through_final_norm(self, written: Tensor) -> Tensor:
         """What vectors [image, token, d] in the stream give the head, the final norm held at its own sigma."""
@@ -178,7 +206,7 @@ class Case:
 
     def folded(self, layer: str, vectors: Tensor) -> Tensor:
         """Vectors [n, d] of fc2 with all gains, by the definition."""
-        block = layer.removesuffix("mlp.fc1")
+        block = layer.partition("mlp.")[0]
         if self.family.gain:
             vectors = vectors * self.state[block + self.family.gain]
         if self.family.post_norm:
@@ -189,7 +217,7 @@ class Case:
 
     def written(self, layer: str) -> Tensor:
         """What the MLP adds to the stream, as the hooks saw it; a post-norm's bias is no neuron's."""
-        block = layer.removesuffix("mlp.fc1")
+        block = layer.partition("mlp.")[0]
         out = self.seen[block + ("drop_path" if ".ffns." in block else "drop_path2")]
         return out - self.state[f"{block}norm2.bias"] if self.family.post_norm else out
 
@@ -230,7 +258,7 @@ def case(request: pytest.FixtureRequest, pictures: Path, tmp_path_factory: pytes
     x = torch.stack([transform(Image.open(pictures / p).convert("RGB")) for p in paths])
     seen, logits = watch(model, x)
     with Index(out) as index:
-        yield Case(family, model, index, paths, seen, logits)
+        yield Case(family, model, index, paths, place / "model", seen, logits)
 
 
 def close(found: Any, expected: Any, tolerance: float = 1e-4) -> None:
@@ -242,7 +270,9 @@ def test_maps_and_summaries_are_those_of_plain_hooks(case: Case) -> None:
     assert (spec.readout, spec.prefix, spec.cls) == (family.readout, family.prefix, family.cls)
     assert case.index.sql("SELECT path FROM images ORDER BY image_id").path.tolist() == case.paths
     kinds = {layer.name for layer in spec.layers}
-    assert kinds == {name.removesuffix("fc1") + kind for name in case.layers for kind in family.layers}
+    residual = {f"{name.partition('.mlp.')[0]}.mlp.fc2" for name in case.layers if "fc2" in family.layers}
+    assert kinds == {*case.layers, *residual}
+    assert {layer.kind for layer in spec.layers} >= {"gated" if family.gated else "hidden"}
     for name in kinds:
         truth, group = case.patches(name), case.index.arrays[name]
         high, low = truth.max(2), truth.min(2)
@@ -253,7 +283,7 @@ def test_maps_and_summaries_are_those_of_plain_hooks(case: Case) -> None:
         close(at, high)  # by value: float32 may break a tie the other way
         assert ("cls" in group) == family.cls
         if family.cls:
-            close(group["cls"][:], case.seen[name][:, 0])
+            close(group["cls"][:], case.values(name)[:, 0])
         for image, unit in ((0, 0), (11, 23), (5, 7)):
             found = case.index.map(name, unit, image)
             assert found.shape == spec.grid
@@ -263,13 +293,54 @@ def test_maps_and_summaries_are_those_of_plain_hooks(case: Case) -> None:
         close(case.index.arrays["logits"][:], case.logits)
 
 
+def test_gated_units_have_no_value_before_a_nonlinearity(case: Case) -> None:
+    """What stands where other neurons have the value after it is the value itself."""
+    if not case.family.gated:
+        return
+    index, name = case.index, case.layers[-1]
+    close(index.arrays[name]["post_mean"][:], case.patches(name).mean(2))
+    top = index.exemplars(name, 5, k=3)
+    assert (top.pre == top.post).all()
+    close(top.pre, -np.sort(-case.patches(name)[:, 5].max(1))[:3])
+    low = index.exemplars(name, 5, k=3, side="bottom")
+    close(low.pre, np.sort(case.patches(name)[:, 5].max(1))[:3])
+    tokens = torch.cat([case.values(layer) for layer in case.layers], -1).flatten(0, 1)
+    dead = index.sql(
+        "SELECT dead FROM neurons JOIN layers USING (layer) WHERE kind = 'gated' ORDER BY block, unit"
+    ).dead
+    assert dead.tolist() == (tokens == 0).all(0).tolist()
+    live = open_model(index, case.weights, "cpu")
+    close(live.maps(name, [5, 7], [0, 3]).reshape(2, 2, -1), case.patches(name)[[0, 3]][:, [5, 7]], 1e-4)
+    given = gradient_times_activation(live, name, [5], 2, 3)
+    assert given.patches.shape == (1, *index.spec.grid)
+    assert np.abs(given.patches).max() + np.abs(given.prefix).max() > 0 or case.family.readout == "token"
+    picture = neuron_heatmaps(index, [f"{name}:5"], [0])
+    assert "before" not in picture.title
+    lens = neuron_heatmaps(index, [f"{name}:5"], [0], view="contribution", class_="owl")  # no weights: none are needed
+    assert lens.title == "a × raw score for owl"
+    score = case.fc2(name, "weight").T[5] @ case.state["head.weight"][CLASSES.index("owl")]
+    close(lens.values[0, 0].reshape(-1), case.patches(name)[0, 5] * float(score), 1e-2)
+    with pytest.raises(QueryError, match=r"holds gated units: no nonlinearity follows it\. Take --view map"):
+        neuron_heatmaps(index, [f"{name}:5"], [0], view="post")
+
+
+@pytest.mark.parametrize("gate_last", [True, False])
+def test_a_glu_may_gate_with_either_half(gate_last: bool) -> None:
+    mlp = partial(GluMlp, gate_last=gate_last)
+    model = noisy(timm.create_model("vit_tiny_patch16_224", **SMALL, img_size=32, mlp_layer=mlp))
+    layer = dissect(model, (32, 32)).layers[1]
+    assert (layer.name, layer.residual_name, layer.units) == ("blocks.1.mlp.fc2.input", "blocks.1.mlp.fc2", 48)
+    seen, _ = watch(model, torch.zeros(1, 3, 32, 32))
+    torch.testing.assert_close(layer.act(seen["blocks.1.mlp.norm"]), seen["in blocks.1.mlp.fc2"])
+
+
 def test_class_scores_are_their_definitions_from_the_state_dict(case: Case) -> None:
     if not case.family.classes:
         assert case.index.sql("FROM class_scores").empty
         return
     E = case.state["head.weight"]
     for name in case.layers:
-        value = case.state[name.removesuffix("fc1") + "fc2.weight"].T
+        value = case.fc2(name, "weight").T
         score = value @ E.T
         close(case.table("score", "class_scores", name), score)
         norms = value.norm(dim=1)[:, None] * E.norm(dim=1)[None]
@@ -295,7 +366,7 @@ def test_contributions_add_up_to_what_the_mlp_gives_the_logit(case: Case) -> Non
         offset = offset + case.state["head.bias"]
         close(case.through_final_norm(stream) @ E.T + offset, case.seen["head"])
         close(index.sql("SELECT logit_offset AS x FROM classes ORDER BY class_id").x, offset)
-    hidden = [layer.name for layer in index.spec.layers if layer.kind == "hidden"]
+    hidden = [layer.name for layer in index.spec.layers if layer.has_value_vectors]
     labels = index.sql("SELECT class_id FROM images ORDER BY image_id").class_id.to_numpy(float, na_value=-1)
     for i, name in enumerate(hidden):
         share = case.through_final_norm(case.written(name)) @ E.T
@@ -303,7 +374,7 @@ def test_contributions_add_up_to_what_the_mlp_gives_the_logit(case: Case) -> Non
         folded = index.arrays["folded_vectors"][i] @ E.numpy().T
         bias = index.arrays["folded_biases"][i] @ E.numpy().T
         close(read @ folded + scale[:, None] * bias, share, 3e-4)
-        close(index.arrays["folded_biases"][i], case.folded(name, case.state[name[:-1] + "2.bias"][None])[0])
+        close(index.arrays["folded_biases"][i], case.folded(name, case.fc2(name, "bias")[None])[0])
         if not family.classes:
             continue
         found = case.table("contribution", "class_activations", name)
@@ -328,9 +399,47 @@ def test_folders_find_their_classes_by_name(case: Case) -> None:
     assert case.index.manifest["notes"] == []
 
 
+@pytest.mark.parametrize(
+    ("factor", "choices", "words"),
+    [
+        (
+            1e5,
+            {"precision": "float16"},
+            r"values of 'blocks\.1\.mlp\.fc1' are not finite .* in float16\. Use --precision",
+        ),
+        (1e6, {"maps": "float16"}, r"values of 'blocks\.1\.mlp\.fc1' are beyond 65,504.*Use --maps uint8"),
+    ],
+)
+def test_values_that_overflow_are_told_by_layer(
+    factor: float, choices: dict[str, Any], words: str, pictures: Path, tmp_path: Path
+) -> None:
+    """One neuron of the last block, whose part in the logits is small."""
+    family = FAMILIES["plain"]
+    model = noisy(timm.create_model(family.name, num_classes=family.classes, **family.model_args))
+    fc1, fc2 = (model.get_submodule(f"blocks.1.mlp.{part}") for part in ("fc1", "fc2"))
+    with torch.no_grad():
+        fc1.weight[7] *= factor  # type: ignore[operator, index]
+        fc2.weight[:, 7] *= 1e-9  # type: ignore[operator, index]
+    name = save_folder(tmp_path / "model", family, model)
+    with pytest.raises(ModelError, match=words):
+        build(asked(tmp_path / "out", pictures, model=name, **choices), Quiet())
+
+
+class Crossed(GluMlp):  # type: ignore[misc]
+    """A gate that looks like others and is not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.fc1(x).chunk(2, -1)
+        return self.fc2(self.norm(self.act(gate) * up + gate))  # type: ignore[no-any-return]
+
+
+def test_a_gate_of_another_kind_is_refused_by_the_probe_run() -> None:
+    model = noisy(timm.create_model("vit_tiny_patch16_224", **SMALL, img_size=32, mlp_layer=Crossed))
+    with pytest.raises(ModelError, match=r"what fc2 reads after 'blocks\.0\.mlp\.fc1' is not act\(gate\) \* up"):
+        dissect(model, (32, 32))
+
+
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
-    "SwiGLU, packed": ("vit_giant_patch14_dinov2", {**SMALL, "img_size": 28}, "'blocks.0.mlp.fc1'.*SwiGLU"),
-    "SwiGLU, EVA": ("eva02_tiny_patch14_224", {**SMALL, "img_size": 28}, "'blocks.0.mlp.fc1'.*SwiGLU"),
     "windows": (
         "swin_tiny_patch4_window7_224",
         {"embed_dim": 12, "depths": (1, 1), "num_heads": (1, 2), "img_size": 56},
