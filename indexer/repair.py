@@ -77,7 +77,7 @@ class _Repair:
         again = kept is None or bool(self._damaged_arrays("exemplar_map"))
         images = sum(p.images for p in parts) + (spec.images if again else 0)
         self.listener.repairing(self.plan, sorted(self.damaged), images)
-        run_parts(self.plan, parts, fresh_statistics(spec), self.listener.advance, self._write_part)
+        run_parts(self.plan, parts, None, self.listener.advance, self._write_part)
         statistics = self._gather() if again else kept
         self.listener.finishing()
         if self._path(layout.run) in self.damaged:

@@ -44,11 +44,14 @@ def fresh_statistics(spec: RunSpec) -> Statistics:
 def run_parts(
     plan: Plan,
     parts: Sequence[Part],
-    statistics: Statistics,
+    statistics: Statistics | None,
     advance: Callable[[int, int], None],
     write: Callable[[Part, PartBuffer, Filled], None],
 ) -> None:
-    """Run the images of some parts, in order, and hand each part to `write`, in a thread of its own."""
+    """Run the images of some parts, in order, and hand each part to `write`, in a thread of its own.
+
+    They are added to the statistics; None: nobody wants any, as where single parts are made again.
+    """
     if not parts:
         return
     keep_freed_memory()
@@ -56,9 +59,10 @@ def run_parts(
     batches = feed(plan.source, spec.preprocessing, parts, spec.batch_size, plan.decoders)
     writer = PartWriter([a for a in arrays(spec).values() if a.by_part], write)
     stated = time.monotonic()
+    counts = fresh_statistics(spec) if statistics is None else statistics
     try:
-        with Capture(plan.anatomy, spec, plan.head, statistics) as capture:
-            if not statistics.centred:
+        with Capture(plan.anatomy, spec, plan.head, counts) as capture:
+            if statistics is not None and not statistics.centred:
                 calibrate(capture, plan.source, spec)
             for part in parts:
                 started, buffer = time.monotonic(), writer.buffer
@@ -71,7 +75,8 @@ def run_parts(
                 buffer.blank(np.arange(part.images, spec.part_images))
                 candidates = {name: maps.of_images(part.start) for name, maps in running.items()}
                 state = None
-                if part is parts[-1] or time.monotonic() - stated >= STATE_SECONDS:
+                due = part is parts[-1] or time.monotonic() - stated >= STATE_SECONDS
+                if statistics is not None and due:
                     state, stated = pack_state(statistics), time.monotonic()
                 seconds = round(time.monotonic() - started, 3)
                 writer.submit(part, Filled(images, seconds, state, candidates))
