@@ -14,7 +14,7 @@ from ..lookups.class_images import class_images
 from ..lookups.key_neurons import Ranking, named
 from ..stored.names import Neuron
 from .options import BY, CLASS, INDEX, PICTURE, model_options
-from .output import check_output, save_picture
+from .output import PIXELS, check_output, save_picture
 
 
 @click.command("heatmap")
@@ -61,7 +61,7 @@ def heatmap_command(
 
     Images are those named, else the class's of which the model is surest, else the neuron's strongest.
     """
-    check_output(output, tables=False)
+    check_output(output, PIXELS)
     with Index(index_path) as index:
         columns, note = _columns(index, view, neurons, class_, k, by)
         rows = _rows(index, images, class_, columns, count)

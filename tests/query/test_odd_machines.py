@@ -196,7 +196,7 @@ def test_maps_are_whole_in_csv(sample: Index, tmp_path: Path) -> None:
     done = run(["sql", str(sample.layout.root), query, "--csv", "-o", str(out)], {})
     assert done.returncode == 0, done.stderr
     for text in (done.stdout.decode(), out.read_text(encoding="utf-8")):
-        values = json.loads(pd.read_csv(io.StringIO(text)).pre[0])
+        values = json.loads(pd.read_csv(io.StringIO(text))["pre"][0])
         assert len(values) == 20 * 64
 
 

@@ -128,7 +128,7 @@ def test_no_room_for_what_a_query_puts_aside_is_not_damage(
     if place == "too small":
         monkeypatch.setattr(sql, "SPILLED", "10MB")
     with Index(copy) as index:
-        spill = Path(index.tables._spill.name)
+        spill = Path(index.tables._spill)
         if place == "a file":
             shutil.rmtree(spill)
             spill.write_text("where the folder was")
