@@ -71,5 +71,5 @@ def test_ctrl_c_leaves_nothing(sample: Index, tmp_path: Path) -> None:
     while not list(out.glob(".*.partial")) and run.poll() is None:
         time.sleep(0.002)
     run.send_signal(signal.SIGINT)
-    assert (run.communicate()[1], run.returncode) == (b"\nStopped.\n", 130)
+    assert (run.communicate()[1].strip(), run.returncode) == (b"Stopped.", 130)
     assert not list(out.glob(".*"))

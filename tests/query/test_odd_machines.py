@@ -140,7 +140,7 @@ def test_no_folder_for_what_numba_compiles(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
 
 
-@pytest.mark.parametrize("name", ["a:b.vitdex", "s3:x", 'it\'s "one".vitdex', "two words", "a#b", "100%20", "~"])
+@pytest.mark.parametrize("name", ["my:set.vitdex", "s3:x", 'it\'s "one".vitdex', "two words", "a#b", "100%20", "~"])
 def test_names_of_an_index(name: str, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(small, tmp_path / name)
     monkeypatch.chdir(tmp_path)
