@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from vitdex import query
 from vitdex.indexer.from_python import build_index
 from vitdex.query.commands.main import cli
+from vitdex.query.dissect.value_sums import Measure
 from vitdex.query.index import Index
 from vitdex.schemas.errors import QueryError
 
@@ -55,7 +56,7 @@ def test_generate_says_what_cannot_be_told(what: list[str], index_path: Path, tm
 
 
 @pytest.mark.parametrize("by", ["probability", "margin"])
-def test_sums_against_no_other_class(by: str, index_path: Path) -> None:
+def test_sums_against_no_other_class(by: Measure, index_path: Path) -> None:
     with Index(index_path) as index:
         for ask in (query.neuron_pairs, query.neuron_sets, lambda i, c, by: query.composed_classes(i, by)):
             if index.spec.classes == 1:
