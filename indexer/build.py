@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from ..schemas.array_specs import part_bytes
-from ..schemas.database import tables_record
+from ..schemas.database import check_name, tables_record
 from ..schemas.errors import BadIndex, SourceError
 from ..schemas.facts import Files, ImageFacts, file_facts
 from ..schemas.layout import Layout
@@ -107,6 +107,7 @@ def fill(plan: Plan, ledger: Ledger, done: int, statistics: Statistics, advance:
 
 
 def _check_place(request: Request, layout: Layout) -> None:
+    check_name(request.out)
     if request.out.exists() and not request.out.is_dir():
         raise BadIndex(f"{request.out} is a file", "Choose another name for the index.")
     if layout.manifest.exists() and not request.overwrite:

@@ -33,8 +33,15 @@ def quoted_name(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def check_name(folder: Path) -> None:
+    """Raise BadIndex where DuckDB could not write below a folder: what follows a '?' it takes for a web address's."""
+    if "?" in str(folder.absolute()):
+        raise BadIndex(f"DuckDB can write nothing below a folder with '?' in its name: {folder}", "Rename it.")
+
+
 def attach_for_writing(db: duckdb.DuckDBPyConnection, file: Path, name: str) -> None:
     """Make a database file, or open one, as `name` in a connection. One that is there keeps its storage version."""
+    check_name(file.parent)
     version = "" if file.exists() else f" (STORAGE_VERSION '{STORAGE_VERSION}')"
     db.execute(f"ATTACH {quoted(file)} AS {name}{version}")
 

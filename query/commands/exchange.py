@@ -13,7 +13,7 @@ from ..export.tables import FORMATS, Format, export_tables
 from ..index import Index
 from ..stored.names import Neuron
 from .options import FILE, INDEX, LAYERS, OUT, PICTURE, model_options
-from .output import check_output, progress_bar, save_picture, say
+from .output import PIXELS, check_output, progress_bar, save_picture, say
 
 
 @click.group("export")
@@ -116,7 +116,7 @@ def milan_sheet_command(
     """Draw what MILAN is shown of a neuron: its exemplars with their masked regions, and its descriptions."""
     from ..export.milan_sheet import milan_sheet
 
-    check_output(output, tables=False)
+    check_output(output, PIXELS)
     with Index(index_path) as index:
         save_picture(milan_sheet(index, Neuron.of(neuron), k, weights=weights, device=device), output)
 

@@ -15,7 +15,7 @@ from ..lookups.key_neurons import Ranking, named
 from ..stored.names import Neuron
 from .classes import chosen_class
 from .options import BY, CLASS, INDEX, PICTURE, model_options
-from .output import check_output, save_picture
+from .output import PIXELS, check_output, save_picture
 
 
 @click.command("heatmap")
@@ -62,7 +62,7 @@ def heatmap_command(
 
     Images are those named, else the class's of which the model is surest, else the neuron's strongest.
     """
-    check_output(output, tables=False)
+    check_output(output, PIXELS)
     with Index(index_path) as index:
         row = chosen_class(index, class_)
         columns, note = _columns(index, view, neurons, row, k, by)

@@ -18,7 +18,7 @@ from ...schemas.manifest import Manifest, read_manifest
 from ...schemas.run_spec import RunSpec
 from ...schemas.sizes import bytes_text
 from ..index import Index
-from .options import INDEX, OUTPUT, table_options
+from .options import INDEX, TABLE_OUTPUT, table_options
 from .output import answer, progress_bar
 
 
@@ -80,7 +80,7 @@ def _accuracy(manifest: Manifest) -> str:
 @INDEX
 @click.argument("query")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=300, show_default=True, help="Seconds.")
-@OUTPUT
+@TABLE_OUTPUT
 @table_options
 def sql_command(index_path: Path, query: str, timeout: float, outputs: tuple[Path, ...], form: str) -> None:
     """Ask an index in SQL (read-only)."""

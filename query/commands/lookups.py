@@ -15,8 +15,8 @@ from ..lookups.image_search import AGGREGATES, METRICS, Aggregate, Metric, neigh
 from ..lookups.key_neurons import Ranking, named
 from ..stored.names import Neuron
 from .classes import chosen_class
-from .options import BY, CLASS, INDEX, OUTPUT, model_options, table_options
-from .output import answer
+from .options import BY, CLASS, INDEX, PIXELS_OUTPUT, model_options, table_options
+from .output import PIXELS, answer
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,7 +35,7 @@ IMAGES = 5  # of a class, below its key neurons
 @click.option("--layer", help="Key neurons of this layer alone.")
 @click.option("--aggregate", default="mean", show_default=True, type=click.Choice(AGGREGATES), help="Over neurons.")
 @model_options
-@OUTPUT
+@PIXELS_OUTPUT
 @table_options
 def top_command(
     index_path: Path,
@@ -81,7 +81,7 @@ def top_command(
             table = index.exemplars(*Neuron.of(neurons[0]), k)
         else:
             table = top_images(index, neurons, k, aggregate)
-        answer(table, form, outputs, draw)
+        answer(table, form, outputs, draw, PIXELS)
 
 
 @click.command("neighbours")
@@ -90,7 +90,7 @@ def top_command(
 @NEURONS
 @COUNT
 @click.option("--metric", default="cosine", show_default=True, type=click.Choice(METRICS), help="What is near.")
-@OUTPUT
+@PIXELS_OUTPUT
 @table_options
 def neighbours_command(
     index_path: Path,
@@ -111,7 +111,7 @@ def neighbours_command(
     """
     with Index(index_path) as index:
         table = neighbours(index, image, neurons, k, metric)
-        answer(table, form, outputs, lambda: _neighbours_picture(index, image, table, metric, neurons))
+        answer(table, form, outputs, lambda: _neighbours_picture(index, image, table, metric, neurons), PIXELS)
 
 
 def _neighbours_picture(

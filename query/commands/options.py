@@ -29,15 +29,19 @@ class FileType(click.Path):
 FILE = FileType(path_type=Path)
 INDEX = click.argument("index_path", metavar="INDEX", type=FILE)  # what is read
 OUT = click.argument("out", metavar="OUT", type=FILE)  # what is made
-OUTPUT = click.option(
-    "-o",
-    "--output",
-    "outputs",
-    multiple=True,
-    type=FILE,
-    metavar="FILE",
-    help="Write the picture (.png, .jpg, .pdf, .svg) or the table (.csv, .json, .parquet) to FILE; may be repeated.",
-)
+
+
+def _outputs(kinds: str) -> Option:
+    return click.option(
+        "-o", "--output", "outputs", multiple=True, type=FILE, metavar="FILE",
+        help=f"Write {kinds} to FILE; may be repeated.",
+    )  # fmt: skip
+
+
+TABLE = "the table (.csv, .json, .parquet)"
+OUTPUT = _outputs(f"the picture (.png, .jpg, .pdf, .svg) or {TABLE}")
+PIXELS_OUTPUT = _outputs(f"the picture (.png, .jpg, .pdf) or {TABLE}")
+TABLE_OUTPUT = _outputs(TABLE)
 PICTURE = click.option(
     "-o", "--output", type=FILE, required=True, metavar="FILE", help="The picture: .png, .jpg or .pdf."
 )

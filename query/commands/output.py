@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     Picture = Figure | Image.Image
 
 TABLES = (".csv", ".json", ".parquet")
-PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")
+PIXELS = (".png", ".jpg", ".jpeg", ".pdf")  # what a picture of pixels can be
+FIGURES = (*PIXELS, ".svg")  # and a figure, which is drawn of lines
 BEGINNINGS = {  # of files that a picture or table of this kind may replace
     ".png": b"\x89PNG",
     ".jpg": b"\xff\xd8",
@@ -37,11 +38,15 @@ BEGINNINGS = {  # of files that a picture or table of this kind may replace
 
 
 def answer(
-    table: pd.DataFrame, form: str, outputs: Sequence[Path] = (), draw: Callable[[], Picture] | None = None
+    table: pd.DataFrame,
+    form: str,
+    outputs: Sequence[Path] = (),
+    draw: Callable[[], Picture] | None = None,
+    pictures: Sequence[str] = FIGURES,
 ) -> None:
     """Print a table, and write it or its picture to files; the suffix says which. Files are checked first."""
     for path in outputs:
-        check_output(path, pictures=draw is not None)
+        check_output(path, (*(pictures if draw is not None else ()), *TABLES))
     show(table, form)
     if table.attrs.get("by"):
         say(f"ranked by {table.attrs['by']}")
@@ -67,10 +72,9 @@ def say(line: str) -> None:
     click.echo(line, err=True)
 
 
-def check_output(path: Path, pictures: bool = True, tables: bool = True) -> None:
+def check_output(path: Path, kinds: Sequence[str] = (*FIGURES, *TABLES)) -> None:
     """Raise QueryError where a file cannot be written: of no kind that is known, or in place of another kind."""
     suffix = path.suffix.lower()
-    kinds = (*(PICTURES if pictures else ()), *(TABLES if tables else ()))
     if suffix not in kinds:
         raise QueryError(f"'{path}' is of no kind that can be written here", f"One of {', '.join(kinds)}.")
     if not path.absolute().parent.is_dir():
@@ -87,11 +91,9 @@ def save_picture(picture: Picture, path: Path) -> None:
     """Write a figure, or a picture of pixels, and say so. Raises QueryError for a kind that it cannot be."""
     from PIL import Image
 
-    check_output(path, tables=False)
+    check_output(path, PIXELS if isinstance(picture, Image.Image) else FIGURES)
     kind = path.suffix.lower().removeprefix(".").replace("jpg", "jpeg")
     if isinstance(picture, Image.Image):
-        if kind == "svg":
-            raise QueryError("a picture of pixels is no .svg", "Name it .png, .jpg or .pdf.")
         _replace(path, lambda part: picture.save(part, format=kind.upper()))
         say(f"{path}: {picture.width} x {picture.height} pixels")
         return

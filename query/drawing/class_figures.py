@@ -83,10 +83,17 @@ def similarity_figure(similarity: pd.DataFrame) -> Figure:
             textcoords="offset points",
             ha="right",
         )
-    r = float(np.corrcoef(similarity["head"], similarity.activation)[0, 1])
-    axis.set_title(f"{len(similarity):,} pairs of classes, r = {r:.2f}", fontsize=9)
+    axis.set_title(f"{len(similarity):,} pairs of classes{_correlation(similarity)}", fontsize=9)
     axis.set(xlabel="cosine of the head's rows", ylabel="cosine of the classes' activation")
     return figure
+
+
+def _correlation(similarity: pd.DataFrame) -> str:
+    """ ", r = ...", and nothing where one of the two does not vary: a pair alone, or images alike."""
+    both = similarity[["head", "activation"]].to_numpy(np.float64)
+    if (np.ptp(both, axis=0) < 1e-6).any():
+        return ""
+    return f", r = {np.corrcoef(both.T)[0, 1]:.2f}"
 
 
 def shared_figure(shared: pd.DataFrame, top: int, by: str) -> Figure:

@@ -111,7 +111,7 @@ def plan_milan(
     exact: bool = False,
 ) -> MilanPlan:
     """Check an export, as export_milan describes it, without writing anything."""
-    at_least(1, k=k, size=size)
+    at_least(1, size=size)
     if not layers:
         raise QueryError("no layer is named", "Give --layer, once or more.")
     needs_inputs(index.spec)

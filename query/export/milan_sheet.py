@@ -52,7 +52,7 @@ def milan_sheet(
     Example:
         >>> milan_sheet(index, "blocks.5.mlp.fc1:16").savefig("sheet.png")
     """
-    at_least(1, k=k, size=size)
+    at_least(1, size=size)
     layer, unit = Neuron.of(neuron)
     index.neuron_layer(layer, unit)
     check_k(index, layer, k)

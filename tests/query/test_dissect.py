@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -376,3 +377,15 @@ def test_the_commands_print_and_draw(sample_path: Path, tmp_path: Path) -> None:
         assert Image.open(tmp_path / picture).width > 500
     out = run(cli, ["dissect", "shared", str(sample_path), "-o", str(tmp_path / "x.txt")])
     assert "x.txt' is of no kind that can be written here. One of .png, .jpg" in str(out.exception)
+
+
+@pytest.mark.parametrize("pairs", [[(0.1, 0.2)], [(0.1, 1.0), (0.2, 1.0)], [(0.5, 0.1), (0.5, 0.2), (0.5, 0.3)]])
+def test_no_correlation_is_told_where_nothing_varies(pairs: list[tuple[float, float]]) -> None:
+    from vitdex.query.drawing.class_figures import similarity_figure
+
+    table = pd.DataFrame(pairs, columns=["head", "activation"]).assign(class_a="a", class_b="b")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        title = similarity_figure(table).axes[0].get_title()
+    assert title.startswith(f"{len(pairs)} pairs of classes")
+    assert "r =" not in title

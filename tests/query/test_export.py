@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pytest
 import torch
-from conftest import Reference
+from conftest import Reference, hear_ctrl_c
 from vitdex.query.export.clip_dissect import export_clip_dissect
 from vitdex.query.export.tables import export_tables
 from vitdex.query.index import Index
@@ -57,3 +61,15 @@ def test_clip_dissect_tensors(sample: Index, reference: Reference, tmp_path: Pat
             assert found.dtype == torch.float32
             np.testing.assert_allclose(found.numpy(), direct[reading], rtol=1e-4, atol=1e-4)
     assert (tmp_path / "images.txt").read_text().splitlines() == reference.paths
+
+
+def test_ctrl_c_leaves_nothing(sample: Index, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["export", "tables", str(sample.layout.root), str(out), "--format", "csv"]
+    code = "from vitdex.query.commands.main import main; main()"
+    run = subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE, preexec_fn=hear_ctrl_c)
+    while not list(out.glob(".*.partial")) and run.poll() is None:
+        time.sleep(0.002)
+    run.send_signal(signal.SIGINT)
+    assert (run.communicate()[1].strip(), run.returncode) == (b"Stopped.", 130)
+    assert not list(out.glob(".*"))
