@@ -23,19 +23,23 @@ WINGS: dict[str, set[str]] = {
     "export": BELOW,
 }
 TOPS = {"index.py", "__init__.py", "__main__.py", "commands"}  # of query, above all its wings
-HEAVY = {"torch", "timm", "torchvision", "matplotlib", "PIL"}
+HEAVY = {"torch", "timm", "torchvision", "matplotlib", "PIL", "zarr"}
 SPEAKING = {"tqdm", "click"}  # what only the command line imports
 SPEAKERS = ("query/commands/", "indexer/command.py", "data/sample_recipe/")
 
 
 @dataclass(frozen=True)
 class Import:
-    """One import: the file, the module it names (`vitdex.query.index`, `torch`), the line, whether in a function."""
+    """One import: the file, the module it names (`vitdex.query.index`, `torch`), the line.
+
+    `inside` a function, or `for_types` alone: then it does not run when its file is imported.
+    """
 
     file: str
     module: str
     line: int
     inside: bool
+    for_types: bool = False
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line} imports {self.module}"
@@ -55,16 +59,24 @@ class House:
     def _of_file(self, file: str) -> Iterator[Import]:
         tree = ast.parse((self.root / file).read_text())
         package = ["vitdex", *file.split("/")[:-1]]
+        types = {
+            child
+            for node in ast.walk(tree)
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            for child in ast.walk(node)
+        }
         for node, inside in _walk(tree, False):
             if isinstance(node, ast.Import):
                 for alias in node.names:
-                    yield Import(file, alias.name, node.lineno, inside)
+                    yield Import(file, alias.name, node.lineno, inside, node in types)
             elif isinstance(node, ast.ImportFrom):
                 above = package[: len(package) - node.level + 1] if node.level else []
                 base = ".".join([*above, *([node.module] if node.module else [])])
                 for alias in node.names:
                     is_module = self.file_of(f"{base}.{alias.name}") is not None
-                    yield Import(file, f"{base}.{alias.name}" if is_module else base, node.lineno, inside)
+                    yield Import(
+                        file, f"{base}.{alias.name}" if is_module else base, node.lineno, inside, node in types
+                    )
             elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("files", "import_module"):
                 for argument in node.args:
                     if isinstance(argument, ast.Constant) and str(argument.value).startswith("vitdex."):
@@ -121,7 +133,7 @@ class House:
         """Imports of ours inside a function though they keep nothing heavy out."""
         direct: dict[str, set[str]] = {file: set() for file in self.files}
         for one in self.imports:
-            if not one.inside:
+            if not one.inside and not one.for_types:
                 direct[one.file].add(self.file_of(one.module) or one.module.split(".")[0])
         return [str(o) for o, t in self.ours() if o.inside and t in direct and not HEAVY & _reach(direct, t)]
 

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import duckdb
 import numpy as np
 import pandas as pd
-import zarr
 from numpy.typing import NDArray
 
 from ...schemas.errors import QueryError
@@ -24,11 +23,13 @@ from ...schemas.manifest import read_manifest
 from ...schemas.run_spec import EXEMPLARS, LayerSpec, RunSpec, Side, Token
 from ...schemas.storage.array_reader import ArrayReader
 from ...schemas.storage.local_store import LocalStore
-from ...schemas.storage.zarr_group import open_group
 from ..notes.database import notes_stamp
 from . import maps
 from .names import ClassTable, at_least, nearest
 from .sql import Tables
+
+if TYPE_CHECKING:
+    import zarr
 
 
 class StoredIndex:
@@ -100,6 +101,8 @@ class StoredIndex:
     @cached_property
     def arrays(self) -> zarr.Group:
         """The same arrays as a plain Zarr group, for use of your own: zarr's errors, not ours. See FORMAT.md."""
+        from ...schemas.storage.zarr_group import open_group
+
         return open_group(self.layout.arrays, mode="r")
 
     def sql(self, query: str, parameters: list[Any] | None = None, timeout: float | None = None) -> pd.DataFrame:
