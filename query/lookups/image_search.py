@@ -3,7 +3,7 @@
 top_images(index, ["blocks.4.mlp.fc1:473", ("blocks.5.mlp.fc1", 16)], k=20, aggregate="min")
 neighbours(index, "coin/013.jpg", ["blocks.5.mlp.fc1"], metric="cosine")     # all units of a layer
 
-A neuron's value on an image is its largest patch, in fc1 layers before the nonlinearity. All images are compared, none sampled.
+A neuron's value on an image is its largest patch. All images are compared, none sampled.
 """
 
 from __future__ import annotations

@@ -204,7 +204,8 @@ class StoredIndex:
             token: 'patch', or 'cls' for the CLS token's own top.
 
         Returns:
-            Columns rank, image_id, patch, pre (the value that ranks), post (in fc1 layers after the nonlinearity), path, label.
+            Columns rank, image_id, patch, pre (the value that ranks), post (in fc1 layers after the nonlinearity),
+            path, label.
 
         Raises:
             QueryError: no such neuron.

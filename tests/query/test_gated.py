@@ -26,7 +26,7 @@ NAME = "eva02_tiny_patch14_224"
 ARGS = {"embed_dim": 24, "depth": 2, "num_heads": 2, "img_size": [42, 42]}
 CLASSES = ["ant", "bee", "owl"]
 LAYER, WRITTEN = "blocks.1.mlp.fc2.input", "blocks.1.mlp.fc2"
-SILENT, FAINT = 3, 4  # units that are 0 everywhere, and all but 0
+SILENT, FAINT, NEGATIVE = 3, 4, 5  # units that are 0 everywhere, all but 0, and below 0 everywhere
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for unit, factor in ((SILENT, 0.0), (FAINT, 1e-9)):
             fc1.weight[half + unit] *= factor
             fc1.bias[half + unit] *= factor
+        fc1.weight[[NEGATIVE, half + NEGATIVE]] = 0
+        fc1.bias[NEGATIVE], fc1.bias[half + NEGATIVE] = 2, -1
     (root / "model").mkdir()
     config = {"architecture": NAME, "num_classes": len(CLASSES), "model_args": ARGS}
     settings = {"input_size": [3, 42, 42], "mean": [0.5] * 3, "std": [0.25] * 3, "label_names": CLASSES}
@@ -80,7 +82,6 @@ def index(path: Path) -> Iterator[Index]:
 
 
 def test_a_dead_unit_is_0_in_both_signs(index: Index) -> None:
-    """No unit of random weights stays on one side of 0, but those that were pressed to it."""
     rows = index.sql("SELECT unit, dead FROM neurons WHERE layer = ? ORDER BY unit", [LAYER])
     assert np.flatnonzero(rows.dead).tolist() == [SILENT, FAINT]
     low = index.arrays[LAYER]["min"][:, FAINT]
