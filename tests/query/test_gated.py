@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,11 +18,12 @@ from safetensors.torch import save_file
 from vitdex.indexer.build import Quiet, build
 from vitdex.indexer.plan import Request
 from vitdex.indexer.statistics.threshold_counts import Statistics
+from vitdex.indexer.tables.filled_index import Finish
 from vitdex.query.commands.main import cli
 from vitdex.query.drawing.class_figures import activations_figure
 from vitdex.query.heatmaps.views import VIEWS
 from vitdex.query.index import Index
-from vitdex.schemas.run_spec import LayerSpec, Maps
+from vitdex.schemas.run_spec import Kind, LayerSpec, Maps
 
 NAME = "eva02_tiny_patch14_224"
 ARGS = {"embed_dim": 24, "depth": 2, "num_heads": 2, "img_size": [42, 42]}
@@ -88,6 +91,15 @@ def test_a_dead_unit_is_0_in_both_signs(index: Index) -> None:
     assert (low < 0).all()
 
 
+def test_a_unit_below_0_on_patches_alone_is_alive() -> None:
+    """A real unit is seldom 0 on its prefix tokens and not on its patches."""
+    finish = SimpleNamespace(reader=SimpleNamespace(parts=lambda _: [(0, np.float32([[-3, 0], [np.nan, np.nan]]))]))
+    high, prefix = np.float32([[-1, np.nan], [0, np.nan]]), np.float32([0, 0])
+    for kind, expected in (("gated", [3, 0]), ("hidden", [0, 0])):
+        found = Finish._largest(cast(Any, finish), LayerSpec("x", 0, cast(Kind, kind), 2), high, prefix)
+        assert found.tolist() == expected
+
+
 def test_prefix_tokens_keep_a_gated_unit_alive_from_below() -> None:
     layers = [LayerSpec("gated", 0, "gated", 2), LayerSpec("plain", 0, "hidden", 2)]
     statistics = Statistics(layers, 0, "cpu")
@@ -150,7 +162,18 @@ def test_look_ups_and_exports(place: Path, path: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_heatmaps(place: Path, path: Path, tmp_path: Path, view: str) -> None:
-    words = ["heatmap", path, "--neuron", f"{LAYER}:7", "--image", "0", "--class", "owl", "--view", view]
+    words: list[str | Path] = [
+        "heatmap",
+        path,
+        "--neuron",
+        f"{LAYER}:7",
+        "--image",
+        "0",
+        "--class",
+        "owl",
+        "--view",
+        view,
+    ]
     words += ["--weights", place / "model", "-o", tmp_path / "a.png"]
     if view == "post":
         refused = CliRunner().invoke(cli, [str(word) for word in words])
@@ -179,7 +202,18 @@ def test_dissect(place: Path, path: Path, tmp_path: Path, words: list[str]) -> N
 
 
 def test_generate(place: Path, path: Path, tmp_path: Path) -> None:
-    words = ["generate", path, "--neuron", f"{LAYER}:7", "-k", "1", "--snapshot", "2", "--weights", place / "model"]
+    words: list[str | Path] = [
+        "generate",
+        path,
+        "--neuron",
+        f"{LAYER}:7",
+        "-k",
+        "1",
+        "--snapshot",
+        "2",
+        "--weights",
+        place / "model",
+    ]
     assert LAYER in run(*words, "--csv", "-o", tmp_path / "made.png")
     refused = CliRunner().invoke(cli, [*map(str, words), "--post"])
     assert "has no nonlinearity after it" in refused.output + str(refused.exception)
