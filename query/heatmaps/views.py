@@ -196,7 +196,7 @@ def _read_from(reader: MapSource, neurons: Sequence[Neuron]) -> str:
 
 
 def _after(reader: MapSource) -> str:
-    return "a" if _act(reader) == NO_ACTIVATION else f"{_act(reader)}(a)"
+    return "Value that fc2 reads" if _act(reader) == NO_ACTIVATION else f"{_act(reader)}(a)"
 
 
 def _unread(reader: MapSource, neurons: Sequence[Neuron]) -> tuple[str, ...]:

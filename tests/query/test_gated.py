@@ -140,6 +140,7 @@ def test_titles_say_what_a_layer_holds(index: Index) -> None:
     assert index.heatmaps([(LAYER, 1)], [0]).title == read
     assert index.heatmaps([(WRITTEN, 1), (WRITTEN, 2)], [0]).title == written
     assert index.heatmaps([(LAYER, 1), (WRITTEN, 1)], [0]).title == f"{read}; {written}"
+    assert index.heatmaps([(LAYER, 1)], [0], "contribution", "owl").title == "Value that fc2 reads × raw score for owl"
     rows = index.sql(
         "SELECT 'all' AS blocks, 1 AS block, 1 AS unit, 1 AS rank, 0.5 AS post_mean, 0.2 AS post_mean_others"
     )
