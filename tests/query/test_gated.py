@@ -93,8 +93,8 @@ def test_a_dead_unit_is_0_in_both_signs(index: Index) -> None:
 
 def test_a_unit_below_0_on_patches_alone_is_alive() -> None:
     """A real unit is seldom 0 on its prefix tokens and not on its patches."""
-    finish = SimpleNamespace(reader=SimpleNamespace(parts=lambda _: [(0, np.float32([[-3, 0], [np.nan, np.nan]]))]))
-    high, prefix = np.float32([[-1, np.nan], [0, np.nan]]), np.float32([0, 0])
+    finish = SimpleNamespace(reader=SimpleNamespace(parts=lambda _: [(0, np.array([[-3, 0], [np.nan, np.nan]], "f4"))]))
+    high, prefix = np.array([[-1, np.nan], [0, np.nan]], "f4"), np.zeros(2, "f4")
     for kind, expected in (("gated", [3, 0]), ("hidden", [0, 0])):
         found = Finish._largest(cast(Any, finish), LayerSpec("x", 0, cast(Kind, kind), 2), high, prefix)
         assert found.tolist() == expected
