@@ -89,7 +89,7 @@ def _new_bar(total: int, unit: str, done: int = 0, name: str | None = None) -> t
 @click.command("index")
 @click.argument("out", type=FILE)
 @click.option("--sample", is_flag=True, help="The packaged images and model: no network, no data set.")
-@click.option("--model", help="timm's name, or local-dir:FOLDER in timm's hub format.")
+@click.option("--model", help="timm's name, local-dir:FOLDER with its config.json, or hf-hub:ORG/NAME.")
 @click.option("--images", help="A folder, a folder of class folders, a tar of either, or hf:NAME:SPLIT.")
 @click.option("--weights", type=FILE, help="A safetensors file instead of timm's hub.")
 @click.option(

@@ -9,7 +9,7 @@ from math import ceil, prod
 
 import numpy as np
 
-from .run_spec import EXEMPLARS, READOUTS, TOKEN_TOP, RunSpec
+from .run_spec import EXEMPLARS, READOUTS, TOKEN_TOP, LayerSpec, RunSpec
 
 ARRAYS = "activations.zarr"  # their folder
 CHECKSUM_BYTES = 4  # crc32c after every chunk
@@ -124,11 +124,11 @@ def _root_arrays(spec: RunSpec) -> Iterator[ArraySpec]:
 
 def _layer_arrays(spec: RunSpec) -> Iterator[ArraySpec]:
     for layer in spec.layers:
-        yield from _one_layer(spec, layer.name, layer.units, layer.has_value_vectors)
+        yield from _one_layer(spec, layer)
 
 
-def _one_layer(spec: RunSpec, name: str, units: int, hidden: bool) -> Iterator[ArraySpec]:
-    n, part = spec.images, spec.part_images
+def _one_layer(spec: RunSpec, layer: LayerSpec) -> Iterator[ArraySpec]:
+    n, part, name, units = spec.images, spec.part_images, layer.name, layer.units
 
     def rows(leaf: str, dtype: str, about: str) -> ArraySpec:
         return ArraySpec(f"{name}/{leaf}", ("image", "neuron"), (n, units), dtype, (part, units), None, about)
@@ -138,10 +138,12 @@ def _one_layer(spec: RunSpec, name: str, units: int, hidden: bool) -> Iterator[A
     yield rows("min", "float32", "smallest patch")
     yield rows("mean", "float32", "mean over the patches")
     yield rows("argmax", "uint16", "the patch of the largest value; the first where several are")
+    if layer.kind == "gated":
+        yield rows("argmin", "uint16", "the patch of the smallest value; the first where several are")
     yield rows("post_mean", "float32", "mean over the patches after the nonlinearity")
     if spec.cls:
         yield rows("cls", "float32", "value on the CLS token")
-    if hidden and spec.readout in READOUTS:
+    if layer.has_value_vectors and spec.readout in READOUTS:
         yield rows("read", "float32", "activation as the head reads it: contribution = folded score * read")
         yield ArraySpec(
             f"{name}/scale",

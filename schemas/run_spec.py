@@ -62,8 +62,8 @@ class LayerSpec:
 class RunSpec:
     """All that decides the content of an index. A resumed run must have an equal one."""
 
-    model: str  # timm's name with the tag that it resolved to
-    model_args: dict[str, Any]  # timm's own, beyond the name
+    model: str  # timm's name with the tag that it resolved to, or hf-hub:ORG/NAME
+    model_args: dict[str, Any]  # timm's own, beyond the name; of a model of the hub also its `architecture`
     weights_sha256: str
     head: str  # 'model', 'none', or the name of the file that brought one
     head_sha256: str

@@ -1,8 +1,9 @@
-"""Load a ViT under timm's name, with weights from timm's hub, from safetensors files, or from a model's folder.
+"""Load a ViT under timm's name, with weights from timm's hub, from safetensors files, from a folder, or anybody's hub.
 
     loaded = load_model("vit_base_patch16_224")                         # hub
     loaded = load_model("vit_base_patch16_224", weights="mine.safetensors")
     loaded = load_model("local-dir:my-model")                           # config.json + model.safetensors
+    loaded = load_model("hf-hub:ORG/NAME")                              # the same from the Hugging Face hub
 
 Imports torch and timm: only code that runs a model imports this module.
 """
@@ -27,6 +28,7 @@ from .checkpoints import Checkpoint, check_finite, open_checkpoint
 from .configs import CONFIG_FILE, FORMATS, Config, read_config
 from .create import ask_the_hub_once, check_name, create
 from .fit import fit
+from .hub import HUB, hub_folder, hub_name
 from .naming import Translated, resized_positions, translate
 
 LOCAL = "local-dir:"  # before the folder of a model
@@ -36,7 +38,8 @@ LOCAL = "local-dir:"  # before the folder of a model
 class Loaded:
     """A model in eval mode on the CPU, and all that identifies it.
 
-    `model_args` are timm's, and `norm_eps` where the norms have another epsilon than those of this name.
+    `model_args` are timm's, `norm_eps` where the norms have another epsilon than those of this name, and `architecture`
+    where the name is the hub's: with it, weights from a file need no hub.
     """
 
     model: nn.Module
@@ -57,7 +60,8 @@ def load_model(
     """Load a ViT.
 
     Args:
-        name: as timm spells it, or `local-dir:FOLDER` for a folder of timm's or transformers' with its config.json.
+        name: as timm spells it, `local-dir:FOLDER` for a folder of timm's or transformers' with its config.json, or
+            `hf-hub:ORG/NAME` for such a folder on the Hugging Face hub (`@REVISION` may follow).
         weights: a safetensors file, the index of several, or a folder; by default the folder's own, else timm's hub.
         img_size: height and width; by default those that the weights were made for.
         model_args: further arguments of timm.create_model.
@@ -75,7 +79,9 @@ def load_model(
     if img_size:
         args["img_size"] = list(img_size)
     notes: tuple[str, ...] = ()
-    if name.startswith(LOCAL) or weights is not None:
+    if (on_hub := hub_name(name)) is not None:
+        model, name, args, notes, imagenet = _from_hub(on_hub, weights, args)
+    elif name.startswith(LOCAL) or weights is not None:
         model, name, args, notes, imagenet = _from_files(name, weights, args)
     else:
         check_name(name)
@@ -89,6 +95,17 @@ def load_model(
     check_finite(name, dict(model.named_parameters()))
     names = model_names(int(getattr(model, "num_classes", 0)), _config(model), imagenet)
     return Loaded(model, name, args, _preprocessing(model, args), state_hash(model), names, notes)
+
+
+def _from_hub(
+    on_hub: str, weights: str | Path | None, args: dict[str, Any]
+) -> tuple[nn.Module, str, dict[str, Any], tuple[str, ...], bool]:
+    """As `_from_files`, of a model on the hub: its name stays the hub's, and timm's is among its arguments."""
+    architecture = args.pop("architecture", None)
+    if weights is None or architecture is None:
+        architecture = f"{LOCAL}{hub_folder(on_hub, weights=weights is None)}"
+    model, architecture, args, notes, imagenet = _from_files(architecture, weights, args)
+    return model, f"{HUB}{on_hub}", {**args, "architecture": architecture}, notes, imagenet
 
 
 def _from_files(

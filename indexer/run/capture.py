@@ -184,6 +184,8 @@ class Capture:
 
         def reduce(y: Tensor) -> None:
             self._summaries(layer.name, self.kept.raw.pop(layer.name), y)
+            if layer.gated and not self._calibrating:
+                self._keep_lowest(layer.name, y)
             if self.anatomy.readout.defined and not self._calibrating:
                 self._keep_activated(layer, y)
 
@@ -212,6 +214,13 @@ class Capture:
         if self.spec.compiled:
             return first_rows(self._room[name][leaf], len(x)).copy_(x)
         return x.to(torch.float32, copy=True)
+
+    def _keep_lowest(self, name: str, y: Tensor) -> None:
+        """Where gated units are lowest: below 0 they speak as well, so their bottom exemplars want a patch."""
+        lowest = y[:, self.spec.prefix :].argmin(1)
+        if self.spec.compiled:
+            lowest = first_rows(self._room[name]["argmin"], len(y)).copy_(lowest)
+        self.kept.out[f"{name}/argmin"] = lowest
 
     def _keep_activated(self, layer: MlpLayer, y: Tensor) -> None:
         """Keep what the head will read of a layer: one token, a pooled vector, or, where sigma differs, all patches."""

@@ -64,6 +64,7 @@ def room_for(images: int, tokens: int, prefix: int, units: int, maps: Maps) -> R
         "post_mean": (of_neuron, np.float32),
         "token_top": ((images, tokens, TOKEN_TOP), np.uint16),
         "map": ((images, units, patches) if maps in ("uint8", "exemplars") else (images, 0, 0), np.uint8),
+        "argmin": (of_neuron, np.uint16),
         "cls": (of_neuron, np.float32),
         "activated": (of_neuron, np.float32),
     }

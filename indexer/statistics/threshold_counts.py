@@ -69,6 +69,8 @@ class Statistics:
         self.positive = {a.name: torch.zeros(a.units, dtype=torch.int64, device=device) for a in layers}
         self.square = {a.name: torch.zeros(a.units, dtype=exact, device=device) for a in layers}
         self.total = {a.name: torch.zeros(a.units, dtype=exact, device=device) for a in layers}
+        self._both_signs = {a.name for a in layers if a.kind == "gated"}
+        # the largest value on prefix tokens; of gated units, the largest in size
         self.prefix_max = {a.name: torch.full((a.units,), -torch.inf, device=device) for a in layers}
         self.largest = {a.name: torch.full((a.units, tail), -torch.inf, device=device) for a in layers}
 
@@ -140,6 +142,8 @@ class Statistics:
     def add_prefix(self, layer: str, values: Tensor) -> None:
         """Prefix tokens' values [image, token, neuron]: they decide with the patches whether a neuron is dead."""
         if values.shape[1]:
+            if layer in self._both_signs:
+                values = values.abs()
             torch.maximum(self.prefix_max[layer], values.amax((0, 1)), out=self.prefix_max[layer])
 
     def state_of(self, layer: str) -> dict[str, NDArray[np.generic]]:

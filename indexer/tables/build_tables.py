@@ -192,21 +192,25 @@ def _exemplars(
     sides: dict[Side, NDArray[np.int64]],
 ) -> None:
     units = np.arange(layer.units)[:, None]
+    k = min(OTHER_EXEMPLARS, int(finish.valid.sum()))
     for side, ids in sides.items():
-        patches = _patches(finish, layer, ids)
-        _insert_exemplars(finish, db, layer, side, "patch", ids, by_neuron[units, ids], patches)
+        pre, place = by_neuron[units, ids], "argmax"
+        if side == "bottom" and layer.kind == "gated":  # below 0 such a unit speaks as well
+            minima = ((first, -values) for first, values in finish.reader.parts(f"{layer.name}/min"))
+            negated, ids = largest(minima, layer.units, k)
+            pre, place = -negated, "argmin"
+        _insert_exemplars(finish, db, layer, side, "patch", ids, pre, _patches(finish, layer, ids, place))
     if finish.spec.cls:
-        k = min(OTHER_EXEMPLARS, int(finish.valid.sum()))
         pre, ids = largest(finish.reader.parts(f"{layer.name}/cls"), layer.units, k)
         _insert_exemplars(finish, db, layer, "top", "cls", ids, pre, None)
 
 
-def _patches(finish: Finish, layer: LayerSpec, ids: NDArray[np.int64]) -> NDArray[np.uint16]:
-    """The patch of the largest value of every neuron on its images [neuron, rank]."""
+def _patches(finish: Finish, layer: LayerSpec, ids: NDArray[np.int64], place: str) -> NDArray[np.uint16]:
+    """The patch of the largest value (argmax; argmin: smallest) of every neuron on its images [neuron, rank]."""
     out = np.zeros(ids.shape, np.uint16)
-    for first, argmax in finish.reader.parts(f"{layer.name}/argmax"):
-        unit, rank = np.nonzero((ids >= first) & (ids < first + len(argmax)))
-        out[unit, rank] = argmax[ids[unit, rank] - first, unit]
+    for first, patches in finish.reader.parts(f"{layer.name}/{place}"):
+        unit, rank = np.nonzero((ids >= first) & (ids < first + len(patches)))
+        out[unit, rank] = patches[ids[unit, rank] - first, unit]
     return out
 
 

@@ -25,6 +25,7 @@ from .class_order import Accuracy, accuracy, settled_order
 
 QUANTILES = {"q001": 0.001, "q50": 0.5, "q90": 0.9, "q99": 0.99, "q995": 0.995, "q999": 0.999}
 KEPT = ("pre_std", "positive_share", *QUANTILES, "dead")  # columns of `neurons` that no array holds
+DEAD_IN_SIZE = 1e-6  # of gated units: GELU and SiLU of a gate far below 0 come near 0 and seldom reach it
 
 Columns = dict[str, NDArray[Any]]  # of one layer, by name: an array [neuron]
 
@@ -89,10 +90,17 @@ class Finish:
             "pre_std": self.statistics.deviation(layer.name),
             "positive_share": self.statistics.positive_share(layer.name),
             **{name: np.ascontiguousarray(quantiles[:, i]) for i, name in enumerate(QUANTILES)},
-            "dead": np.fmax(np.fmax.reduce(by_neuron, 1), prefix) <= 0,  # fmax: NaN is an unreadable image
+            "dead": self._largest(layer, by_neuron, prefix) <= (DEAD_IN_SIZE if layer.kind == "gated" else 0),
         }
-        if layer.kind == "gated":  # it speaks below 0 as well
-            for _, values in self.reader.parts(f"{layer.name}/min"):
-                columns["dead"] &= np.fmin.reduce(values, 0) >= 0
         del self.statistics.counts[layer.name]
         return columns
+
+    def _largest(
+        self, layer: LayerSpec, by_neuron: NDArray[np.float32], prefix: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Each neuron's largest value on any token [neuron]; of gated units, which speak below 0 too, in size."""
+        largest = np.fmax(np.fmax.reduce(by_neuron, 1), prefix)  # fmax: NaN is an unreadable image
+        if layer.kind == "gated":
+            for _, values in self.reader.parts(f"{layer.name}/min"):
+                largest = np.fmax(largest, -np.fmin.reduce(values, 0))
+        return largest

@@ -40,7 +40,7 @@ SHOWN = ["id", "layer", "unit", "step", "pre_mean", "post_mean", "ratio", "perce
     help="How: smooth, shaken all the while, or pixels by plain gradient descent.",
 )
 @click.option("--over", default="mean", show_default=True, metavar="mean|max|logit|PATCH", help="What to excite.")
-@click.option("--post", is_flag=True, help="Excite the value after the nonlinearity.")
+@click.option("--post", is_flag=True, help="Excite the value after the nonlinearity (fc1 layers).")
 @click.option(
     "--contrast", type=click.Choice(["siblings", "features"]), help="Against sibling classes, or real images."
 )

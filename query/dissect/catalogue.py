@@ -76,7 +76,8 @@ def _activations(index: StoredIndex, class_: str, k: int = 10, by: Ranking | Non
     def draw() -> Figure:
         from ..drawing.class_figures import activations_figure
 
-        return activations_figure(table, index.class_name(class_), by)
+        gated = any(layer.kind == "gated" for layer in index.spec.layers)
+        return activations_figure(table, index.class_name(class_), by, gated=gated)
 
     return Answer(_ranked(table, by), draw)
 

@@ -17,6 +17,12 @@ KINDS = {
     "post_mean": "mean of the patches after the nonlinearity",
     "cls_post_mean": "CLS token after the nonlinearity",
 }
+GATED_KINDS = {  # no nonlinearity follows what fc2 reads
+    "mean_max": "largest patch of what fc2 reads",
+    "mean": "mean of the patches of what fc2 reads",
+    "post_mean": "mean of the patches of what fc2 reads",
+    "cls_post_mean": "what fc2 reads on the CLS token",
+}
 
 
 def blocks_figure(blocks: pd.DataFrame, carried: pd.DataFrame, by: str) -> Figure:
@@ -40,7 +46,9 @@ def blocks_figure(blocks: pd.DataFrame, carried: pd.DataFrame, by: str) -> Figur
     return figure
 
 
-def activations_figure(activations: pd.DataFrame, title: str, by: str, measure: str = "mean_max") -> Figure:
+def activations_figure(
+    activations: pd.DataFrame, title: str, by: str, measure: str = "mean_max", gated: bool = False
+) -> Figure:
     """Each neuron's activation on the class's images against all others, ten a group."""
     groups = list(dict.fromkeys(activations.blocks))
     columns = min(4, len(groups))
@@ -62,7 +70,7 @@ def activations_figure(activations: pd.DataFrame, title: str, by: str, measure: 
         axis.invert_yaxis()
         axis.axvline(0, color="#cccccc", lw=0.8, zorder=0)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel(f"{KINDS[measure]}, mean over the images", fontsize=9)
+    figure.supxlabel(f"{(GATED_KINDS if gated else KINDS)[measure]}, mean over the images", fontsize=9)
     figure.supylabel(f"unit (block:unit), best by {by} first", fontsize=9)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, loc="outside upper center", ncols=2)

@@ -77,7 +77,7 @@ def image_scales(values: Values, view: View) -> tuple[tuple[tuple[Scale, ...], .
 
 def _maps(reader: MapSource, neurons: Sequence[Neuron], ids: list[int]) -> Shown:
     scales = tuple(Scale(min(low, 0.0), max(high, 0.0)) for low, high in _quantiles(reader, neurons))
-    return Shown(_values(reader, neurons, ids), scales, _before(reader))
+    return Shown(_values(reader, neurons, ids), scales, _read_from(reader, neurons))
 
 
 def _activations(reader: MapSource, neurons: Sequence[Neuron], ids: list[int]) -> Shown:
@@ -185,13 +185,18 @@ def _act(reader: MapSource) -> str:
     return reader.index.spec.activation
 
 
-def _before(reader: MapSource) -> str:
-    """What a map holds: of gated units, the values that fc2 reads."""
-    return "Activation on the patches" + ("" if _act(reader) == NO_ACTIVATION else f", before {_act(reader)}")
+def _read_from(reader: MapSource, neurons: Sequence[Neuron]) -> str:
+    """What the maps hold, by the kinds of the neurons' layers."""
+    words = {
+        "hidden": f"Activation on the patches, before {_act(reader)}",
+        "gated": "Value that fc2 reads on the patches",
+        "residual": "Coordinate of what fc2 writes on the patches",
+    }
+    return "; ".join(dict.fromkeys(words[reader.index.neuron_layer(*neuron).kind] for neuron in neurons))
 
 
 def _after(reader: MapSource) -> str:
-    return "a" if _act(reader) == NO_ACTIVATION else f"{_act(reader)}(a)"
+    return "Value that fc2 reads" if _act(reader) == NO_ACTIVATION else f"{_act(reader)}(a)"
 
 
 def _unread(reader: MapSource, neurons: Sequence[Neuron]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 top_images(index, ["blocks.4.mlp.fc1:473", ("blocks.5.mlp.fc1", 16)], k=20, aggregate="min")
 neighbours(index, "coin/013.jpg", ["blocks.5.mlp.fc1"], metric="cosine")     # all units of a layer
 
-A neuron's value on an image is its largest patch before the nonlinearity. All images are compared, none sampled.
+A neuron's value on an image is its largest patch. All images are compared, none sampled.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def top_images(index: StoredIndex, neurons: Group, k: int = 20, aggregate: Aggre
     Args:
         neurons: neurons, or 'LAYER' for all units of a layer; one that is named twice counts once.
         k: how many.
-        aggregate: 'mean', 'max', 'min' or 'sum' over the neurons of each one's largest patch before the nonlinearity.
+        aggregate: 'mean', 'max', 'min' or 'sum' over the neurons of each one's largest patch (LAYER/max).
 
     Returns:
         Columns rank, image_id, value, path, label. Ties go to the lower image_id; unreadable images are left out.
@@ -69,7 +69,7 @@ def neighbours(
 
     Args:
         image: by number, path, or the end of a path; it is left out itself.
-        neurons: as in top_images; a neuron's value on an image is its largest patch before the nonlinearity.
+        neurons: as in top_images; a neuron's value on an image is its largest patch (LAYER/max).
         k: how many.
         metric: 'l1' (sum of absolute differences), 'l2' (Euclidean), 'cosine' (1 - cosine; an image on which all
             neurons are 0 has none and is left out).

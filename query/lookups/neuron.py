@@ -75,7 +75,7 @@ def quantiles(index: StoredIndex, layer: str, units: Sequence[int], quantile: Qu
         quantile: 'q001', 'q50', 'q90', 'q99', 'q995' or 'q999'.
 
     Returns:
-        float32 [unit], values before the nonlinearity; FORMAT.md states their error.
+        float32 [unit], values as the maps hold them; FORMAT.md states their error.
 
     Raises:
         QueryError: an unknown layer or quantile.

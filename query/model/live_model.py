@@ -94,7 +94,7 @@ def open_model(index: StoredIndex, weights: str | Path | None = None, device: st
 
     Args:
         weights: a safetensors file, the index of several, or a model's folder; without it the packaged model where it
-            is the one, else timm's hub.
+            is the one, else timm's hub, or the model's own.
         device: 'cpu', 'cuda', 'mps'; by default the best there is.
 
     Returns:

@@ -40,7 +40,7 @@ class MapSource:
         return open_model(self.index, self.weights, self.device)
 
     def __call__(self, layer: str, units: Sequence[int], image_ids: Sequence[int]) -> NDArray[np.float32]:
-        """Values before the nonlinearity: float32 [image, unit, rows, columns]; NaN where an image was unreadable.
+        """Values as indexed: float32 [image, unit, rows, columns]; NaN where an image was unreadable.
 
         Raises QueryError for unknown names, and where a map is neither stored nor computable (`--no-inputs`);
         ModelError where the model's weights are not the index's.

@@ -203,11 +203,12 @@ class StoredIndex:
         Args:
             layer: such as 'blocks.4.mlp.fc1'; unit: the neuron in it. A Neuron unpacks: `exemplars(*neuron)`.
             k: how many, at most 100 on top, 20 at the bottom or by the CLS token, 9 quantiles.
-            side: 'top', 'bottom' or 'quantile' of the image maxima.
+            side: 'top', 'bottom' or 'quantile' of the image maxima; of gated units 'bottom' are the lowest minima.
             token: 'patch', or 'cls' for the CLS token's own top.
 
         Returns:
-            Columns rank, image_id, patch, pre (the value that ranks), post (after the nonlinearity), path, label.
+            Columns rank, image_id, patch, pre (the value that ranks), post (in fc1 layers after the nonlinearity),
+            path, label.
 
         Raises:
             QueryError: no such neuron.
@@ -224,7 +225,7 @@ class StoredIndex:
         )
 
     def map(self, layer: str, unit: int, image_id: int) -> NDArray[np.float32]:
-        """A neuron's values before the nonlinearity on the patches of an image, as stored.
+        """A neuron's values on the patches of an image, as stored: in fc1 layers before the nonlinearity.
 
         Returns:
             float32 [rows, columns]; NaN if the image was unreadable. From uint8 maps the error is at most
