@@ -11,7 +11,7 @@ memory, so that no reader keeps anybody from writing, and again when the file ha
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import duckdb
@@ -31,7 +31,7 @@ CREATE TABLE IF NOT EXISTS generated (     -- images made to excite a neuron; fi
 );
 """
 TABLES = ("descriptions", "generated")
-PATIENCE = 2.0  # seconds that a reader waits for a writer
+PATIENCE = 2.0  # seconds that readers and writers wait for each other
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def writing(layout: Layout) -> Iterator[duckdb.DuckDBPyConnection]:
     """
     with hearing_ctrl_c(), duckdb.connect(":memory:") as db:
         try:
-            attach_for_writing(db, layout.notes, "notes")
+            _once_free(lambda: attach_for_writing(db, layout.notes, "notes"))
         except duckdb.Error as error:
             raise QueryError(*_complaint(layout, error)) from error
         db.execute("USE notes")
@@ -74,7 +74,7 @@ def copy_notes(layout: Layout, db: duckdb.DuckDBPyConnection) -> None:
     db.execute(SCHEMA)
     if layout.notes.exists():
         try:
-            _attach(layout, db)
+            _once_free(lambda: db.execute(f"ATTACH {quoted(layout.notes)} AS notes (READ_ONLY)"))
             held = db.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = 'notes'").fetchall()
             for table in TABLES:
                 if (table,) in held:
@@ -90,12 +90,12 @@ def show_notes(db: duckdb.DuckDBPyConnection) -> None:
         db.execute(f"CREATE TEMP VIEW {table} AS FROM memory.main.{table}")
 
 
-def _attach(layout: Layout, db: duckdb.DuckDBPyConnection) -> None:
-    """Open the notes for reading, once nobody writes them."""
+def _once_free(attach: Callable[[], object]) -> None:
+    """Open the notes, once no other thread or process has them open; that is milliseconds."""
     end = time.monotonic() + PATIENCE
     while True:
         try:
-            db.execute(f"ATTACH {quoted(layout.notes)} AS notes (READ_ONLY)")
+            attach()
             return
         except duckdb.Error as error:
             if not _in_use(error) or time.monotonic() > end:
