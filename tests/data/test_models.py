@@ -321,7 +321,7 @@ def test_gated_units_have_no_value_before_a_nonlinearity(case: Case) -> None:
     picture = neuron_heatmaps(index, [f"{name}:5"], [0])
     assert "before" not in picture.title
     lens = neuron_heatmaps(index, [f"{name}:5"], [0], view="contribution", class_="owl")  # no weights: none are needed
-    assert lens.title == "a × raw score for owl"
+    assert lens.title == "Value that fc2 reads × raw score for owl"
     score = case.fc2(name, "weight").T[5] @ case.state["head.weight"][CLASSES.index("owl")]
     close(lens.values[0, 0].reshape(-1), case.patches(name)[0, 5] * float(score), 1e-2)
     with pytest.raises(QueryError, match=r"holds gated units: no nonlinearity follows it\. Take --view map"):
@@ -505,7 +505,8 @@ def test_unequal_counts_leave_images_without_a_class(tiny: Path, pictures: Path,
     plan = make_plan(asked(tmp_path / "out", tmp_path / "few", weights=tiny))
     assert plan.names is not None
     assert (plan.names.origin, plan.names.names) == ("numbers", ("0", "1", "2", "3", "4"))
-    assert "images have none" in plan.notes[0]
+    assert "called by their numbers" in plan.notes[0]
+    assert "none of the classes" in plan.warnings[0]
 
 
 def save_head(file: Path, width: int, names: list[str]) -> Tensor:
