@@ -77,7 +77,8 @@ def main() -> None:
     except VitdexError as error:
         if "--debug" in sys.argv:
             raise
-        click.echo(f"Error: {str(error).removesuffix('.')}.", err=True)
+        line = str(error)
+        click.echo(f"Error: {line}{'' if line.endswith(('.', '?')) else '.'}", err=True)
         sys.exit(2)
     except click.ClickException as error:
         error.show()

@@ -37,6 +37,8 @@ def test_wrong_use_is_one_line(words: list[str], message: str, tmp_path: Path, m
     assert result.returncode == 2
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+    assert result.stderr.rstrip("\n").endswith((".", "?"))
+    assert not result.stderr.rstrip("\n").endswith(("?.", ".."))
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "x").exists()
 
