@@ -50,9 +50,9 @@ class Tables:
         self._spill = tempfile.mkdtemp(prefix="vitdex-")  # outside the index
         self._clean = weakref.finalize(self, _remove_own, self._spill, os.getpid())
         self._raised: deque[VitdexError] = deque(maxlen=REMEMBERED)  # by our own function inside queries
-        self._idle: list[duckdb.DuckDBPyConnection] = []
         self.notes = notes_stamp(layout)  # of the notes that are held
         self.db = self._connect(stored_map)
+        self._idle = [self.db]  # it answers in half the time that a cursor of it takes
 
     def close(self) -> None:
         for db in (*self._idle, self.db):
