@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from ...schemas.class_text import plain, wordnet_id
 
@@ -49,18 +49,13 @@ class Classes:
             return self._by_text.get(wnid, set())
         return self._by_text.get(plain(text), set())
 
-    @property
+    @cached_property
     def _by_text(self) -> dict[str, set[int]]:
-        return _index(self)
-
-
-@lru_cache(4)
-def _index(classes: Classes) -> dict[str, set[int]]:
-    rows: dict[str, set[int]] = {}
-    for row, (wnid, names) in enumerate(zip(classes.wnids, classes.synonyms, strict=True)):
-        for text in {wnid, plain(", ".join(names)), *map(plain, names)}:
-            rows.setdefault(text, set()).add(row)
-    return rows
+        rows: dict[str, set[int]] = {}
+        for row, (wnid, names) in enumerate(zip(self.wnids, self.synonyms, strict=True)):
+            for text in {wnid, plain(", ".join(names)), *map(plain, names)}:
+                rows.setdefault(text, set()).add(row)
+        return rows
 
 
 @lru_cache(4)

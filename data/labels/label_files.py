@@ -108,7 +108,8 @@ def _rows(lines: list[str]) -> list[list[str]]:
 
 def _first_class(cell: str) -> str:
     """A cell's class; Kaggle's hold an id and boxes behind it, once or several times."""
-    return wordnet_id(cell) or cell.strip() if " " in cell.strip() else cell.strip()
+    text = cell.strip()
+    return (wordnet_id(text) if " " in text else None) or text
 
 
 def _listed(labels: list[str], file: Path) -> list[str]:

@@ -68,7 +68,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         >>> len(open_checkpoint("my-model").shapes)
     """
     file = _in_folder(Path(path)) if Path(path).is_dir() else Path(path)
-    files = _shards(file) if file.name.endswith(INDEX) else (file,)
+    files = tuple(file.parent / name for name in shard_names(file)) if file.name.endswith(INDEX) else (file,)
     shapes: dict[str, tuple[int, ...]] = {}
     for one in files:
         shapes |= _read_shapes(one)
@@ -91,8 +91,8 @@ def _in_folder(folder: Path) -> Path:
     raise ModelError(f"no weights in {folder}", "Give a folder with model.safetensors.")
 
 
-def _shards(index: Path) -> tuple[Path, ...]:
-    """The files that an index names; they lie beside it."""
+def shard_names(index: Path) -> list[str]:
+    """The files that an index names, which lie beside it. Raises ModelError where it names none."""
     try:
         names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
         if not names or any(Path(name).name != name for name in names):
@@ -101,7 +101,7 @@ def _shards(index: Path) -> tuple[Path, ...]:
         raise ModelError(f"no weights at {index}", "Give a safetensors file.") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{index} names no files of tensors", "Give the index as save_pretrained wrote it.") from error
-    return tuple(index.parent / name for name in names)
+    return names
 
 
 def _read_shapes(file: Path) -> dict[str, tuple[int, ...]]:

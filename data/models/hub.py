@@ -7,14 +7,13 @@ The files lie in the hub client's cache, where timm finds them as well. Imports 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from ...schemas.errors import ModelError
-from .checkpoints import CONVERT, INDEX, PREFERRED
+from .checkpoints import CONVERT, INDEX, PREFERRED, shard_names
 from .configs import CONFIG_FILE, FORMATS, PROCESSOR_FILE
 from .create import ask_the_hub_once
 
@@ -51,8 +50,10 @@ def hub_folder(model: str, weights: bool = True) -> Path:
         get_first(PROCESSOR_FILE)
         stored = get_first(*PREFERRED) if weights else config
         if stored is not None and stored.name.endswith(INDEX):
-            for shard in sorted(set(json.loads(stored.read_text("utf-8"))["weight_map"].values())):
+            for shard in shard_names(stored):
                 get(shard)
+    except ModelError:
+        raise
     except LocalEntryNotFoundError as error:
         remedy = f"Check the network, or give --model local-dir:FOLDER with its {CONFIG_FILE}."
         raise ModelError(f"the hub does not answer, and '{model}' is not in its cache", remedy) from error

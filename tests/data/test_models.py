@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
+from shaken import shaken
 from timm.data import create_transform
 from timm.layers import GluMlp
 from torch import Tensor, nn
@@ -116,16 +117,6 @@ FAMILIES = {
         "vit_base_patch16_siglip_224", "none: the head reads through attention pooling", prefix=0, cls=False
     ),
 }
-
-
-def noisy(model: nn.Module) -> nn.Module:
-    """Weights of a trained model's size, and no gain, bias or token at the value that would hide it."""
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.add_(noise * (0.3 if parameter.ndim == 1 or parameter.shape[0] == 1 else 0.1))
-    return model.eval()
 
 
 def save_folder(folder: Path, family: Family, model: nn.Module) -> str:
@@ -249,7 +240,7 @@ def watch(model: nn.Module, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
 def case(request: pytest.FixtureRequest, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
     family: Family = request.param
     place = tmp_path_factory.mktemp("family")
-    model = noisy(timm.create_model(family.name, num_classes=family.classes, **family.model_args))
+    model = shaken(timm.create_model(family.name, num_classes=family.classes, **family.model_args))
     name = save_folder(place / "model", family, model)
     ask = Request(place / "out", name, str(pictures), layers=family.layers, device="cpu", batch_size=5, workers=0)
     out = build(ask, Quiet())
@@ -331,7 +322,7 @@ def test_gated_units_have_no_value_before_a_nonlinearity(case: Case) -> None:
 @pytest.mark.parametrize("gate_last", [True, False])
 def test_a_glu_may_gate_with_either_half(gate_last: bool) -> None:
     mlp = partial(GluMlp, gate_last=gate_last)
-    model = noisy(timm.create_model("vit_tiny_patch16_224", **SMALL, img_size=32, mlp_layer=mlp))
+    model = shaken(timm.create_model("vit_tiny_patch16_224", **SMALL, img_size=32, mlp_layer=mlp))
     layer = dissect(model, (32, 32)).layers[1]
     assert (layer.name, layer.residual_name, layer.units) == ("blocks.1.mlp.fc2.input", "blocks.1.mlp.fc2", 48)
     seen, _ = watch(model, torch.zeros(1, 3, 32, 32))
@@ -419,11 +410,11 @@ def test_values_that_overflow_are_told_by_layer(
 ) -> None:
     """One neuron of the last block, whose part in the logits is small."""
     family = FAMILIES["plain"]
-    model = noisy(timm.create_model(family.name, num_classes=family.classes, **family.model_args))
+    model = shaken(timm.create_model(family.name, num_classes=family.classes, **family.model_args))
     fc1, fc2 = (model.get_submodule(f"blocks.1.mlp.{part}") for part in ("fc1", "fc2"))
     with torch.no_grad():
-        fc1.weight[7] *= factor  # type: ignore[operator, index]
-        fc2.weight[:, 7] *= 1e-9  # type: ignore[operator, index]
+        fc1.weight[7] *= factor
+        fc2.weight[:, 7] *= 1e-9
     name = save_folder(tmp_path / "model", family, model)
     with pytest.raises(ModelError, match=words):
         build(asked(tmp_path / "out", pictures, model=name, **choices), Quiet())
@@ -438,7 +429,7 @@ class Crossed(GluMlp):  # type: ignore[misc]
 
 
 def test_a_gate_of_another_kind_is_refused_by_the_probe_run() -> None:
-    model = noisy(timm.create_model("vit_tiny_patch16_224", **SMALL, img_size=32, mlp_layer=Crossed))
+    model = shaken(timm.create_model("vit_tiny_patch16_224", **SMALL, img_size=32, mlp_layer=Crossed))
     with pytest.raises(ModelError, match=r"what fc2 reads after 'blocks\.0\.mlp\.fc1' is not act\(gate\) \* up"):
         dissect(model, (32, 32))
 
@@ -458,7 +449,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(("name", "args", "words"), REFUSED.values(), ids=REFUSED.keys())
 def test_other_mlps_are_refused_in_one_line_that_names_the_layer(name: str, args: dict[str, Any], words: str) -> None:
-    model = noisy(timm.create_model(name, num_classes=5, **args))
+    model = shaken(timm.create_model(name, num_classes=5, **args))
     size = args["img_size"]
     with pytest.raises(ModelError, match=words) as refusal:
         dissect(model, (size, size))
@@ -470,7 +461,7 @@ def test_other_mlps_are_refused_in_one_line_that_names_the_layer(name: str, args
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole vit_tiny of 5 classes and 48 pixels as bare weights: nothing but shapes tells so."""
     file = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
-    save_file(noisy(timm.create_model("vit_tiny_patch16_224", num_classes=5, img_size=48)).state_dict(), file)
+    save_file(shaken(timm.create_model("vit_tiny_patch16_224", num_classes=5, img_size=48)).state_dict(), file)
     return file
 
 
@@ -524,7 +515,7 @@ def save_head(file: Path, width: int, names: list[str]) -> Tensor:
     ids=["no head", "projection"],
 )
 def test_a_head_of_texts(family: Family, width: int, pictures: Path, tmp_path: Path) -> None:
-    model = noisy(timm.create_model(family.name, num_classes=family.classes, **family.model_args))
+    model = shaken(timm.create_model(family.name, num_classes=family.classes, **family.model_args))
     name = save_folder(tmp_path / "model", family, model)
     texts = save_head(tmp_path / "texts.safetensors", width, ["owl", "ant", "sky"])
     out = build(asked(tmp_path / "out", pictures, model=name, head=tmp_path / "texts.safetensors"), Quiet())
