@@ -159,13 +159,14 @@ def _finish(plan: Plan, layout: Layout, ledger: Ledger, statistics: Statistics) 
     files |= build_tables(finish)
     for path in (layout.run, *(layout.entry(part.index) for part in spec.parts)):
         files[path.relative_to(layout.root).as_posix()] = file_facts(path)
-    content = {"tables": tables_record(), **describe(plan, entries, files, finish.notes)}
+    notes = [note for note in (finish.settled.note,) if note is not None]
+    content = {"tables": tables_record(), **describe(plan, entries, files, notes)}
     accuracy = finish.accuracy()
     if accuracy is not None:
         content["accuracy"] = accuracy.to_json()
     write_file(layout.manifest, seal_manifest(content))
     remove_leftovers(layout)
-    return finish.notes, accuracy
+    return notes, accuracy
 
 
 def _check_images(images: list[ImageFacts]) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
@@ -61,7 +60,7 @@ def _fill_tables(finish: Finish, db: duckdb.DuckDBPyConnection) -> dict[str, Col
     db.execute("SET preserve_insertion_order = true")
     db.execute(files("vitdex.schemas").joinpath("tables.sql").read_text(encoding="utf-8"))
     labels = _images_and_classes(finish, db)
-    classes = len(finish.names.names) if finish.names else 0
+    classes = len(finish.settled.names.names) if finish.settled.names else 0
     insert_scores(finish, db)
     kept: dict[str, Columns] = {}
     activations: dict[str, dict[str, NDArray[np.float32]]] = {}
@@ -110,7 +109,7 @@ def _images_and_classes(finish: Finish, db: duckdb.DuckDBPyConnection) -> NDArra
         "INSERT INTO layers VALUES (?, ?, ?, ?, ?, ?)",
         [(a.name, a.block, a.kind, a.units, rows, columns) for a in spec.layers],
     )
-    names = finish.names
+    names = finish.settled.names
     if names:
         offset = _logit_offset(finish)
         db.executemany(
@@ -149,13 +148,9 @@ def _image_columns(
 def _predictions(finish: Finish, labels: NDArray[np.int64]) -> tuple[list[int | None], list[float | None]]:
     if not finish.spec.classes:
         return [None] * len(labels), [None] * len(labels)
-    p_class: list[float | None] = []
-    for first, logits in finish.reader.parts("logits"):
-        share = torch.from_numpy(logits.copy()).double().softmax(1).numpy()
-        here = labels[first : first + len(share)]
-        known = (here >= 0) & finish.valid[first : first + len(share)]
-        p_class += [float(p[c]) if ok else None for p, c, ok in zip(share, here.tolist(), known, strict=True)]
-    return [answer if answer >= 0 else None for answer in finish.answers.tolist()], p_class
+    answers, (share, rank) = finish.answers.tolist(), finish.own_logits
+    p_class = [p if r >= 0 else None for p, r in zip(share.tolist(), rank.tolist(), strict=True)]
+    return [answer if answer >= 0 else None for answer in answers], p_class
 
 
 def _logit_offset(finish: Finish) -> NDArray[np.float32] | None:

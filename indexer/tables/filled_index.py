@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,13 +22,21 @@ from ...schemas.run_spec import LayerSpec, RunSpec
 from ...schemas.storage.array_reader import ArrayReader
 from ...schemas.storage.local_store import LocalStore
 from ..statistics.threshold_counts import Statistics
-from .class_order import Accuracy, accuracy, settled_order
+from .class_order import Accuracy, Ints, accuracy, settled_order
 
 QUANTILES = {"q001": 0.001, "q50": 0.5, "q90": 0.9, "q99": 0.99, "q995": 0.995, "q999": 0.999}
 KEPT = ("pre_std", "positive_share", *QUANTILES, "dead")  # columns of `neurons` that no array holds
 DEAD_IN_SIZE = 1e-6  # of gated units: GELU and SiLU of a gate far below 0 come near 0 and seldom reach it
 
 Columns = dict[str, NDArray[Any]]  # of one layer, by name: an array [neuron]
+
+
+class Settled(NamedTuple):
+    """Names of the rows, the row of every label that is a class, and what is to be said of how it was found out."""
+
+    names: ClassNames | None
+    label_rows: dict[str, int]
+    note: str | None
 
 
 @dataclass
@@ -39,7 +48,7 @@ class Finish:
     anatomy: Anatomy
     head: Head
     names: ClassNames | None
-    label_rows: dict[str, int]  # the class of every label that is one
+    label_rows: dict[str, int]  # the class of every label that is one, in the order of these names
     statistics: Statistics | dict[str, Columns]
     images: list[ImageFacts]
 
@@ -48,30 +57,48 @@ class Finish:
         self.reader = ArrayReader(LocalStore(self.layout.root), self.spec)
         self.valid: NDArray[np.bool_] = self.reader.whole("valid")
         self.hidden = {layer.name: layer for layer in self.anatomy.layers}
-        self.notes: list[str] = []  # what has shown by now and a user should know
-        self._settle_classes()
 
-    def _settle_classes(self) -> None:
-        """The model's answers, and the class of every image (-1 for none) by names in the order that fits them."""
-        labels = [image.label for image in self.images]
+    @cached_property
+    def answers(self) -> Ints:
+        """The class of every image's largest logit: int64 [image], -1 where it was not read or there is no head."""
+        if "logits" not in self.arrays:
+            return np.full(len(self.images), -1)
+        largest = np.concatenate([rows.argmax(1) for _, rows in self.reader.parts("logits")])
+        return np.where(self.valid, largest, -1).astype(np.int64)
+
+    @cached_property
+    def settled(self) -> Settled:
+        """Names of the rows and rows of the labels, in the order that fits the model's answers."""
+        if self.names is None or self.names.natural is None:
+            return Settled(self.names, self.label_rows, None)
+        return Settled(*settled_order(self.names, self.label_rows, self._labels, self.answers))
+
+    @cached_property
+    def classes(self) -> Ints:
+        """The class of every image by its label: int64 [image], -1 for none."""
+        return image_classes(self._labels, self.settled.label_rows)
+
+    @cached_property
+    def own_logits(self) -> tuple[NDArray[np.float64], Ints]:
+        """Of every readable image with a class, the softmax of that class's logit and its rank from 0; else NaN, -1."""
+        share, rank = np.full(len(self.images), np.nan), np.full(len(self.images), -1)
         if "logits" in self.arrays:
-            parts = (rows.argmax(1) for _, rows in self.reader.parts("logits"))
-            self.answers = np.where(self.valid, np.concatenate(list(parts)), -1).astype(np.int64)
-            if self.names is not None and self.names.natural is not None:
-                self.names, self.label_rows, note = settled_order(self.names, self.label_rows, labels, self.answers)
-                self.notes.append(note)
-        self.classes = image_classes(labels, self.label_rows)
+            for first, rows in self.reader.parts("logits"):
+                here = np.flatnonzero((self.classes >= 0) & self.valid)
+                here = here[(here >= first) & (here < first + len(rows))]
+                logits, own = torch.from_numpy(rows[here - first]).double(), self.classes[here]
+                share[here] = logits.softmax(1).numpy()[np.arange(len(here)), own]
+                rank[here] = (logits.numpy() > logits.numpy()[np.arange(len(here)), own, None]).sum(1)
+        return share, rank
 
     def accuracy(self) -> Accuracy | None:
         """Of the model's answers on images that have a class; None where there are none."""
-        if "logits" not in self.arrays:
-            return None
         labels = np.where(self.valid, self.classes, -1)
-        places = np.zeros_like(labels)
-        for first, rows in self.reader.parts("logits"):
-            own = rows[np.arange(len(rows)), np.maximum(labels[first : first + len(rows)], 0), None]
-            places[first : first + len(rows)] = (rows > own).sum(1)
-        return accuracy(self.answers, places, labels, self.spec.classes)
+        return accuracy(self.answers, self.own_logits[1], labels, self.spec.classes)
+
+    @property
+    def _labels(self) -> list[str | None]:
+        return [image.label for image in self.images]
 
     def act(self, layer: LayerSpec, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """What follows the layer's values: its nonlinearity; fc2 has none, and in a gated unit it has had its part."""
