@@ -19,7 +19,7 @@ from ..data.labels.label_files import image_labels, read_labels
 from ..data.models.anatomy import Anatomy
 from ..data.models.device import choose_device
 from ..data.models.head import Head, find_head
-from ..data.models.load import load_model
+from ..data.models.load import Loaded, load_model
 from ..data.models.probe import dissect
 from ..data.packaged import IMAGES, MODEL_NAME
 from ..schemas.array_specs import arrays, fitting_part_images, part_bytes
@@ -140,12 +140,7 @@ def make_plan(request: Request) -> Plan:
     _, height, width = loaded.preprocessing["input_size"]
     anatomy = dissect(loaded.model, (height, width))
     head = find_head(anatomy, request.head)
-    rows = len(head.weight) if head.weight is not None else 0
-    brought = head.names or (loaded.class_names if head.origin == "model" else None)
-    labels = [entry.label for entry in source.entries]
-    different = sorted({label for label in labels if label is not None})
-    names, notes = name_rows(rows, different, brought, request.class_names, source.classes)
-    of_labels = label_rows(different, names)
+    names, of_labels, notes = _classes(request, source, head, loaded)
     spec = RunSpec(
         model=loaded.name,
         model_args=loaded.model_args,
@@ -160,7 +155,7 @@ def make_plan(request: Request) -> Plan:
         prefix=anatomy.prefix,
         cls=anatomy.cls,
         features=anatomy.features,
-        classes=rows,
+        classes=head.rows,
         readout=anatomy.readout.kind,
         precision=request.precision,
         tf32=torch.backends.cuda.matmul.allow_tf32,
@@ -182,6 +177,7 @@ def make_plan(request: Request) -> Plan:
     decoders = fitting_decoders(asked, spec.batch_size * 3 * height * width)
     if decoders < asked:
         notes.append(f"{decoders} processes decode, not {asked}: shared memory (/dev/shm) has no room for more")
+    used = [entry.label for entry in source.entries[:count]]
     return Plan(
         spec,
         source,
@@ -189,11 +185,21 @@ def make_plan(request: Request) -> Plan:
         head,
         names,
         of_labels,
-        labelled=matched_text(labels[:count], of_labels),
+        labelled=matched_text(used, of_labels),
         notes=(*loaded.notes, *notes),
-        warnings=tuple(without_class(labels[:count], of_labels)) if names else (),
+        warnings=tuple(without_class(used, of_labels)) if names else (),
         decoders=decoders,
     )
+
+
+def _classes(
+    request: Request, source: Source, head: Head, loaded: Loaded
+) -> tuple[ClassNames | None, dict[str, int], list[str]]:
+    """Names of the head's rows, the row of every label that is a class, and what a user should know of both."""
+    own = head.names or (loaded.class_names if head.origin == "model" else None)
+    labels = sorted({entry.label for entry in source.entries if entry.label is not None})
+    names, notes = name_rows(head.rows, labels, own, request.class_names, source.classes)
+    return names, label_rows(labels, names), notes
 
 
 def _labelled(source: Source, labels: str | Path | None) -> Source:

@@ -30,6 +30,11 @@ class Head:
     sha256: str
     names: ClassNames | None
 
+    @property
+    def rows(self) -> int:
+        """How many classes it has; 0 where there is no head."""
+        return 0 if self.weight is None else len(self.weight)
+
     def logits(self, features: Tensor) -> Tensor:
         assert self.weight is not None
         weight = self.weight.to(features.device)
