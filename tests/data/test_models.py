@@ -409,6 +409,7 @@ def test_values_that_overflow_are_told_by_layer(
     factor: float, choices: dict[str, Any], words: str, pictures: Path, tmp_path: Path
 ) -> None:
     """One neuron of the last block, whose part in the logits is small."""
+    torch.manual_seed(0)  # of other weights the class token may overflow as well
     family = FAMILIES["plain"]
     model = shaken(timm.create_model(family.name, num_classes=family.classes, **family.model_args))
     fc1, fc2 = (model.get_submodule(f"blocks.1.mlp.{part}") for part in ("fc1", "fc2"))
