@@ -1,0 +1,57 @@
+"""Files that a stranger may have put in place, opened only where they are files that lie where they seem to.
+
+A pipe would wait for ever, a device never end, and a link lead out of the folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+from pathlib import Path
+
+_NO_LINK_NO_WAIT = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+def open_plain(root: Path, key: str) -> io.FileIO:
+    """The file `root / key`, unbuffered. Raises OSError where it is missing, or it or a folder below root is a link."""
+    path = _below_no_link(root, key)
+    descriptor = os.open(path, os.O_RDONLY | _NO_LINK_NO_WAIT)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _not_plain(path)
+    return io.FileIO(descriptor, "rb")
+
+
+def plain_size(root: Path, key: str) -> int:
+    """The bytes of the file `root / key`. Raises OSError as open_plain."""
+    path = _below_no_link(root, key)
+    status = os.lstat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise _not_plain(path)
+    return status.st_size
+
+
+def read_plain(root: Path, key: str, at_most: int) -> bytes:
+    """The content of the file `root / key`. Raises OSError as open_plain, and where it is larger than `at_most`."""
+    with open_plain(root, key) as file:
+        content = file.read(at_most + 1)
+    if len(content) > at_most:
+        raise OSError(errno.EFBIG, f"larger than {at_most:,} bytes", str(root / key))
+    return content
+
+
+def _below_no_link(root: Path, key: str) -> Path:
+    """The path of a key, each folder of which below root is a folder and no link; root itself may be one."""
+    folder = root
+    *folders, name = key.split("/")
+    for part in folders:
+        folder = folder / part
+        if not stat.S_ISDIR(os.lstat(folder).st_mode):
+            raise _not_plain(folder)
+    return folder / name
+
+
+def _not_plain(path: Path) -> OSError:
+    return OSError(errno.EINVAL, "a link, pipe or device, not a file of an index", str(path))
