@@ -16,8 +16,9 @@ _NO_LINK_NO_WAIT = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) |
 
 def open_plain(root: Path, key: str) -> io.FileIO:
     """The file `root / key`, unbuffered. Raises OSError where it is missing, or it or a folder below root is a link."""
-    path = _below_no_link(root, key)
-    descriptor = os.open(path, os.O_RDONLY | _NO_LINK_NO_WAIT)
+    plain_size(root, key)
+    path = root / key
+    descriptor = os.open(path, os.O_RDONLY | _NO_LINK_NO_WAIT)  # if it is another by now, then no link either
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise _not_plain(path)

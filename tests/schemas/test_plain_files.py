@@ -38,7 +38,7 @@ def test_what_is_no_file_is_not_opened(kind: str, tmp_path: Path, monkeypatch: p
     outside.write_bytes(b"secret")
     _place(kind, tmp_path / "root", outside)
     for opened in (open_plain, plain_size, lambda root, key: read_plain(root, key, 100)):
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match="not a file of an index"):
             opened(tmp_path / "root", "a/file")
 
 
