@@ -18,6 +18,8 @@ from .checkpoints import listed
 
 def check_name(name: str) -> None:
     architecture, _, tag = name.partition(".")
+    if "/" in name:
+        raise ModelError(f"timm has no model '{name}'", f"If it is one of the hub: --model hf-hub:{name}.")
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, timm.list_models(), 3) or ["vit_base_patch16_224"]
         raise ModelError(f"timm has no model '{architecture}'", f"Did you mean {' or '.join(near)}?")
