@@ -22,6 +22,7 @@ from ...schemas.database import attach_tables, hearing_ctrl_c, naming_damage, qu
 from ...schemas.errors import QueryError, VitdexError
 from ...schemas.layout import Layout
 from ..notes.database import copy_notes, notes_stamp, show_notes
+from .limits import TOO_MUCH, late
 from .statements import check_reads
 
 MEMORY = "2GB"
@@ -108,9 +109,7 @@ class Tables:
                 with _stopped_after(db, timeout):
                     return _interruptibly(db, lambda: _fetch(db.execute(query, python_values(parameters))))
             except duckdb.InterruptException as error:
-                raise QueryError(
-                    f"stopped after {timeout:g} s", "Ask for less, or give more time (--timeout)."
-                ) from error
+                raise QueryError(*late(timeout or 0)) from error
 
     def look_up(self, query: str, parameters: list[Any]) -> pd.DataFrame:
         """The rows of a query of our own, known to be small: without the checks of `ask`, in half the time."""
@@ -128,6 +127,8 @@ class Tables:
         try:
             with hearing_ctrl_c(), naming_damage(self._layout):
                 yield
+        except duckdb.OutOfMemoryException as error:
+            raise QueryError(*TOO_MUCH) from error
         except duckdb.Error as error:
             for raised in list(self._raised):  # DuckDB passes on the text alone
                 if str(raised) in str(error):
