@@ -78,22 +78,23 @@ def ask_in_child(index: str | Path, query: str, kinds: Collection[Kind], timeout
 def _run(folder: Path, timeout: float) -> Any:
     """What a child said of the request in a folder. None is left when this ends, however it does."""
     guard = _Guard(time.monotonic() + timeout + GRACE)
-    with (folder / NOISE).open("wb") as noise:
-        child = subprocess.Popen(
+    with (
+        (folder / NOISE).open("wb") as noise,
+        subprocess.Popen(
             [sys.executable, "-c", CODE.format(path=sys.path), str(folder)],
             stdin=subprocess.PIPE,  # never written to: it closes when this process ends, and the child ends with it
             stdout=noise,
             stderr=noise,
             env={**os.environ, **SURROUNDINGS, "TMPDIR": str(folder), "TEMP": str(folder), "TMP": str(folder)},
             start_new_session=True,  # Ctrl-C is the parent's
-        )
-    try:
-        guard.watch(child)
-        status = child.wait()
-    finally:
-        child.kill()
-        child.wait()
-        guard.done.set()
+        ) as child,
+    ):
+        try:
+            guard.watch(child)
+            status = child.wait()
+        finally:
+            child.kill()
+            guard.done.set()
     if guard.reason == "time":
         raise errors.QueryError(*late(timeout))
     if guard.reason == "memory":

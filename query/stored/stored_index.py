@@ -164,7 +164,7 @@ class StoredIndex:
             if not 0 <= int(word) < self.spec.images:
                 raise QueryError(f"no image {word}", f"Images count from 0 to {self.spec.images - 1}.")
             return int(word)
-        ending = self.sql(
+        ending = self.look_up(
             "SELECT image_id, path FROM images WHERE path = ? OR ends_with(path, '/' || ?) ORDER BY image_id LIMIT 4",
             [word, word],
         )
