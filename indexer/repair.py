@@ -57,7 +57,7 @@ class _Repair:
         self.ledger = Ledger(layout)
         self.manifest, self.spec = _same_run(plan.spec, layout)
         self.plan = replace(plan, spec=self.spec)
-        self.listed = listed_files(self.manifest, layout.root) if self.manifest else _salvaged(layout, self.spec)
+        self.listed = listed_files(self.manifest) if self.manifest else _salvaged(layout, self.spec)
         every = _every_file(self.spec, layout)
         total = sum(size for size, _ in self.listed.values())
         faulty = {finding.path for finding in check_files(layout, self.listed, advance=listener.checking(total))}
@@ -114,7 +114,7 @@ class _Repair:
             return load_kept(self.layout.statistics.read_bytes())
         if self.layout.database.name in self.facts:
             with contextlib.suppress(duckdb.Error):
-                return kept_in_tables(self.layout.database, self.spec)
+                return kept_in_tables(self.layout, self.spec)
         return None
 
     def _gather(self) -> Statistics:
@@ -153,7 +153,7 @@ class _Repair:
         if layout.database.name in self.damaged:
             self.facts |= build_tables(finish)
         elif self._path(layout.statistics) in self.damaged:
-            content = save_kept(kept_in_tables(layout.database, spec))
+            content = save_kept(kept_in_tables(layout, spec))
             self.facts[self._path(layout.statistics)] = write_file(layout.statistics, content)
 
     def _damaged_arrays(self, leaf: str) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from math import ceil, prod
+from math import ceil, isqrt, prod
 
 import numpy as np
 
@@ -73,7 +73,8 @@ class ArraySpec:
 
 def units_per_chunk(units: int, unit_bytes: int) -> int:
     """The largest divisor of `units` whose chunk stays within INNER_CHUNK_BYTES (at least 1)."""
-    return max(n for n in range(1, units + 1) if units % n == 0 and (n == 1 or n * unit_bytes <= INNER_CHUNK_BYTES))
+    small = [n for n in range(1, isqrt(units) + 1) if units % n == 0]
+    return max(n for d in small for n in (d, units // d) if n == 1 or n * unit_bytes <= INNER_CHUNK_BYTES)
 
 
 def arrays(spec: RunSpec) -> dict[str, ArraySpec]:

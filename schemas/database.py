@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib import resources
 from pathlib import Path
 
 import duckdb
@@ -12,11 +16,17 @@ from .errors import BadIndex, DamagedIndex
 from .facts import file_facts
 from .integrity import listed_files
 from .layout import Layout
-from .manifest import Manifest, Tables, read_manifest
+from .manifest import STRANGE, Manifest, Tables, read_manifest
+from .storage.plain_files import open_plain
 
 # Of the file format. DuckDB would write its own newest, which no older DuckDB reads; every version that pyproject
 # allows reads this one.
 STORAGE_VERSION = "v1.2.0"
+
+TABLES_SQL = resources.files("vitdex.schemas").joinpath("tables.sql").read_text(encoding="utf-8")
+VIEWS_SQL = TABLES_SQL[TABLES_SQL.index("CREATE VIEW") :]
+MAGIC = b"DUCK"  # from the ninth byte of a database on
+COMPANIONS = (".wal", ".wal.checkpoint", ".wal.recovery", ".checkpoint.wal", ".recovery.wal")  # DuckDB's, beside it
 
 # Kinds of errors that a damaged file raises, and other things too; so does plain Error.
 OF_FILES = (duckdb.IOException, duckdb.SerializationException, duckdb.InternalException, duckdb.FatalException)
@@ -46,19 +56,104 @@ def attach_for_writing(db: duckdb.DuckDBPyConnection, file: Path, name: str) -> 
     db.execute(f"ATTACH {quoted(file)} AS {name}{version}")
 
 
+def lock_in(db: duckdb.DuckDBPyConnection, *files: Path, folder: Path | None = None) -> None:
+    """From here on a connection reaches no file but these and those in a folder, no network, no extension.
+
+    It comes before a stranger's file is attached: what is defined in there, views, macros, defaults, is then harmless.
+    """
+    allowed = [f"{file.absolute()}{end}" for file in files for end in ("", *COMPANIONS)]
+    db.execute("SET allowed_paths = " + _list(allowed))
+    if folder is not None:
+        db.execute("SET allowed_directories = " + _list([f"{folder.absolute()}{os.sep}"]))
+    for setting in (
+        "autoinstall_known_extensions = false",
+        "autoload_known_extensions = false",
+        "allow_community_extensions = false",
+        "enable_external_access = false",
+        "lock_configuration = true",
+    ):
+        db.execute(f"SET {setting}")
+
+
+def _list(texts: list[str]) -> str:
+    return "[" + ", ".join(quoted(text) for text in texts) + "]"
+
+
 def attach_tables(db: duckdb.DuckDBPyConnection, layout: Layout) -> None:
-    """Open the tables of an index as `vitdex_index`, read-only.
+    """Let a connection that is locked in find the tables of an index, read-only, by their bare names.
+
+    Nothing else in the file is found by a bare name: what the connection itself has and what DuckDB brings come first,
+    and the tables are proved to be those of tables.sql, column by column. Views are made anew from there.
 
     Raises DamagedIndex where the file is missing or damaged, BadIndex where it is whole and does not open: this DuckDB
-    is too old for it, or another program is writing it.
+    is too old for it, another program is writing it, or its tables are not those of an index.
     """
+    check_file(layout.database)
+    if layout.database.with_name(f"{layout.database.name}.wal").exists():
+        raise BadIndex(f"{layout.database}.wal is not of this index", "Move it away: DuckDB would read it.")
     try:
         with naming_damage(layout):
-            db.execute(f"ATTACH {quoted(layout.database)} AS vitdex_index (READ_ONLY)")
+            db.execute(f"ATTACH {quoted(layout.database)} AS vitdex_index (TYPE duckdb, READ_ONLY)")
+            fault = other_table(tables_in(db, "vitdex_index"), declared(TABLES_SQL))
     except duckdb.Error as error:
         writer = written_by(read_manifest(layout))
         fact, remedy = newer(layout.database, writer) if is_newer(error) else unopened(layout.database, error)
         raise BadIndex(fact, remedy) from error
+    if fault:
+        raise BadIndex(f"{layout.database} is of no index: {fault}", STRANGE)
+    look_at_tables(db)
+    db.execute(VIEWS_SQL)
+
+
+@contextmanager
+def open_tables(layout: Layout) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection that can read the tables of an index and nothing else. Raises as attach_tables."""
+    with hearing_ctrl_c(), duckdb.connect(":memory:") as db:
+        lock_in(db, layout.database)
+        attach_tables(db, layout)
+        yield db
+
+
+def look_at_tables(db: duckdb.DuckDBPyConnection) -> None:
+    """The order in which names are found, which each connection must be told by itself."""
+    db.execute("SET search_path = 'memory.main,system.main,vitdex_index.main'")
+
+
+def check_file(file: Path) -> None:
+    """Raise DamagedIndex where a file is missing, is a link or device, or is no database of DuckDB's."""
+    try:
+        with open_plain(file.parent, file.name) as opened:
+            head = opened.read(len(MAGIC) + 8)
+    except FileNotFoundError as error:
+        raise DamagedIndex(f"{file} is missing") from error
+    except OSError as error:
+        raise DamagedIndex(f"{file} is {error.strerror}") from error
+    if head[8:] != MAGIC:
+        raise DamagedIndex(f"{file} is damaged")
+
+
+@cache
+def declared(sql: str) -> dict[str, str]:
+    """The statement behind every table that SQL text makes, by name, written as DuckDB writes it."""
+    text = re.sub(r"--[^\n]*", "", sql)
+    found = re.findall(r"CREATE TABLE (?:IF NOT EXISTS )?(\w+) (\(.*?\));", text, re.DOTALL)
+    return {name: _even(f"CREATE TABLE {name}{columns};") for name, columns in found}
+
+
+def tables_in(db: duckdb.DuckDBPyConnection, database: str) -> dict[str, str]:
+    """The statement behind every table of an attached database, by name, as `declared` has them."""
+    query = "SELECT table_name, sql FROM system.main.duckdb_tables() WHERE database_name = ? AND schema_name = 'main'"
+    return {name: _even(statement) for name, statement in db.execute(query, [database]).fetchall()}
+
+
+def other_table(there: dict[str, str], ours: dict[str, str]) -> str | None:
+    """The first of our tables that has other columns, types, defaults or rules there, or is missing; None if none."""
+    return next((f"its table {name} is not ours" for name in ours if there.get(name) != ours[name]), None)
+
+
+def _even(statement: str) -> str:
+    """A statement without what DuckDBs write differently: blanks, and quotes around plain names."""
+    return re.sub(r"\s*([(),;])\s*", r"\1", re.sub(r"\s+", " ", re.sub(r'"(\w+)"', r"\1", statement)))
 
 
 @contextmanager
@@ -99,7 +194,7 @@ def _is_whole(layout: Layout) -> bool:
     It decides, for DuckDB's words do not: they differ from version to version, a full temporary folder is an
     IOException like a cut file, and a query may raise what a flipped byte raises.
     """
-    listed = listed_files(read_manifest(layout), layout.root)
+    listed = listed_files(read_manifest(layout))
     try:
         return file_facts(layout.database) == listed.get(layout.database.name)
     except PermissionError:

@@ -8,10 +8,19 @@ import re
 from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict, cast
 
+from .array_specs import arrays
 from .errors import REPAIR, BadIndex, DamagedIndex
 from .facts import FileFacts, Files
 from .layout import Layout
+from .run_bounds import beyond_bounds
 from .run_spec import FORMAT, FORMAT_VERSION, RunSpec
+from .shapes import misfit
+from .storage.plain_files import read_plain
+
+LARGEST = 64_000_000  # bytes: 600,000 files. Read it is ten times as large
+FILE = re.compile(r"(?:(?!\.{1,2}(?:/|$))[\w.-]+(?:/(?!$)|$))+", re.ASCII)  # a path that stays inside, without '..'
+CHECKSUM = re.compile("[0-9a-f]{32}")
+STRANGE = "Do not use an index from there."
 
 
 class ImageCounts(TypedDict):
@@ -60,7 +69,7 @@ class Manifest(TypedDict):
     notes: list[str]
     tables: NotRequired[Tables]  # indexes made before it was named have none
     accuracy: NotRequired[Accuracy]  # where images have a class
-    files: Mapping[str, tuple[int, str]]  # every other file: [bytes, checksum]; integrity.listed_files checks it
+    files: Mapping[str, tuple[int, str]]  # every other file: [bytes, checksum]
 
 
 def seal_manifest(content: Mapping[str, object]) -> bytes:
@@ -76,18 +85,7 @@ def read_manifest(layout: Layout) -> Manifest:
         raise BadIndex(f"there is no index at {root}", "Make one with 'vitdex index'.")
     if not root.is_dir():
         raise BadIndex(f"{root} is a file, not an index", "An index is a folder.")
-    try:
-        raw = layout.manifest.read_bytes()
-    except FileNotFoundError:
-        if layout.run.exists():
-            raise BadIndex(f"{root} is unfinished", "Repeat the 'vitdex index' command that began it.") from None
-        raise BadIndex(f"{root} is not a vitdex index", "Make one with 'vitdex index'.") from None
-    except OSError as error:
-        raise BadIndex(f"{layout.manifest} cannot be read: {error.strerror}", "Mend it and repeat.") from error
-    try:
-        content = json.loads(raw)
-    except (ValueError, RecursionError):
-        content = None
+    content = _read(layout)
     described = isinstance(content, dict) and content.get("format") == FORMAT
     if not described and not layout.run.exists():
         raise BadIndex(f"{root} is not a vitdex index", "Make one with 'vitdex index'.")
@@ -96,14 +94,58 @@ def read_manifest(layout: Layout) -> Manifest:
         raise DamagedIndex(f"the manifest of {root} is damaged", REPAIR)
     if content.get("format_version") != FORMAT_VERSION:
         raise BadIndex(
-            f"{root} has format {content.get('format_version')}, this vitdex reads {FORMAT_VERSION}",
+            f"{root} has format {str(content.get('format_version'))[:20]}, this vitdex reads {FORMAT_VERSION}",
             "Install the vitdex that made it, or a newer one.",
         )
-    try:
-        RunSpec.from_json(content["run"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BadIndex(f"the manifest of {root} describes no run", "Make the index again.") from error
+    if fault := _fault(content):
+        raise BadIndex(f"the manifest of {root} describes no index: {fault}", STRANGE)
     return cast(Manifest, content)
+
+
+def _read(layout: Layout) -> Any:
+    """What the manifest's file holds; None where that is no JSON. Raises BadIndex where there is no such file."""
+    root = layout.root
+    try:
+        return json.loads(read_plain(root, layout.manifest.name, LARGEST))
+    except FileNotFoundError:
+        if layout.run.exists():
+            raise BadIndex(f"{root} is unfinished", "Repeat the 'vitdex index' command that began it.") from None
+        raise BadIndex(f"{root} is not a vitdex index", "Make one with 'vitdex index'.") from None
+    except OSError as error:
+        raise BadIndex(f"{layout.manifest} cannot be read: {error.strerror}", "Mend it and repeat.") from error
+    except (ValueError, RecursionError):
+        return None
+
+
+def _fault(content: dict[str, Any]) -> str | None:
+    """What no index's manifest says, though whoever wrote it sealed it: types, bounds, names, files and their sizes."""
+    files = content.get("files")
+    if not isinstance(files, dict):
+        return "it lists no files"
+    fault = misfit({**content, "files": {}}, Manifest, "manifest") or misfit(content["run"], RunSpec, "run")
+    fault = fault or _fault_of_files(files)
+    if fault:
+        return fault
+    run = RunSpec.from_json(content["run"])
+    if fault := beyond_bounds(run):
+        return f"run.{fault}"
+    if -(-run.images // run.part_images) > len(files) or len(run.layers) > len(files):
+        return f"{len(files)} files for so many parts and layers"
+    for array in arrays(run).values():  # the last file of each: with it an array is as long as it says
+        last = [-(-n // f) - 1 for n, f in zip(array.shape, array.file_shape, strict=True)]
+        if files.get(array.file(*last), (0,))[0] != array.file_bytes:
+            return f"no file of {array.file_bytes} bytes ends {array.path}"
+    return None
+
+
+def _fault_of_files(files: dict[str, Any]) -> str | None:
+    """An entry that is no [bytes, checksum] of a path inside the index; by hand, for there are tens of thousands."""
+    for path, facts in files.items():
+        if not (type(facts) is list and [type(fact) for fact in facts] == [int, str]):
+            return f"nothing is said of {path[:80]!r}"
+        if not (FILE.fullmatch(path) and 0 <= facts[0] < 2**63 and CHECKSUM.fullmatch(facts[1])):
+            return f"{path[:80]!r} is no file of an index"
+    return None
 
 
 def salvage_files(raw: bytes) -> Files:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-from pathlib import Path
-
 import duckdb
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from ...schemas.database import attach_for_writing, hearing_ctrl_c
+from ...schemas.database import TABLES_SQL, attach_for_writing, hearing_ctrl_c, open_tables
 from ...schemas.errors import BadIndex
 from ...schemas.facts import Files, ImageFacts
+from ...schemas.layout import Layout
 from ...schemas.run_spec import OTHER_EXEMPLARS, LayerSpec, RunSpec, Side, Token
 from ...schemas.storage.atomic_files import adopt_file, write_file
 from ..statistics.image_ranks import Means, largest, rank_images
@@ -58,7 +56,7 @@ def build_tables(finish: Finish) -> Files:
 def _fill_tables(finish: Finish, db: duckdb.DuckDBPyConnection) -> dict[str, Columns]:
     """Returns the KEPT columns of every layer."""
     db.execute("SET preserve_insertion_order = true")
-    db.execute(files("vitdex.schemas").joinpath("tables.sql").read_text(encoding="utf-8"))
+    db.execute(TABLES_SQL)
     labels = _images_and_classes(finish, db)
     classes = len(finish.settled.names.names) if finish.settled.names else 0
     insert_scores(finish, db)
@@ -90,11 +88,11 @@ def load_kept(content: bytes) -> dict[str, Columns]:
     return kept
 
 
-def kept_in_tables(database: Path, spec: RunSpec) -> dict[str, Columns]:
+def kept_in_tables(layout: Layout, spec: RunSpec) -> dict[str, Columns]:
     """The KEPT columns from the tables themselves."""
     query = f"SELECT {', '.join(KEPT)} FROM neurons WHERE layer = ? ORDER BY unit"
     kept: dict[str, Columns] = {}
-    with duckdb.connect(str(database.absolute()), read_only=True) as db:  # "a:b" alone would be a scheme
+    with open_tables(layout) as db:
         for layer in spec.layers:
             columns = db.execute(query, [layer.name]).fetchnumpy()
             kept[layer.name] = {name: np.asarray(column) for name, column in columns.items()}

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from ...schemas.array_specs import part_files
-from ...schemas.database import written_by
+from ...schemas.database import TABLES_SQL, declared, written_by
 from ...schemas.errors import REPAIR, DamagedIndex
 from ...schemas.integrity import Finding, listed_files, verify
 from ...schemas.layout import Layout
@@ -33,12 +33,8 @@ def info_command(index_path: Path, tables: bool) -> None:
 
 
 def _tables(index: Index) -> Iterator[str]:
-    shown = index.sql(
-        "SELECT table_name AS 'table', string_agg(column_name, ', ' ORDER BY column_index) AS columns "
-        "FROM duckdb_columns() WHERE database_name = 'vitdex_index' GROUP BY table_name ORDER BY table_name"
-    )
-    for name, columns in shown.itertuples(index=False):
-        yield f"{name}: {columns}"
+    for table in sorted((*declared(TABLES_SQL), "key_neurons")):
+        yield f"{table}: {', '.join(index.sql(f'DESCRIBE {table}').column_name)}"
 
 
 def _facts(index: Index) -> Iterator[str]:
@@ -90,7 +86,7 @@ def verify_command(index_path: Path, quick: bool) -> None:
         for line in report(Layout(index_path), findings):
             click.echo(line)
         sys.exit(1)
-    files = listed_files(read_manifest(Layout(index_path)), index_path)
+    files = listed_files(read_manifest(Layout(index_path)))
     size = bytes_text(sum(count for count, _ in files.values()))
     click.echo(f"{index_path} is whole: {len(files):,} files, {size}{' (sizes alone)' if quick else ''}")
 

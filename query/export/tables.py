@@ -10,8 +10,18 @@ from typing import Literal
 
 import duckdb
 
-from ...schemas.database import attach_tables, hearing_ctrl_c, naming_damage, quoted, quoted_name
+from ...schemas.database import (
+    TABLES_SQL,
+    attach_tables,
+    declared,
+    hearing_ctrl_c,
+    lock_in,
+    naming_damage,
+    quoted,
+    quoted_name,
+)
 from ...schemas.errors import QueryError
+from ..notes.database import SCHEMA as NOTES_SQL
 from ..notes.database import copy_notes
 from ..stored.names import nearest
 from ..stored.stored_index import StoredIndex
@@ -19,6 +29,7 @@ from ..stored.stored_index import StoredIndex
 Format = Literal["parquet", "csv"]
 FORMATS: dict[Format, str] = {"parquet": "FORMAT parquet, COMPRESSION zstd", "csv": "FORMAT csv, HEADER"}
 MEMORY = "1GB"
+VIEWS = ("key_neurons",)  # written where they are named
 
 
 def export_tables(
@@ -49,15 +60,17 @@ def export_tables(
     with tempfile.TemporaryDirectory() as spill, duckdb.connect() as db, _errors(index):
         db.execute(f"SET memory_limit = '{MEMORY}'")
         db.execute(f"SET temp_directory = {quoted(spill)}")
-        places = _attach(index, db)
+        lock_in(db, index.layout.database, index.layout.notes, folder=out)
+        copy_notes(index.layout, db)  # into memory
+        attach_tables(db, index.layout)
+        known = [*declared(TABLES_SQL), *(declared(NOTES_SQL) if index.layout.notes.exists() else ())]
         for table in tables or ():
-            if table not in places:
-                raise QueryError(f"no table '{table}'", nearest(table, list(places)))
+            if table not in (*known, *VIEWS):
+                raise QueryError(f"no table '{table}'", nearest(table, [*known, *VIEWS]))
         out.mkdir(parents=True, exist_ok=True)
-        views = db.execute("SELECT view_name FROM duckdb_views() WHERE database_name = 'vitdex_index'").fetchall()
-        chosen = list(tables or [name for name in places if (name,) not in views])
-        types = [_declaration(db, table, places[table]) for table in chosen]
-        written = {table: _copy(db, places[table], out / f"{table}.{form}", FORMATS[form]) for table in chosen}
+        chosen = list(tables or known)
+        types = [_declaration(db, table) for table in chosen]
+        written = {table: _copy(db, table, out / f"{table}.{form}", FORMATS[form]) for table in chosen}
         (out / "schema.sql").write_text("\n".join(types), encoding="utf-8")
     return written
 
@@ -73,22 +86,8 @@ def _errors(index: StoredIndex) -> Iterator[None]:
         raise QueryError(fact, "Make space, or choose another place.") from error
 
 
-def _attach(index: StoredIndex, db: duckdb.DuckDBPyConnection) -> dict[str, str]:
-    """Tables and views of the index and its notes, by name, as a query finds them."""
-    copy_notes(index.layout, db)  # into memory
-    attach_tables(db, index.layout)
-    catalogs = ["memory", "vitdex_index"] if index.layout.notes.exists() else ["vitdex_index"]
-    rows = db.execute(
-        "SELECT table_name, table_catalog FROM information_schema.tables "
-        "WHERE list_contains(?, table_catalog) ORDER BY table_catalog, table_name",
-        [catalogs],
-    ).fetchall()
-    db.execute("USE vitdex_index")
-    return {table: f"{catalog}.{quoted_name(table)}" for table, catalog in rows}
-
-
-def _declaration(db: duckdb.DuckDBPyConnection, table: str, place: str) -> str:
-    columns = db.execute(f"DESCRIBE {place}").fetchall()
+def _declaration(db: duckdb.DuckDBPyConnection, table: str) -> str:
+    columns = db.execute(f"DESCRIBE {table}").fetchall()
     return (
         f"CREATE TABLE {table} (\n"
         + ",\n".join(f"    {quoted_name(name)} {kind}" for name, kind, *_ in columns)
@@ -96,11 +95,11 @@ def _declaration(db: duckdb.DuckDBPyConnection, table: str, place: str) -> str:
     )
 
 
-def _copy(db: duckdb.DuckDBPyConnection, place: str, target: Path, options: str) -> int:
+def _copy(db: duckdb.DuckDBPyConnection, table: str, target: Path, options: str) -> int:
     """Write one file under a temporary name, then give it its own."""
     temporary = target.with_name(f".{target.name}.partial")
     try:
-        row = db.execute(f"COPY (FROM {place} ORDER BY ALL) TO {quoted(temporary)} ({options})").fetchone()
+        row = db.execute(f"COPY (FROM {table} ORDER BY ALL) TO {quoted(temporary)} ({options})").fetchone()
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -2,7 +2,8 @@
 
 with writing(index.layout) as db:                                     # one transaction on notes.duckdb
     db.execute("DELETE FROM descriptions WHERE source = ?", [source])
-    db.execute("INSERT INTO descriptions BY NAME FROM frame")         # frame: a local DataFrame
+    db.register("frame", rows)                                        # a DataFrame
+    db.execute("INSERT INTO descriptions BY NAME FROM frame")
 
 SQL finds the tables as `descriptions` and `generated`, empty where there are no notes. An index copies them into
 memory, so that no reader keeps anybody from writing, and again when the file has changed.
@@ -11,13 +12,25 @@ memory, so that no reader keeps anybody from writing, and again when the file ha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import duckdb
 
-from ...schemas.database import attach_for_writing, hearing_ctrl_c, is_newer, is_of_files, newer, quoted
-from ...schemas.errors import BadIndex, QueryError
+from ...schemas.database import (
+    attach_for_writing,
+    check_file,
+    declared,
+    hearing_ctrl_c,
+    is_newer,
+    is_of_files,
+    lock_in,
+    newer,
+    other_table,
+    quoted,
+    tables_in,
+)
+from ...schemas.errors import BadIndex, DamagedIndex, QueryError
 from ...schemas.layout import Layout
 
 SCHEMA = """
@@ -30,7 +43,8 @@ CREATE TABLE IF NOT EXISTS generated (     -- images made to excite a neuron; fi
     p_class FLOAT, predicted UINTEGER, diversity FLOAT, file VARCHAR, created TIMESTAMP
 );
 """
-TABLES = ("descriptions", "generated")
+MOST_ROWS = 5_000_000  # a hundred descriptions of every neuron of ViT-B/16
+ASIDE = "Move it away: the index itself is whole."
 PATIENCE = 2.0  # seconds that readers and writers wait for each other
 
 
@@ -42,14 +56,19 @@ def writing(layout: Layout) -> Iterator[duckdb.DuckDBPyConnection]:
     where the file cannot be read or written.
     """
     with hearing_ctrl_c(), duckdb.connect(":memory:") as db:
+        lock_in(db, layout.notes)
         try:
+            if layout.notes.exists() or layout.notes.is_symlink():
+                check_file(layout.notes)
             _once_free(lambda: attach_for_writing(db, layout.notes, "notes"))
+        except DamagedIndex as error:
+            raise QueryError(error.args[0], ASIDE) from error
         except duckdb.Error as error:
             raise QueryError(*_complaint(layout, error)) from error
         db.execute("USE notes")
         db.execute("BEGIN")
         try:
-            db.execute(SCHEMA)
+            _make_tables(layout, db)
             yield db
             db.execute("COMMIT")
         except BaseException as error:
@@ -58,6 +77,18 @@ def writing(layout: Layout) -> Iterator[duckdb.DuckDBPyConnection]:
             if isinstance(error, duckdb.Error) and is_of_files(error):
                 raise QueryError(*_complaint(layout, error)) from error
             raise
+
+
+def _make_tables(layout: Layout, db: duckdb.DuckDBPyConnection) -> None:
+    """The tables, where they are not there yet. Raises QueryError where something else is in their place."""
+    try:
+        db.execute(SCHEMA)
+        fault = other_table(tables_in(db, "notes"), declared(SCHEMA))
+    except duckdb.CatalogException as error:
+        fault = str(error).splitlines()[0]
+    if fault:
+        raise QueryError(f"{layout.notes} holds no notes of vitdex: {fault}", ASIDE)
+    db.execute("SET search_path = 'memory.main,system.main,notes.main'")  # no function of the file's own is found first
 
 
 def notes_stamp(layout: Layout) -> tuple[int, int, int] | None:
@@ -70,24 +101,37 @@ def notes_stamp(layout: Layout) -> tuple[int, int, int] | None:
 
 
 def copy_notes(layout: Layout, db: duckdb.DuckDBPyConnection) -> None:
-    """Give a connection's SQL the tables of notes.duckdb, copied. Raises BadIndex where it cannot be read."""
+    """Give a connection that is locked in the tables of notes.duckdb, copied. Raises BadIndex where it cannot be read.
+
+    A view or a table of the same name with other columns, or columns that compute, is not looked at.
+    """
     db.execute(SCHEMA)
     if layout.notes.exists():
         try:
-            _once_free(lambda: db.execute(f"ATTACH {quoted(layout.notes)} AS notes (READ_ONLY)"))
-            held = db.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = 'notes'").fetchall()
-            for table in TABLES:
-                if (table,) in held:
-                    db.execute(f"INSERT INTO {table} BY NAME FROM notes.{table}")
+            check_file(layout.notes)
+            _once_free(lambda: db.execute(f"ATTACH {quoted(layout.notes)} AS notes (TYPE duckdb, READ_ONLY)"))
+            there = tables_in(db, "notes")
+            held = {name: made for name, made in declared(SCHEMA).items() if name in there}
+            fault = other_table(there, held) or _too_much(db, list(held))
+            for table in held if fault is None else ():
+                db.execute(f"INSERT INTO memory.main.{table} FROM notes.main.{table}")
+        except DamagedIndex as error:
+            raise BadIndex(error.args[0], ASIDE) from error
         except duckdb.Error as error:
             raise BadIndex(*_complaint(layout, error)) from error
         db.execute("DETACH notes")
+        if fault:
+            raise BadIndex(f"{layout.notes} holds no notes of vitdex: {fault}", ASIDE)
 
 
-def show_notes(db: duckdb.DuckDBPyConnection) -> None:
-    """Let a connection find the copied tables by their bare names. A view cannot be inserted into by mistake."""
-    for table in TABLES:
-        db.execute(f"CREATE TEMP VIEW {table} AS FROM memory.main.{table}")
+def _too_much(db: duckdb.DuckDBPyConnection, tables: Sequence[str]) -> str | None:
+    """What is more in the notes than an index may copy into memory."""
+    for table in tables:
+        query = f"SELECT count(*) FROM notes.main.{table}"
+        rows = db.execute(query).fetchone()
+        if rows and rows[0] > MOST_ROWS:
+            return f"{rows[0]:,} rows of {table}, more than {MOST_ROWS:,}"
+    return None
 
 
 def _once_free(attach: Callable[[], object]) -> None:
@@ -111,7 +155,7 @@ def _complaint(layout: Layout, error: duckdb.Error) -> tuple[str, str]:
     first = str(error).splitlines()[0]
     return (
         f"{layout.notes} cannot be read or written: {first}",
-        "Make space, or move it away: the index itself is whole.",
+        f"Make space, or {ASIDE[0].lower()}{ASIDE[1:]}",
     )
 
 

@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ...schemas.database import attach_tables, hearing_ctrl_c, naming_damage, quoted
+from ...schemas.database import attach_tables, hearing_ctrl_c, lock_in, look_at_tables, naming_damage, quoted
 from ...schemas.errors import QueryError, VitdexError
 from ...schemas.layout import Layout
-from ..notes.database import copy_notes, notes_stamp, show_notes
+from ..notes.database import copy_notes, notes_stamp
 from .limits import TOO_MUCH, late
 from .statements import check_reads
 
@@ -61,6 +61,10 @@ class Tables:
 
     def _connect(self, stored_map: StoredMap) -> duckdb.DuckDBPyConnection:
         db = duckdb.connect(":memory:", config={"python_enable_replacements": False, "memory_limit": MEMORY})
+        db.execute(f"SET temp_directory = {quoted(self._spill)}")
+        db.execute(f"SET max_temp_directory_size = '{SPILLED}'")
+        db.execute("SET late_materialization_max_rows = 0")  # a second scan costs more than our narrow rows save
+        lock_in(db, self._layout.database, self._layout.notes)
         copy_notes(self._layout, db)
         attach_tables(db, self._layout)
         db.create_function(
@@ -70,18 +74,7 @@ class Tables:
             "FLOAT[]",
             null_handling=SPECIAL,
         )
-        for setting in (
-            f"temp_directory = {quoted(self._spill)}",
-            f"max_temp_directory_size = '{SPILLED}'",
-            "late_materialization_max_rows = 0",  # planning a second scan costs more than our narrow rows save
-            "autoinstall_known_extensions = false",
-            "autoload_known_extensions = false",
-            "allow_community_extensions = false",
-            "enable_external_access = false",
-            "lock_configuration = true",
-        ):
-            db.execute(f"SET {setting}")
-        return _looking_at_the_index(db)
+        return db
 
     @contextmanager
     def _connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -89,7 +82,8 @@ class Tables:
         try:
             db = self._idle.pop()  # in one step: no other thread gets the same
         except IndexError:
-            db = _looking_at_the_index(self.db.cursor())
+            db = self.db.cursor()
+            look_at_tables(db)
         with self._errors():
             yield db
         self._idle.append(db)
@@ -102,7 +96,8 @@ class Tables:
 
         Raises QueryError for any other statement, and where the time or the size of an answer goes beyond its limit.
         """
-        with self._errors(), closing(_looking_at_the_index(self.db.cursor())) as db:
+        with self._errors(), closing(self.db.cursor()) as db:
+            look_at_tables(db)
             check_reads(db, query)
             db.execute("BEGIN TRANSACTION READ ONLY")
             try:
@@ -153,13 +148,6 @@ def _activation_map(
             raise
 
     return activation_map
-
-
-def _looking_at_the_index(db: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
-    """A connection whose names are those of the index and its notes, which each connection must be told by itself."""
-    show_notes(db)
-    db.execute("USE vitdex_index")
-    return db
 
 
 def _remove_own(folder: str, process: int) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DamagedIndex
+from .plain_files import open_plain, plain_size
 from .store import Bytes
 
 MAPPED_FILES = 256
@@ -38,9 +39,9 @@ class LocalStore:
 
     def size(self, key: str) -> int:
         try:
-            return (self.root / key).stat().st_size
+            return plain_size(self.root, key)
         except (OSError, ValueError) as error:
-            raise self._missing(key) from error
+            raise self._missing(key, error) from error
 
     def local_path(self, key: str) -> Path | None:
         return self.root / key
@@ -51,16 +52,18 @@ class LocalStore:
 
     def _map(self, key: str) -> Bytes:
         try:
-            with (self.root / key).open("rb") as file:
+            with open_plain(self.root, key) as file:
                 return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
         except (OSError, ValueError) as error:
-            raise self._missing(key) from error
+            raise self._missing(key, error) from error
 
     def _open(self, key: str) -> io.FileIO:
         try:
-            return (self.root / key).open("rb", buffering=0)
+            return open_plain(self.root, key)
         except (OSError, ValueError) as error:
-            raise self._missing(key) from error
+            raise self._missing(key, error) from error
 
-    def _missing(self, key: str) -> DamagedIndex:
-        return DamagedIndex(f"{self.root / key} is missing or cannot be read")
+    def _missing(self, key: str, error: Exception) -> DamagedIndex:
+        plain = isinstance(error, FileNotFoundError | ValueError)
+        why = "missing or cannot be read" if plain else getattr(error, "strerror", None) or "not readable"
+        return DamagedIndex(f"{self.root / key} is {why}")

@@ -33,6 +33,7 @@ def test_notes_are_joined_once_the_index_is_opened_again(copy: Path) -> None:
             {"layer": ["blocks.1.mlp.fc1"], "unit": [7], "source": ["me"], "description": ["round, red"]}
         )
         with writing(index.layout) as db:  # while an index is open
+            db.register("frame", frame)
             db.execute("INSERT INTO descriptions BY NAME FROM frame")
         assert len(frame)
     with Index(copy) as index:
@@ -67,5 +68,5 @@ def test_two_writers_and_a_damaged_file_are_one_line(copy: Path, monkeypatch: py
         reader = subprocess.run([sys.executable, "-c", ask, str(copy)], capture_output=True, text=True)
         assert "notes.duckdb is being written. Try again" in reader.stderr.splitlines()[-1]
     Layout(copy).notes.write_bytes(b"x" * 5000)
-    with pytest.raises(BadIndex, match=r"notes.duckdb cannot be read or written"):
+    with pytest.raises(BadIndex, match=r"notes.duckdb is damaged. Move it away"):
         Index(copy).sql("FROM classes")

@@ -61,7 +61,7 @@ def copy(sample_path: Path, tmp_path: Path) -> Path:
     """The sample without its arrays' content, in a folder that a test may write into."""
     for name in ("manifest.json", "index.duckdb"):
         shutil.copy(sample_path / name, tmp_path / name)
-    (tmp_path / "activations.zarr").symlink_to(sample_path / "activations.zarr")
+    shutil.copytree(sample_path / "activations.zarr", tmp_path / "activations.zarr", copy_function=os.link)
     return tmp_path
 
 
