@@ -18,7 +18,7 @@ BY_WORDS = {duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI}
 _OPTION = r"(ANALYZE|FORMAT \w+)"
 _READING = re.compile(
     rf"(EXPLAIN (ANALYZE )?(\( {_OPTION}( , {_OPTION})* \) )?)?"
-    r"(SELECT|FROM|WITH|VALUES|TABLE|DESCRIBE|DESC|SHOW|SUMMARIZE|PIVOT|PIVOT_WIDER|UNPIVOT|PIVOT_LONGER|\() "
+    r"(\( )*(SELECT|FROM|WITH|VALUES|TABLE|DESCRIBE|DESC|SHOW|SUMMARIZE|PIVOT|PIVOT_WIDER|UNPIVOT|PIVOT_LONGER) "
 )
 WORDS = 16  # more than all that may come before the first word of a statement
 
@@ -28,12 +28,23 @@ def check_reads(db: duckdb.DuckDBPyConnection, query: str) -> None:
 
     What writes inside a statement that reads (INSERT in a WITH, of DuckDB 2) shows where it runs: see Tables.ask.
     """
+    try:
+        query.encode()
+    except UnicodeEncodeError as error:
+        raise QueryError("the query is not UTF-8", "Write it in UTF-8.") from error
     statements = db.extract_statements(query)
     if len(statements) != 1:
         raise QueryError(f"{len(statements) or 'no'} statements in the query", f"Ask with one: {ASKED}.")
-    kind = statements[0].type
-    if kind != PLAIN and not (kind in BY_WORDS and _READING.match(_first_words(query))):
+    if not _reads(statements[0], query):
         raise QueryError("an index can only be read", f"Ask with {ASKED}.")
+
+
+def _reads(statement: duckdb.Statement, query: str) -> bool:
+    try:
+        kind = statement.type
+    except ValueError:  # of a kind that DuckDB's Python does not know, such as UPDATE EXTENSIONS
+        return False
+    return kind == PLAIN or (kind in BY_WORDS and _READING.match(_first_words(query)) is not None)
 
 
 def _first_words(query: str) -> str:
