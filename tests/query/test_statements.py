@@ -72,7 +72,7 @@ KINDS = {
     "LOGICAL_PLAN": [],  # has no text
     "MERGE_INTO": [
         "MERGE INTO images USING images i USING (image_id) WHEN MATCHED THEN DELETE",
-        "MERGE INTO memory.main.descriptions d USING images i ON false WHEN NOT MATCHED THEN INSERT (layer) VALUES ('e')",
+        "MERGE INTO memory.main.descriptions USING images ON false WHEN NOT MATCHED THEN INSERT (layer) VALUES ('e')",
         "MERGE INTO memory.main.generated USING (SELECT 1 AS id) USING (id) WHEN NOT MATCHED THEN INSERT BY NAME",
     ],
     "MULTI": [
@@ -107,7 +107,13 @@ KINDS = {
         "SELECT current_setting('memory_limit'), txid_current()",
         "FROM pg_catalog.pg_tables",
     ],
-    "SET": ["SET memory_limit = '9GB'", "SET threads = 1", "SET search_path = 'temp'", "RESET search_path", "USE memory"],
+    "SET": [
+        "SET memory_limit = '9GB'",
+        "SET threads = 1",
+        "SET search_path = 'temp'",
+        "RESET search_path",
+        "USE memory",
+    ],
     "TRANSACTION": ["BEGIN", "START TRANSACTION READ WRITE", "COMMIT", "ROLLBACK"],
     "UPDATE": [
         "UPDATE images SET path = 'x'",
