@@ -86,7 +86,6 @@ def _run(folder: Path, timeout: float) -> Any:
             stdout=noise,
             stderr=noise,
             env={**os.environ, **SURROUNDINGS, "TMPDIR": str(folder), "TEMP": str(folder), "TMP": str(folder)},
-            start_new_session=True,  # Ctrl-C is the parent's
         ) as child,
     ):
         try:

@@ -130,14 +130,14 @@ def test_time_is_limited(sample_path: Path, scratch: Path) -> None:
 def begun(path: Path) -> subprocess.Popen[bytes]:
     """A command line in the middle of a query that hears nothing."""
     command = [sys.executable, "-c", MAIN, "sql", str(path), DEAF]
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=hear_ctrl_c)
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=hear_ctrl_c, start_new_session=True)
     time.sleep(2.5)
     return run
 
 
 def test_ctrl_c(sample_path: Path, scratch: Path) -> None:
     run = begun(sample_path)
-    run.send_signal(signal.SIGINT)
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does
     start = time.monotonic()
     _, said = run.communicate(timeout=30)
     assert time.monotonic() - start < 1
