@@ -24,6 +24,7 @@ from ..data.models.probe import dissect
 from ..data.packaged import IMAGES, MODEL_NAME
 from ..schemas.array_specs import arrays, fitting_part_images, part_bytes
 from ..schemas.errors import BadIndex, BadRequest
+from ..schemas.run_bounds import beyond_bounds
 from ..schemas.run_spec import EXEMPLARS, LayerSpec, Linear, Maps, Precision, RunSpec
 from ..schemas.sizes import bytes_text
 from .memory import fitting_decoders
@@ -172,6 +173,8 @@ def make_plan(request: Request) -> Plan:
         versions={name: version(name) for name in VERSIONS},
     )
     spec = replace(spec, part_images=min(request.part_images or fitting_part_images(spec), count))
+    if fault := beyond_bounds(spec):
+        raise BadRequest(f"no index can hold this run: {fault}")
     anatomy.model.to(device)
     asked = default_workers() if request.workers is None else request.workers
     decoders = fitting_decoders(asked, spec.batch_size * 3 * height * width)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import duckdb
 
-from .errors import BadIndex, DamagedIndex
+from .errors import STRANGE, BadIndex, DamagedIndex
 from .facts import file_facts
 from .integrity import listed_files
 from .layout import Layout
-from .manifest import STRANGE, Manifest, Tables, read_manifest
+from .manifest import Manifest, Tables, read_manifest
 from .storage.plain_files import open_plain
 
 # Of the file format. DuckDB would write its own newest, which no older DuckDB reads; every version that pyproject

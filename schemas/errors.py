@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 REPAIR = "Repeat the 'vitdex index' command that made it with --repair."
+STRANGE = "Do not use an index from there."  # it is sealed, and vitdex never wrote it so
 
 
 class VitdexError(Exception):

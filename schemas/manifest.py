@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict, cast
 
 from .array_specs import arrays
-from .errors import REPAIR, BadIndex, DamagedIndex
+from .errors import REPAIR, STRANGE, BadIndex, DamagedIndex
 from .facts import FileFacts, Files
 from .layout import Layout
 from .run_bounds import beyond_bounds
@@ -20,7 +20,6 @@ from .storage.plain_files import read_plain
 LARGEST = 64_000_000  # bytes: 600,000 files. Read it is ten times as large
 FILE = re.compile(r"(?:(?!\.{1,2}(?:/|$))[\w.-]+(?:/(?!$)|$))+", re.ASCII)  # a path that stays inside, without '..'
 CHECKSUM = re.compile("[0-9a-f]{32}")
-STRANGE = "Do not use an index from there."
 
 
 class ImageCounts(TypedDict):
@@ -122,6 +121,9 @@ def _fault(content: dict[str, Any]) -> str | None:
     files = content.get("files")
     if not isinstance(files, dict):
         return "it lists no files"
+    layers = content["run"].get("layers") if isinstance(content.get("run"), dict) else None
+    if isinstance(layers, list) and len(layers) > len(files):
+        return f"{len(files)} files for {len(layers)} layers"
     fault = misfit({**content, "files": {}}, Manifest, "manifest") or misfit(content["run"], RunSpec, "run")
     fault = fault or _fault_of_files(files)
     if fault:
@@ -129,8 +131,8 @@ def _fault(content: dict[str, Any]) -> str | None:
     run = RunSpec.from_json(content["run"])
     if fault := beyond_bounds(run):
         return f"run.{fault}"
-    if -(-run.images // run.part_images) > len(files) or len(run.layers) > len(files):
-        return f"{len(files)} files for so many parts and layers"
+    if run.images / run.part_images > len(files):
+        return f"{len(files)} files for so many parts"
     for array in arrays(run).values():  # the last file of each: with it an array is as long as it says
         last = [-(-n // f) - 1 for n, f in zip(array.shape, array.file_shape, strict=True)]
         if files.get(array.file(*last), (0,))[0] != array.file_bytes:

@@ -12,6 +12,7 @@ from .run_spec import RunSpec
 NUMBERS = 2**16  # units, patches and classes of a token: arrays hold their numbers as uint16
 IMAGES = 2**32  # tables hold their numbers as UINTEGER
 WIDTH = 2**20  # features, classes, parts, pixels a side
+LETTERS = 200  # of a layer's name
 LAYER = re.compile(r"\w+(\.\w+)*", re.ASCII)  # a module's path, which becomes folders
 TIMM = re.compile(r"\w+(\.[\w.-]+)?", re.ASCII)  # a model's name with its tag
 HUB = re.compile(r"hf-hub:[\w.-]+/[\w.-]+(@[\w./-]+)?", re.ASCII)
@@ -59,7 +60,7 @@ def _impossible_layers(run: RunSpec) -> Iterator[str]:
     if not names or len(set(names)) < len(names):
         yield "layers are none, or two have one name"
     for layer in run.layers:
-        if not LAYER.fullmatch(layer.name):
+        if len(layer.name) > LETTERS or not LAYER.fullmatch(layer.name):
             yield f"a layer is named {layer.name[:80]!r}"
         if not (1 <= layer.units <= NUMBERS and 0 <= layer.block <= NUMBERS):
             yield f"{layer.name} has {layer.units} units in block {layer.block}"

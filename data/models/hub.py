@@ -26,16 +26,17 @@ def hub_name(name: str) -> str | None:
     return next((name.removeprefix(prefix) for prefix in PREFIXES if name.startswith(prefix)), None)
 
 
-def hub_folder(model: str, weights: bool = True) -> Path:
-    """The folder in the cache that holds a model's config and, if wanted, its weights.
+def hub_folder(model: str, weights: bool = True, download: bool = True) -> Path:
+    """The folder in the cache that holds a model's config and, if wanted, its weights; `download`: brought there first.
 
     Raises ModelError in one line: no such model, no network, no config.json or no safetensors.
     """
-    ask_the_hub_once()
+    if download:
+        ask_the_hub_once()
     repo, _, revision = model.partition("@")
 
     def get(file: str) -> Path:
-        return Path(hf_hub_download(repo, file, revision=revision or None))
+        return Path(hf_hub_download(repo, file, revision=revision or None, local_files_only=not download))
 
     def get_first(*files: str) -> Path | None:
         for file in files:
@@ -55,6 +56,9 @@ def hub_folder(model: str, weights: bool = True) -> Path:
     except ModelError:
         raise
     except LocalEntryNotFoundError as error:
+        if not download:
+            fact = f"the index names '{model}' on the hub, which is not in this machine's cache"
+            raise ModelError(fact, f"If you trust it: hf download {repo}. Or give --weights FILE.") from error
         remedy = f"Check the network, or give --model local-dir:FOLDER with its {CONFIG_FILE}."
         raise ModelError(f"the hub does not answer, and '{model}' is not in its cache", remedy) from error
     except EntryNotFoundError as error:

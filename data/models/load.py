@@ -56,6 +56,7 @@ def load_model(
     weights: str | Path | None = None,
     img_size: tuple[int, int] | None = None,
     model_args: dict[str, Any] | None = None,
+    download: bool = True,
 ) -> Loaded:
     """Load a ViT.
 
@@ -65,6 +66,7 @@ def load_model(
         weights: a safetensors file, the index of several, or a folder; by default the folder's own, else timm's hub.
         img_size: height and width; by default those that the weights were made for.
         model_args: further arguments of timm.create_model.
+        download: whether a model that `hf-hub:` names may come over the network, or from the hub's cache alone.
 
     Returns:
         A Loaded.
@@ -80,7 +82,7 @@ def load_model(
         args["img_size"] = list(img_size)
     notes: tuple[str, ...] = ()
     if (on_hub := hub_name(name)) is not None:
-        model, name, args, notes, imagenet = _from_hub(on_hub, weights, args)
+        model, name, args, notes, imagenet = _from_hub(on_hub, weights, args, download)
     elif name.startswith(LOCAL) or weights is not None:
         model, name, args, notes, imagenet = _from_files(name, weights, args)
     else:
@@ -98,12 +100,12 @@ def load_model(
 
 
 def _from_hub(
-    on_hub: str, weights: str | Path | None, args: dict[str, Any]
+    on_hub: str, weights: str | Path | None, args: dict[str, Any], download: bool
 ) -> tuple[nn.Module, str, dict[str, Any], tuple[str, ...], bool]:
     """As `_from_files`, of a model on the hub: its name stays the hub's, and timm's is among its arguments."""
     architecture = args.pop("architecture", None)
     if weights is None or architecture is None:
-        architecture = f"{LOCAL}{hub_folder(on_hub, weights=weights is None)}"
+        architecture = f"{LOCAL}{hub_folder(on_hub, weights is None, download)}"
     model, architecture, args, notes, imagenet = _from_files(architecture, weights, args)
     return model, f"{HUB}{on_hub}", {**args, "architecture": architecture}, notes, imagenet
 

@@ -88,6 +88,11 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
+    except MemoryError:
+        if "--debug" in sys.argv:
+            raise
+        click.echo("Error: there is not enough memory for that. Ask for less.", err=True)
+        sys.exit(2)
     except OSError as error:  # a full or failing disk, a folder without permission
         if "--debug" in sys.argv:
             raise

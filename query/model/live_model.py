@@ -94,7 +94,8 @@ def open_model(index: StoredIndex, weights: str | Path | None = None, device: st
 
     Args:
         weights: a safetensors file, the index of several, or a model's folder; without it the packaged model where it
-            is the one, else timm's hub, or the model's own.
+            is the one, else timm's own weights of that name. An index may come from a stranger: what it names on the
+            hub (`hf-hub:`) is taken from this machine's cache, never downloaded.
         device: 'cpu', 'cuda', 'mps'; by default the best there is.
 
     Returns:
@@ -108,7 +109,7 @@ def open_model(index: StoredIndex, weights: str | Path | None = None, device: st
     """
     spec = index.spec
     _, height, width = spec.preprocessing["input_size"]
-    loaded = load_model(*_source(spec, weights), model_args=spec.model_args)
+    loaded = load_model(*_source(spec, weights), model_args=spec.model_args, download=False)
     if loaded.sha256 != spec.weights_sha256:
         raise ModelError(
             f"these weights of {spec.model} are not those that {index.layout.root} was made with",

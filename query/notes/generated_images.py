@@ -24,8 +24,8 @@ def keep(layout: Layout, pixels: NDArray[np.uint8], rows: pd.DataFrame) -> pd.Da
     files = []
     try:
         with writing(layout) as db:
-            last = db.execute("SELECT coalesce(max(id), 0) FROM generated").fetchone()
-            first = (last[0] if last else 0) + 1
+            ((last,),) = db.execute("SELECT coalesce(max(id), 0) FROM generated").fetchall()
+            first = last + 1
             rows = rows.assign(id=first + rows["image"], created=datetime.now().replace(microsecond=0))
             rows["file"] = [f"generated-{number:06d}.png" for number in rows.id]
             for name, image in rows.groupby("file")["image"].first().items():

@@ -65,8 +65,6 @@ class Tables:
         db.execute(f"SET max_temp_directory_size = '{SPILLED}'")
         db.execute("SET late_materialization_max_rows = 0")  # a second scan costs more than our narrow rows save
         lock_in(db, self._layout.database, self._layout.notes)
-        copy_notes(self._layout, db)
-        attach_tables(db, self._layout)
         db.create_function(
             "activation_map",
             _activation_map(stored_map, self._raised),
@@ -74,6 +72,8 @@ class Tables:
             "FLOAT[]",
             null_handling=SPECIAL,
         )
+        copy_notes(self._layout, db)
+        attach_tables(db, self._layout)
         return db
 
     @contextmanager

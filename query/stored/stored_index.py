@@ -101,9 +101,9 @@ class StoredIndex:
     @cached_property
     def arrays(self) -> zarr.Group:
         """The same arrays as a plain Zarr group, for use of your own: zarr's errors, not ours. See FORMAT.md."""
-        from ...schemas.storage.zarr_group import open_group
+        from ...schemas.storage.zarr_group import read_group
 
-        return open_group(self.layout.arrays, mode="r")
+        return read_group(self.layout.root, self.spec)
 
     def sql(self, query: str, parameters: list[Any] | None = None, timeout: float | None = None) -> pd.DataFrame:
         """Rows of a query.

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..array_specs import CHECKSUM_BYTES, ArraySpec, arrays
-from ..errors import DamagedIndex
+from ..errors import STRANGE, DamagedIndex
 from ..run_spec import RunSpec
 from .store import Bytes, Store
 
@@ -57,6 +57,7 @@ class ArrayReader:
 
         These must not be split into chunks, which they are in no array of ours.
         """
+        self._must_hold(path, position)
         chunks = self.specs[path].chunks
         place = [p // c for p, c in zip(position, chunks, strict=False)]
         inside = tuple(p % c for p, c in zip(position, chunks, strict=False))
@@ -72,7 +73,8 @@ class ArrayReader:
         spec = self.specs[path]
         axes = np.broadcast_arrays(*positions)
         flat = [axis.ravel().astype(np.int64) for axis in axes]
-        out = np.empty((flat[0].size, *spec.shape[len(flat) :]), spec.dtype)
+        self._must_hold_all(path, flat)
+        out = self._empty(spec, flat[0].size, *spec.shape[len(flat) :])
         fill = self._fill_checked if checked else self._fill_alone
         fill(spec, flat, out)
         return out.reshape(*axes[0].shape, *out.shape[1:])
@@ -81,15 +83,16 @@ class ArrayReader:
         """Rows of an array in any order, of its second axis all or some places: a copy [row, unit, ...]."""
         spec = self.specs[path]
         at = np.asarray(rows, np.int64)
+        self._must_hold_all(path, [at] if units is None else [at, np.asarray(units, np.int64)])
         if units is None and spec.chunks[1:] != spec.shape[1:]:  # chunks split the second axis
             units = range(spec.shape[1])
         if units is None:
-            out = np.empty((len(at), *spec.shape[1:]), spec.dtype)
+            out = self._empty(spec, len(at), *spec.shape[1:])
             for place, there in _by_chunk(at, spec.chunks[0]):
                 out[there] = self.chunk(path, place)[at[there] - place * spec.chunks[0]]
             return out
         across = np.asarray(units, np.int64)
-        out = np.empty((len(at), len(across), *spec.shape[2:]), spec.dtype)
+        out = self._empty(spec, len(at), len(across), *spec.shape[2:])
         for i, there in _by_chunk(at, spec.chunks[0]):
             for j, beside in _by_chunk(across, spec.chunks[1]):
                 inside = np.ix_(at[there] - i * spec.chunks[0], across[beside] - j * spec.chunks[1])
@@ -105,7 +108,7 @@ class ArrayReader:
     def whole(self, path: str) -> NDArray[Any]:
         """A whole array that is split along its first axis alone, in memory."""
         spec = self.specs[path]
-        out = np.empty(spec.shape, spec.dtype)
+        out = self._empty(spec, *spec.shape)
         for first, rows in self.parts(path):
             out[first : first + len(rows)] = rows
         return out
@@ -113,6 +116,20 @@ class ArrayReader:
     def column(self, path: str, place: int) -> NDArray[Any]:
         """One place of the second axis over all rows, such as a class's logits: [row]."""
         return np.concatenate([rows[:, place] for _, rows in self.parts(path)])
+
+    def _must_hold_all(self, path: str, axes: Sequence[Ints]) -> None:
+        """As _must_hold, for positions on an array's first axes."""
+        if all(axis.size for axis in axes):
+            self._must_hold(path, [int(axis.min()) for axis in axes])
+            self._must_hold(path, [int(axis.max()) for axis in axes])
+
+    def _must_hold(self, path: str, position: Sequence[int]) -> None:
+        """Raise DamagedIndex where an array has no such position: what people ask for is checked before, so that the
+        tables named it."""
+        spec = self.specs[path]
+        for axis, at, size in zip(spec.axes, position, spec.shape, strict=False):
+            if not 0 <= at < size:
+                raise DamagedIndex(f"the tables name {axis} {at}, and {path} counts from 0 to {size - 1}", STRANGE)
 
     def _fill_checked(self, spec: ArraySpec, flat: list[Ints], out: NDArray[Any]) -> None:
         """Cells chunk by chunk, each of which is read and checked once."""
@@ -138,12 +155,20 @@ class ArrayReader:
             key = spec.file(*(int(axis[i]) for axis in files), *[0] * (len(spec.shape) - len(files)))
             raw[i] = self._bytes(spec, key, int(starts[i]), row_bytes)
 
+    def _empty(self, spec: ArraySpec, *shape: int) -> NDArray[Any]:
+        """Room for values, once the array's first file is as large as the run says: an absurd size is not allocated."""
+        self._check_size(spec, spec.file(*[0] * len(spec.shape)))
+        return np.empty(shape, spec.dtype)
+
     def _bytes(self, spec: ArraySpec, key: str, start: int, length: int) -> Bytes:
+        self._check_size(spec, key)
+        return self.store.read(key, start, length)
+
+    def _check_size(self, spec: ArraySpec, key: str) -> None:
         if key not in self._sized:
             if (size := self.store.size(key)) != spec.file_bytes:
                 raise DamagedIndex(f"{self._shown(key)} has {size} bytes instead of {spec.file_bytes}")
             self._sized.add(key)
-        return self.store.read(key, start, length)
 
     def _shown(self, key: str) -> str:
         return str(self.store.local_path(key) or key)

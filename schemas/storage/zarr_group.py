@@ -1,12 +1,23 @@
-"""Zarr groups opened by zarr-python, under `python -O` too."""
+"""The arrays of an index as a Zarr group of zarr-python's, and groups opened under `python -O` too."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import zarr
+from zarr.abc.store import ByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.group import GroupMetadata
+from zarr.storage import LocalStore, WrapperStore
+
+from ..array_specs import ARRAYS
+from ..errors import DamagedIndex
+from ..run_spec import RunSpec
+from .plain_files import plain_size
+from .zarr_metadata import root_metadata
 
 if not __debug__:  # zarr-python takes 'node_type' out of a group's metadata inside an assert, which -O leaves out
     _from_dict = GroupMetadata.from_dict.__func__
@@ -20,3 +31,42 @@ if not __debug__:  # zarr-python takes 'node_type' out of a group's metadata ins
 def open_group(folder: Path, **options: Any) -> zarr.Group:
     """`zarr.open_group`."""
     return zarr.open_group(folder, **options)
+
+
+def read_group(root: Path, spec: RunSpec) -> zarr.Group:
+    """The arrays of the index at `root`, read-only; their shapes and codecs are the run's, whatever lies there."""
+    return zarr.open_group(_Arrays(root, spec), mode="r", zarr_format=3, use_consolidated=True)
+
+
+class _Arrays(WrapperStore[LocalStore]):  # type: ignore[misc]
+    """Chunks from files that are plain files; of metadata the root's alone, which says everything."""
+
+    def __init__(self, root: Path, spec: RunSpec) -> None:
+        super().__init__(LocalStore(root / ARRAYS, read_only=True))
+        self._root = root
+        self._metadata = json.dumps(root_metadata(spec)).encode()
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        if key == "zarr.json":
+            return prototype.buffer.from_bytes(self._metadata)
+        return await super().get(key, prototype, byte_range) if self._is_chunk(key) else None
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
+
+    async def exists(self, key: str) -> bool:
+        return key == "zarr.json" or (self._is_chunk(key) and await super().exists(key))
+
+    def _is_chunk(self, key: str) -> bool:
+        """Whether a key is that of a chunk. Raises DamagedIndex where a link, pipe or device is in its place."""
+        if "/c/" not in f"/{key}":
+            return False
+        try:
+            plain_size(self._root, f"{ARRAYS}/{key}")
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            raise DamagedIndex(f"{self._root / ARRAYS / key} is {error.strerror}") from error
+        return True
