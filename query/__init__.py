@@ -5,9 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ..schemas.integrity import verify
-
 if TYPE_CHECKING:
+    from ..schemas.integrity import verify
     from .dissect.agreement import class_value_agreement, key_value_agreement
     from .dissect.classes import activations_of_class, carried_by_first, class_blocks
     from .dissect.composition import composition
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from .stored.stored_index import StoredIndex
 
 _WHERE = {
+    "..schemas.integrity": ("verify",),
     ".index": ("Index",),
     ".stored.names": ("Neuron",),
     ".stored.stored_index": ("StoredIndex",),

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from .array_specs import ARRAYS
-
-
-def file_name(text: str) -> str:
-    """A name, or a path, as this system can open it: its bytes are UTF-8 even where the locale is ASCII."""
-    return os.fsdecode(text.encode("utf-8", "surrogateescape")) if os.name == "posix" else text
 
 
 @dataclass(frozen=True)

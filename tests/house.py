@@ -15,6 +15,7 @@ WINGS: dict[str, set[str]] = {
     "drawing": set(),
     "notes": set(),
     "stored": {"notes"},
+    "console": {"stored"},
     "lookups": {"stored"},
     "model": {"stored"},
     "dissect": BELOW,

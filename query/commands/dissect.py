@@ -10,8 +10,9 @@ import click
 
 from ..dissect.catalogue import ANALYSES, Analysis
 from ..index import Index
+from .analysis_options import ANALYSIS_OPTIONS
 from .classes import chosen_class
-from .options import ANALYSIS_OPTIONS, INDEX, OUTPUT, model_options, table_options
+from .options import INDEX, OUTPUT, model_options, table_options
 from .output import answer, progress_bar
 
 

@@ -12,8 +12,9 @@ from ..export.descriptions import import_descriptions
 from ..export.tables import FORMATS, Format, export_tables
 from ..index import Index
 from ..stored.names import Neuron
+from .files import PIXELS, check_output, say
 from .options import FILE, INDEX, LAYERS, OUT, PICTURE, model_options
-from .output import PIXELS, check_output, progress_bar, save_picture, say
+from .output import progress_bar, save_picture
 
 
 @click.group("export")

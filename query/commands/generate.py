@@ -15,9 +15,11 @@ from ..index import Index
 from ..lookups.key_neurons import Ranking, named
 from ..notes.generated_images import remove as remove_generated
 from ..stored.names import Neuron
+from .analysis_options import BY
 from .classes import chosen_class
-from .options import BY, CLASS, INDEX, OUTPUT, model_options, table_options
-from .output import answer, check_output, say
+from .files import check_output, say
+from .options import CLASS, INDEX, OUTPUT, model_options, table_options
+from .output import answer
 
 if TYPE_CHECKING:
     from ..generate.recipes import RecipeName

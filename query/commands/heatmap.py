@@ -13,9 +13,11 @@ from ..index import Index
 from ..lookups.class_images import class_images
 from ..lookups.key_neurons import Ranking, named
 from ..stored.names import Neuron
+from .analysis_options import BY
 from .classes import chosen_class
-from .options import BY, CLASS, INDEX, PICTURE, model_options
-from .output import PIXELS, check_output, save_picture
+from .files import PIXELS, check_output
+from .options import CLASS, INDEX, PICTURE, model_options
+from .output import save_picture
 
 
 @click.command("heatmap")

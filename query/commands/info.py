@@ -1,4 +1,4 @@
-"""`vitdex info`, `vitdex sql` and `vitdex verify`: what an index is, what it says, whether it is whole."""
+"""`vitdex info` and `vitdex verify`: what an index is, whether it is whole."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ...schemas.manifest import Manifest, read_manifest
 from ...schemas.run_spec import RunSpec
 from ...schemas.sizes import bytes_text
 from ..index import Index
-from .options import INDEX, TABLE_OUTPUT, table_options
-from .output import answer, progress_bar
+from .options import INDEX
+from .output import progress_bar
 
 
 @click.command("info")
@@ -70,18 +70,6 @@ def _accuracy(manifest: Manifest) -> str:
         return "not measured: no image has a class, or the model has no head"
     top5 = "" if measured["top5"] is None else f", top-5 {measured['top5']:.1%}"
     return f"top-1 {measured['top1']:.1%}{top5} of {measured['images']:,} images; by chance {measured['chance']:.1%}"
-
-
-@click.command("sql", context_settings={"ignore_unknown_options": True})  # a query may begin with a comment: --
-@INDEX
-@click.argument("query")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=300, show_default=True, help="Seconds.")
-@TABLE_OUTPUT
-@table_options
-def sql_command(index_path: Path, query: str, timeout: float, outputs: tuple[Path, ...], form: str) -> None:
-    """Ask an index in SQL (read-only)."""
-    with Index(index_path) as index:
-        answer(index.sql(query, timeout=timeout), form, outputs)
 
 
 @click.command("verify")

@@ -14,9 +14,11 @@ from ..lookups.class_images import class_images
 from ..lookups.image_search import AGGREGATES, METRICS, Aggregate, Metric, neighbours, top_images
 from ..lookups.key_neurons import Ranking, named
 from ..stored.names import Neuron
+from .analysis_options import BY
 from .classes import chosen_class
-from .options import BY, CLASS, INDEX, PIXELS_OUTPUT, model_options, table_options
-from .output import PIXELS, answer
+from .files import PIXELS
+from .options import CLASS, INDEX, PIXELS_OUTPUT, model_options, table_options
+from .output import answer
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -18,7 +18,7 @@ COMMANDS = {
     "index": "vitdex.indexer.command:index_command",
     "info": "vitdex.query.commands.info:info_command",
     "verify": "vitdex.query.commands.info:verify_command",
-    "sql": "vitdex.query.commands.info:sql_command",
+    "sql": "vitdex.query.commands.sql:sql_command",
     "top": "vitdex.query.commands.lookups:top_command",
     "neighbours": "vitdex.query.commands.lookups:neighbours_command",
     "heatmap": "vitdex.query.commands.heatmap:heatmap_command",

@@ -1,4 +1,4 @@
-"""Where answers go: a table on the terminal, a table or picture in a file; what is said about them on stderr."""
+"""Where answers go: a table on the terminal, a table or picture in a file."""
 
 from __future__ import annotations
 
@@ -6,35 +6,21 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
-import duckdb
 import pandas as pd
 
-from ...schemas.database import hearing_ctrl_c, quoted
-from ...schemas.errors import QueryError
 from ...schemas.progress import Progress
-from .table_text import csv_text, json_text
+from ..console.table_files import write_table
+from ..console.table_text import TEXTS
+from .files import FIGURES, PIXELS, TABLES, check_output, kind_of, replace_file, say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
 
     Picture = Figure | Image.Image
-
-TABLES = (".csv", ".json", ".parquet")
-PIXELS = (".png", ".jpg", ".jpeg", ".pdf")  # what a picture of pixels can be
-FIGURES = (*PIXELS, ".svg")  # and a figure, which is drawn of lines
-BEGINNINGS = {  # of files that a picture or table of this kind may replace
-    ".png": b"\x89PNG",
-    ".jpg": b"\xff\xd8",
-    ".jpeg": b"\xff\xd8",
-    ".pdf": b"%PDF",
-    ".svg": b"<?xml",
-    ".json": b"[",
-    ".parquet": b"PAR1",
-}
 
 
 def answer(
@@ -59,32 +45,7 @@ def answer(
 
 def show(table: pd.DataFrame, form: str) -> None:
     """Print a table as text, CSV or JSON."""
-    if form == "csv":
-        click.echo(csv_text(table), nl=False)
-    elif form == "json":
-        click.echo(json_text(table))
-    else:
-        click.echo(table.to_string(index=False, na_rep="") if len(table) else "no rows")
-
-
-def say(line: str) -> None:
-    """A line about the answer, where it does not mix with it."""
-    click.echo(line, err=True)
-
-
-def check_output(path: Path, kinds: Sequence[str] = (*FIGURES, *TABLES)) -> None:
-    """Raise QueryError where a file cannot be written: of no kind that is known, or in place of another kind."""
-    suffix = path.suffix.lower()
-    if suffix not in kinds:
-        raise QueryError(f"'{path}' is of no kind that can be written here", f"One of {', '.join(kinds)}.")
-    if not path.absolute().parent.is_dir():
-        raise QueryError(f"there is no folder {path.parent}", "Make it, or choose another name.")
-    if path.is_dir():
-        raise QueryError(f"{path} is a folder", "Choose another name.")
-    if path.exists() and path.stat().st_size and suffix in BEGINNINGS:
-        with path.open("rb") as file:
-            if not file.read(8).startswith(BEGINNINGS[suffix]):
-                raise QueryError(f"{path} is there and is no {suffix} file", "Choose another name.")
+    click.echo(TEXTS[form](table), nl=form != "csv")
 
 
 def save_picture(picture: Picture, path: Path) -> None:
@@ -94,39 +55,18 @@ def save_picture(picture: Picture, path: Path) -> None:
     check_output(path, PIXELS if isinstance(picture, Image.Image) else FIGURES)
     kind = path.suffix.lower().removeprefix(".").replace("jpg", "jpeg")
     if isinstance(picture, Image.Image):
-        _replace(path, lambda part: picture.save(part, format=kind.upper()))
+        replace_file(path, lambda part: picture.save(part, format=kind.upper()))
         say(f"{path}: {picture.width} x {picture.height} pixels")
         return
-    _replace(path, lambda part: picture.savefig(part, format=kind))
+    replace_file(path, lambda part: picture.savefig(part, format=kind))
     inches = picture.get_size_inches()
     say(f"{path}: a figure of {inches[0]:.1f} x {inches[1]:.1f} inches")
 
 
 def save_table(table: pd.DataFrame, path: Path) -> None:
     """Write a table and say so."""
-    write: dict[str, Callable[[Path], Any]] = {
-        ".csv": lambda part: part.write_text(csv_text(table), encoding="utf-8", newline=""),
-        ".json": lambda part: part.write_text(json_text(table), encoding="utf-8"),
-        ".parquet": lambda part: _parquet(table, part),
-    }
-    _replace(path, write[path.suffix.lower()])
+    replace_file(path, lambda part: write_table(table, kind_of(path), part))
     say(f"{path}: {len(table):,} rows")
-
-
-def _parquet(table: pd.DataFrame, path: Path) -> None:
-    with hearing_ctrl_c(), duckdb.connect() as db:
-        db.register("answer", table)
-        db.execute(f"COPY answer TO {quoted(path)} (FORMAT parquet)")
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file under a temporary name, then give it its own: what was there stays until the new one is whole."""
-    part = path.with_name(f".{path.name}.partial")
-    try:
-        write(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextmanager

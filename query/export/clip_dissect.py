@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from ...schemas.errors import QueryError
-from ...schemas.layout import file_name
+from ...schemas.file_names import file_name
 from ..stored.stored_index import StoredIndex
 
 Reading = Literal["cls", "mean", "max"]

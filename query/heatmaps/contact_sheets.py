@@ -24,7 +24,7 @@ def images_picture(index: StoredIndex, table: pd.DataFrame, title: str, value: s
 def neighbours_picture(index: StoredIndex, image: str | int, table: pd.DataFrame, title: str) -> Image.Image:
     """An image, and those of a table of image_id, path, label and distance, nearest first."""
     image_id = index.image_id(image)
-    own = index.sql("SELECT image_id, path, label, 0.0 AS distance FROM images WHERE image_id = ?", [image_id])
+    own = index.look_up("SELECT image_id, path, label, 0.0 AS distance FROM images WHERE image_id = ?", [image_id])
     return images_picture(index, pd.concat([own, table], ignore_index=True), title, "distance")
 
 

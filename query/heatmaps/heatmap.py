@@ -119,7 +119,7 @@ def class_heatmaps(
 def _rows(index: StoredIndex, images: Sequence[int | str]) -> pd.DataFrame:
     """image_id, path, label, predicted (a class_id) of images, in their order, all of them readable."""
     ids = [index.readable(image) for image in images]
-    found = index.sql(
+    found = index.look_up(
         "SELECT image_id, path, label, predicted, c.class AS answer FROM images LEFT JOIN classes c "
         "ON c.class_id = predicted WHERE list_contains(?, image_id)",
         [ids],

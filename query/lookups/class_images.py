@@ -29,7 +29,7 @@ def class_images(index: StoredIndex, class_: str | int, k: int | None = None) ->
     """
     at_least(1, k=1 if k is None else k)
     class_id = index.class_id(class_)
-    found = index.sql(
+    found = index.look_up(
         "SELECT image_id, path, label, predicted, p_class FROM images WHERE class_id = ? AND crop IS NOT NULL "
         "ORDER BY p_class DESC NULLS LAST, image_id LIMIT ?",
         [class_id, k],

@@ -10,7 +10,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import duckdb
@@ -22,14 +22,14 @@ from ...schemas.database import attach_tables, hearing_ctrl_c, lock_in, look_at_
 from ...schemas.errors import QueryError, VitdexError
 from ...schemas.layout import Layout
 from ..notes.database import copy_notes, notes_stamp
+from .limits import TOO_MUCH, late
+from .statements import check_reads
 
 MEMORY = "2GB"
 SPILLED = "4GB"  # what a query may put aside on disk
 ANSWER_BYTES = 1_000_000_000  # of a result, as Python holds it
 CHUNK_VECTORS = 50  # of 2,048 rows
 REMEMBERED = 100  # errors of our own function, until the query that met each has ended
-READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI}  # MULTI: PIVOT
-ASKED = "SELECT, FROM, WITH, DESCRIBE, SHOW or EXPLAIN"
 SPECIAL: Any = "special"  # how a function meets NULL, which ours may answer; the enumeration moves between DuckDBs
 
 StoredMap = Callable[[str, int, int], NDArray[np.float32] | None]
@@ -91,21 +91,20 @@ class Tables:
     def ask(self, query: str, parameters: list[Any], timeout: float | None) -> pd.DataFrame:
         """The rows of one reading statement. `timeout` in seconds, None for no limit.
 
+        It runs in a connection of its own and in a transaction that cannot write: whatever it does to either (a seed
+        of random(), a type of PIVOT's, an INSERT inside a WITH) is gone when it ends, and no other question meets it.
+
         Raises QueryError for any other statement, and where the time or the size of an answer goes beyond its limit.
         """
-        with self._connection() as db:
-            statements = db.extract_statements(query)
-            if len(statements) != 1:
-                raise QueryError(f"{len(statements) or 'no'} statements in the query", f"Ask with one: {ASKED}.")
-            if statements[0].type not in READING:
-                raise QueryError("an index can only be read", f"Ask with {ASKED}.")
+        with self._errors(), closing(self.db.cursor()) as db:
+            look_at_tables(db)
+            check_reads(db, query)
+            db.execute("BEGIN TRANSACTION READ ONLY")
             try:
                 with _stopped_after(db, timeout):
                     return _interruptibly(db, lambda: _fetch(db.execute(query, python_values(parameters))))
             except duckdb.InterruptException as error:
-                raise QueryError(
-                    f"stopped after {timeout:g} s", "Ask for less, or give more time (--timeout)."
-                ) from error
+                raise QueryError(*late(timeout or 0)) from error
 
     def look_up(self, query: str, parameters: list[Any]) -> pd.DataFrame:
         """The rows of a query of our own, known to be small: without the checks of `ask`, in half the time."""
@@ -123,6 +122,8 @@ class Tables:
         try:
             with hearing_ctrl_c(), naming_damage(self._layout):
                 yield
+        except duckdb.OutOfMemoryException as error:
+            raise QueryError(*TOO_MUCH) from error
         except duckdb.Error as error:
             for raised in list(self._raised):  # DuckDB passes on the text alone
                 if str(raised) in str(error):

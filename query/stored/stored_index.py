@@ -108,6 +108,12 @@ class StoredIndex:
     def sql(self, query: str, parameters: list[Any] | None = None, timeout: float | None = None) -> pd.DataFrame:
         """Rows of a query.
 
+        It runs in this process, within DuckDB's own limits: 2 GB of memory for tables, sorts and joins, 4 GB of scratch
+        space, 1 GB for the answer. DuckDB does not count what its functions on single values take (a text of a
+        gigabyte, damerau_levenshtein of long texts) nor what Python makes of an answer, and some of those functions
+        hear neither the timeout nor Ctrl-C. For SQL of people whom you do not know, use ask_in_child of
+        vitdex.query.console.child, as `vitdex sql` does: a child process can be ended whatever it does.
+
         Args:
             query: one reading statement; tables and columns are FORMAT.md's.
             parameters: values for `?` or `$1` in it.
@@ -164,7 +170,7 @@ class StoredIndex:
             if not 0 <= int(word) < self.spec.images:
                 raise QueryError(f"no image {word}", f"Images count from 0 to {self.spec.images - 1}.")
             return int(word)
-        ending = self.sql(
+        ending = self.look_up(
             "SELECT image_id, path FROM images WHERE path = ? OR ends_with(path, '/' || ?) ORDER BY image_id LIMIT 4",
             [word, word],
         )

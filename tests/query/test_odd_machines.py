@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from vitdex.indexer.from_python import build_index
 from vitdex.query import import_descriptions
 from vitdex.query.commands.output import save_table
-from vitdex.query.commands.table_text import csv_text, json_text
+from vitdex.query.console.table_text import csv_text, json_text
 from vitdex.query.export.tables import export_tables
 from vitdex.query.index import Index
 from vitdex.schemas.errors import BadIndex, QueryError

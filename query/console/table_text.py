@@ -1,4 +1,4 @@
-"""Tables as CSV and JSON text, whole and exact: lists as JSON, moments as ISO 8601, bytes as hexadecimal digits.
+"""Tables as text. As CSV and JSON whole and exact: lists as JSON, moments as ISO 8601, bytes as hexadecimal digits.
 
 JSON has no NaN and no infinity: what is missing or NaN is null, an infinity is the text "inf" or "-inf".
 """
@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from datetime import date, time
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+
+def plain_text(table: pd.DataFrame) -> str:
+    """What a terminal shows, in columns."""
+    return table.to_string(index=False, na_rep="") if len(table) else "no rows"
 
 
 def csv_text(table: pd.DataFrame) -> str:
@@ -65,3 +71,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, pd.Timedelta | date | time):  # a Timestamp is a date
         return value.isoformat()
     return value if isinstance(value, str | int) else str(value)  # such as a UUID
+
+
+TEXTS: dict[str, Callable[[pd.DataFrame], str]] = {"table": plain_text, "csv": csv_text, "json": json_text}
