@@ -17,6 +17,7 @@ from .facts import file_facts
 from .integrity import listed_files
 from .layout import Layout
 from .manifest import Manifest, Tables, read_manifest
+from .run_spec import RunSpec
 from .storage.plain_files import open_plain
 
 # Of the file format. DuckDB would write its own newest, which no older DuckDB reads; every version that pyproject
@@ -79,11 +80,12 @@ def _list(texts: list[str]) -> str:
     return "[" + ", ".join(quoted(text) for text in texts) + "]"
 
 
-def attach_tables(db: duckdb.DuckDBPyConnection, layout: Layout) -> None:
+def attach_tables(db: duckdb.DuckDBPyConnection, layout: Layout, run: RunSpec) -> None:
     """Let a connection that is locked in find the tables of an index, read-only, by their bare names.
 
     Nothing else in the file is found by a bare name: what the connection itself has and what DuckDB brings come first,
-    and the tables are proved to be those of tables.sql, column by column. Views are made anew from there.
+    and the tables are proved to be those of tables.sql, column by column, with a row for every neuron, image and class
+    of the run. Views are made anew from there.
 
     Raises DamagedIndex where the file is missing or damaged, BadIndex where it is whole and does not open: this DuckDB
     is too old for it, another program is writing it, or its tables are not those of an index.
@@ -94,7 +96,7 @@ def attach_tables(db: duckdb.DuckDBPyConnection, layout: Layout) -> None:
     try:
         with naming_damage(layout):
             db.execute(f"ATTACH {quoted(layout.database)} AS vitdex_index (TYPE duckdb, READ_ONLY)")
-            fault = other_table(tables_in(db, "vitdex_index"), declared(TABLES_SQL))
+            fault = other_table(tables_in(db, "vitdex_index"), declared(TABLES_SQL)) or _misnumbered(db, run)
     except duckdb.Error as error:
         writer = written_by(read_manifest(layout))
         fact, remedy = newer(layout.database, writer) if is_newer(error) else unopened(layout.database, error)
@@ -106,11 +108,11 @@ def attach_tables(db: duckdb.DuckDBPyConnection, layout: Layout) -> None:
 
 
 @contextmanager
-def open_tables(layout: Layout) -> Iterator[duckdb.DuckDBPyConnection]:
+def open_tables(layout: Layout, run: RunSpec) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection that can read the tables of an index and nothing else. Raises as attach_tables."""
     with hearing_ctrl_c(), duckdb.connect(":memory:") as db:
         lock_in(db, layout.database)
-        attach_tables(db, layout)
+        attach_tables(db, layout, run)
         yield db
 
 
@@ -149,6 +151,22 @@ def tables_in(db: duckdb.DuckDBPyConnection, database: str) -> dict[str, str]:
 def other_table(there: dict[str, str], ours: dict[str, str]) -> str | None:
     """The first of our tables that has other columns, types, defaults or rules there, or is missing; None if none."""
     return next((f"its table {name} is not ours" for name in ours if there.get(name) != ours[name]), None)
+
+
+def _misnumbered(db: duckdb.DuckDBPyConnection, run: RunSpec) -> str | None:
+    """The first of neurons, images and classes that are not numbered from 0 as the run has them; None if all are."""
+    counted = db.execute(
+        "SELECT layer, count(unit), max(unit), sum(unit) FROM vitdex_index.main.neurons GROUP BY layer UNION ALL "
+        "SELECT 'images', count(path), max(image_id), sum(image_id) FROM vitdex_index.main.images UNION ALL "
+        "SELECT 'classes', count(class), max(class_id), sum(class_id) FROM vitdex_index.main.classes"
+    ).fetchall()
+    found = {name: tuple(numbers) for name, *numbers in counted}
+    sizes = {**{layer.name: layer.units for layer in run.layers}, "images": run.images, "classes": run.classes}
+    for name, size in sizes.items():
+        right = (size, size - 1, size * (size - 1) // 2) if size else (0, None, None)
+        if found.get(name) != right:
+            return f"it does not number {name} from 0 to {size - 1}" if size else f"it has {name}"
+    return None
 
 
 def _even(statement: str) -> str:

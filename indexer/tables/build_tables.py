@@ -92,7 +92,7 @@ def kept_in_tables(layout: Layout, spec: RunSpec) -> dict[str, Columns]:
     """The KEPT columns from the tables themselves."""
     query = f"SELECT {', '.join(KEPT)} FROM neurons WHERE layer = ? ORDER BY unit"
     kept: dict[str, Columns] = {}
-    with open_tables(layout) as db:
+    with open_tables(layout, spec) as db:
         for layer in spec.layers:
             columns = db.execute(query, [layer.name]).fetchnumpy()
             kept[layer.name] = {name: np.asarray(column) for name, column in columns.items()}

@@ -62,7 +62,7 @@ def export_tables(
         db.execute(f"SET temp_directory = {quoted(spill)}")
         lock_in(db, index.layout.database, index.layout.notes, folder=out)
         copy_notes(index.layout, db)  # into memory
-        attach_tables(db, index.layout)
+        attach_tables(db, index.layout, index.spec)
         known = [*declared(TABLES_SQL), *(declared(NOTES_SQL) if index.layout.notes.exists() else ())]
         for table in tables or ():
             if table not in (*known, *VIEWS):

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ...schemas.database import attach_tables, hearing_ctrl_c, lock_in, look_at_tables, naming_damage, quoted
 from ...schemas.errors import QueryError, VitdexError
 from ...schemas.layout import Layout
+from ...schemas.run_spec import RunSpec
 from ..notes.database import copy_notes, notes_stamp
 from .limits import TOO_MUCH, late
 from .statements import check_reads
@@ -45,8 +46,8 @@ class Tables:
     Raises DamagedIndex where the database is missing or damaged.
     """
 
-    def __init__(self, layout: Layout, stored_map: StoredMap) -> None:
-        self._layout = layout
+    def __init__(self, layout: Layout, run: RunSpec, stored_map: StoredMap) -> None:
+        self._layout, self._run = layout, run
         self._spill = tempfile.mkdtemp(prefix="vitdex-")  # outside the index
         self._clean = weakref.finalize(self, _remove_own, self._spill, os.getpid())
         self._raised: deque[VitdexError] = deque(maxlen=REMEMBERED)  # by our own function inside queries
@@ -73,7 +74,7 @@ class Tables:
             null_handling=SPECIAL,
         )
         copy_notes(self._layout, db)
-        attach_tables(db, self._layout)
+        attach_tables(db, self._layout, self._run)
         return db
 
     @contextmanager

@@ -84,7 +84,7 @@ class StoredIndex:
             with self._opening:
                 tables = self._tables  # perhaps another thread's by now
                 if tables is None or tables.notes != stamp:
-                    tables = self._tables = Tables(self.layout, self._map_in_sql)
+                    tables = self._tables = Tables(self.layout, self.spec, self._map_in_sql)
         return tables
 
     @property

@@ -541,9 +541,7 @@ def test_files_of_the_wrong_kind_are_refused_with_their_remedy(tiny: Path, pictu
     torch.save({"head.weight": torch.zeros(5, 192)}, tmp_path / "model.pth")
     with pytest.raises(ModelError, match=r"not a safetensors file\. .*safetensors\.torch\.save_file"):
         make_plan(asked(tmp_path / "out", pictures, weights=tmp_path / "model.pth"))
-    with pytest.raises(
-        ModelError, match=r"no model 'google/vit'\. .* --model hf-hub:google/vit\."
-    ):
+    with pytest.raises(ModelError, match=r"no model 'google/vit'\. .* --model hf-hub:google/vit\."):
         make_plan(asked(tmp_path / "out", pictures, weights=tiny, model="google/vit"))
     with pytest.raises(ModelError, match=r"no model 'vit_tiny_patch16_225'.*vit_tiny_patch16_224"):
         make_plan(asked(tmp_path / "out", pictures, model="vit_tiny_patch16_225"))

@@ -263,6 +263,13 @@ SHADOWS = {
     ],
     "a column of another type": ["ALTER TABLE images ALTER image_id TYPE VARCHAR"],
     "a column too many": ["ALTER TABLE neurons ADD COLUMN x VARCHAR"],
+    "no neurons": ["DELETE FROM neurons WHERE layer = 'blocks.4.mlp.fc1'"],
+    "a neuron twice": ["UPDATE neurons SET unit = 5 WHERE unit = 6"],
+    "an image too many": ["INSERT INTO images FROM images LIMIT 1"],
+    "an image without a path": ["UPDATE images SET path = NULL WHERE image_id = 9"],
+    "a class without a name": ["UPDATE classes SET class = NULL WHERE class_id = 3"],
+    "no classes": ["DELETE FROM classes"],
+    "a class of row 4,000,000,000": ["UPDATE classes SET class_id = 4000000000 WHERE class_id = 3"],
     "a table too few": ["DROP TABLE failures"],
     "other column names": ["ALTER TABLE exemplars RENAME COLUMN pre TO post2"],
 }

@@ -195,7 +195,9 @@ def break_special(folder: Path, chance: random.Random) -> None:
     file = chance.choice(sorted(p for p in folder.rglob("*") if p.is_file()))
     file.unlink()
     outside = folder.parent / "outside" / "secret"
-    chance.choice([os.mkfifo, Path.mkdir, lambda p: p.symlink_to(outside), lambda p: p.symlink_to("/dev/zero")])(file)
+    kinds: list[Callable[[Path], object]] = [os.mkfifo, Path.mkdir]
+    kinds += [lambda place: place.symlink_to(outside), lambda place: place.symlink_to("/dev/zero")]
+    chance.choice(kinds)(file)
 
 
 BREAK: dict[str, Callable[[Path, random.Random], None]] = {
@@ -306,19 +308,15 @@ def broken_heads_are_refused(folder: Path, chance: random.Random) -> None:
         assert classes is None or len(classes.names) == len(weight)
 
 
-def examples(count: int) -> Any:
-    return settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck), database=None)
-
-
 @pytest.mark.parametrize("kind", BREAK)
 @given(st.randoms(use_true_random=False))
-@examples(10)
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 def test_a_broken_index_does_no_harm(base: Path, kind: str, chance: random.Random) -> None:
     broken_indexes_do_no_harm(base, kind, chance)
 
 
 @given(st.randoms(use_true_random=False))
-@examples(100)
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 def test_a_broken_head_is_refused(base: Path, chance: random.Random) -> None:
     broken_heads_are_refused(base.parent, chance)
 
