@@ -15,6 +15,7 @@ import pandas as pd
 from ...schemas.database import hearing_ctrl_c, quoted
 from ...schemas.errors import QueryError
 from ...schemas.progress import Progress
+from ...schemas.storage.atomic_files import replacing
 from .table_text import csv_text, json_text
 
 if TYPE_CHECKING:
@@ -94,10 +95,12 @@ def save_picture(picture: Picture, path: Path) -> None:
     check_output(path, PIXELS if isinstance(picture, Image.Image) else FIGURES)
     kind = path.suffix.lower().removeprefix(".").replace("jpg", "jpeg")
     if isinstance(picture, Image.Image):
-        _replace(path, lambda part: picture.save(part, format=kind.upper()))
+        with replacing(path) as part:
+            picture.save(part, format=kind.upper())
         say(f"{path}: {picture.width} x {picture.height} pixels")
         return
-    _replace(path, lambda part: picture.savefig(part, format=kind))
+    with replacing(path) as part:
+        picture.savefig(part, format=kind)
     inches = picture.get_size_inches()
     say(f"{path}: a figure of {inches[0]:.1f} x {inches[1]:.1f} inches")
 
@@ -109,24 +112,15 @@ def save_table(table: pd.DataFrame, path: Path) -> None:
         ".json": lambda part: part.write_text(json_text(table), encoding="utf-8"),
         ".parquet": lambda part: _parquet(table, part),
     }
-    _replace(path, write[path.suffix.lower()])
+    with replacing(path) as part:
+        write[path.suffix.lower()](part)
     say(f"{path}: {len(table):,} rows")
 
 
 def _parquet(table: pd.DataFrame, path: Path) -> None:
     with hearing_ctrl_c(), duckdb.connect() as db:
         db.register("answer", table)
-        db.execute(f"COPY answer TO {quoted(path)} (FORMAT parquet)")
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file under a temporary name, then give it its own: what was there stays until the new one is whole."""
-    part = path.with_name(f".{path.name}.partial")
-    try:
-        write(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        db.execute(f"COPY answer TO {quoted(path)} (FORMAT parquet, USE_TMP_FILE false)")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Literal
 
 from ...schemas.errors import QueryError
 from ...schemas.layout import file_name
+from ...schemas.storage.atomic_files import replacing
 from ..stored.stored_index import StoredIndex
 
 Reading = Literal["cls", "mean", "max"]
@@ -55,15 +56,15 @@ def export_clip_dissect(
     valid = index.reader.whole("valid")
     paths = index.sql("SELECT path FROM images ORDER BY image_id").path[valid]
     Path(out).mkdir(parents=True, exist_ok=True)
-    (Path(out) / "images.txt").write_text("".join(f"{path}\n" for path in paths), "utf-8", "surrogateescape")
+    with replacing(Path(out) / "images.txt") as part:
+        part.write_text("".join(f"{path}\n" for path in paths), "utf-8", "surrogateescape")
     written = []
     for reading in readings or held:
         folder = Path(out) / reading
         folder.mkdir(exist_ok=True)
         for layer in layers:
             target = folder / file_name(f"{probe}_{model}_{layer}{READINGS[reading]}.pt")
-            temporary = target.with_name(f".{target.name}.partial")
-            torch.save(torch.from_numpy(index.reader.whole(f"{layer}/{reading}")[valid]), temporary)
-            temporary.replace(target)
+            with replacing(target) as part:
+                torch.save(torch.from_numpy(index.reader.whole(f"{layer}/{reading}")[valid]), part)
             written.append(target)
     return written

@@ -45,6 +45,11 @@ class MilanPlan:
     exact: bool
 
     @property
+    def growing(self) -> Path:
+        """Where the set lies until it is whole."""
+        return self.root.with_name(f"{self.root.name}.unfinished")
+
+    @property
     def exemplars(self) -> int:
         return self.k * sum(len(units) for units in self.units.values())
 
@@ -150,6 +155,8 @@ def _units(index: StoredIndex, layer: str, units: Sequence[int] | None) -> NDArr
 
 def _check_root(plan: MilanPlan) -> None:
     """What stands in ROOT must be other layers of the same shape: MILAN loads them all together."""
+    if plan.growing.is_symlink() or plan.growing.is_file():
+        raise QueryError(f"{plan.growing} is in the way: a link or a file", "Move it away.")
     if not plan.root.exists():
         return
     if not plan.root.is_dir():
@@ -184,7 +191,7 @@ def write_milan(
         from ..model.live_model import open_model
 
         live = open_model(plan.index, weights, device)
-    growing = plan.root.with_name(f"{plan.root.name}.unfinished")
+    growing = plan.growing
     if growing.exists():
         shutil.rmtree(growing)
     for layer in plan.units:
@@ -202,7 +209,7 @@ def write_milan(
         write_small(growing / layer, top)
         write_masks(growing / layer / "masks.npy", plan.index, top, thresholds[layer], plan.size, live, wrote)
         write_images(growing / layer / "images.npy", plan.index, top, plan.size, wrote)
-    _publish(growing, plan)
+    _publish(plan)
 
 
 def _thresholds(plan: MilanPlan, live: LiveModel | None) -> dict[str, NDArray[np.float32]]:
@@ -215,11 +222,11 @@ def _thresholds(plan: MilanPlan, live: LiveModel | None) -> dict[str, NDArray[np
     return {name: quantiles(plan.index, name, units.tolist(), "q99") for name, units in plan.units.items()}
 
 
-def _publish(growing: Path, plan: MilanPlan) -> None:
+def _publish(plan: MilanPlan) -> None:
     """Give the finished set its name: at once where ROOT is new, else layer by layer."""
     if not plan.root.exists():
-        growing.rename(plan.root)
+        plan.growing.rename(plan.root)
         return
     for layer in plan.units:
-        (growing / layer).rename(plan.root / layer)
-    growing.rmdir()
+        (plan.growing / layer).rename(plan.root / layer)
+    plan.growing.rmdir()

@@ -12,12 +12,14 @@ import duckdb
 
 from ...schemas.database import attach_tables, hearing_ctrl_c, naming_damage, quoted, quoted_name
 from ...schemas.errors import QueryError
+from ...schemas.storage.atomic_files import replacing
 from ..notes.database import copy_notes
 from ..stored.names import nearest
 from ..stored.stored_index import StoredIndex
 
 Format = Literal["parquet", "csv"]
 FORMATS: dict[Format, str] = {"parquet": "FORMAT parquet, COMPRESSION zstd", "csv": "FORMAT csv, HEADER"}
+IN_PLACE = "USE_TMP_FILE false"  # the file is new, and what DuckDB calls its own may be a link
 MEMORY = "1GB"
 
 
@@ -58,7 +60,8 @@ def export_tables(
         chosen = list(tables or [name for name in places if (name,) not in views])
         types = [_declaration(db, table, places[table]) for table in chosen]
         written = {table: _copy(db, places[table], out / f"{table}.{form}", FORMATS[form]) for table in chosen}
-        (out / "schema.sql").write_text("\n".join(types), encoding="utf-8")
+        with replacing(out / "schema.sql") as part:
+            part.write_text("\n".join(types), encoding="utf-8")
     return written
 
 
@@ -97,12 +100,8 @@ def _declaration(db: duckdb.DuckDBPyConnection, table: str, place: str) -> str:
 
 
 def _copy(db: duckdb.DuckDBPyConnection, place: str, target: Path, options: str) -> int:
-    """Write one file under a temporary name, then give it its own."""
-    temporary = target.with_name(f".{target.name}.partial")
-    try:
-        row = db.execute(f"COPY (FROM {place} ORDER BY ALL) TO {quoted(temporary)} ({options})").fetchone()
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write one file."""
+    with replacing(target) as part:
+        row = db.execute(f"COPY (FROM {place} ORDER BY ALL) TO {quoted(part)} ({options}, {IN_PLACE})").fetchone()
     assert row is not None
     return int(row[0])

@@ -19,12 +19,13 @@ import duckdb
 from ...schemas.database import attach_for_writing, hearing_ctrl_c, is_newer, is_of_files, newer, quoted
 from ...schemas.errors import BadIndex, QueryError
 from ...schemas.layout import Layout
+from .place import check_place
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS descriptions (  -- what a neuron was called, and by whom (MILAN, a person, ...)
     layer VARCHAR, unit UINTEGER, source VARCHAR, description VARCHAR, imported TIMESTAMP, note VARCHAR
 );
-CREATE TABLE IF NOT EXISTS generated (     -- images made to excite a neuron; file: inside notes/
+CREATE TABLE IF NOT EXISTS generated (     -- images made to excite a neuron; file: in notes/, of the id
     id UINTEGER, layer VARCHAR, unit UINTEGER, class_id UINTEGER, recipe VARCHAR, seed BIGINT, step UINTEGER,
     objective VARCHAR, pre_mean FLOAT, pre_max FLOAT, post_mean FLOAT, post_max FLOAT, ratio FLOAT, percentile FLOAT,
     p_class FLOAT, predicted UINTEGER, diversity FLOAT, file VARCHAR, created TIMESTAMP
@@ -39,8 +40,9 @@ def writing(layout: Layout) -> Iterator[duckdb.DuckDBPyConnection]:
     """notes.duckdb, made where there is none, in one transaction: kept at the end, undone if anything raises.
 
     Keep it short: nobody else can open the index meanwhile. Raises QueryError where another process is writing, and
-    where the file cannot be read or written.
+    where the file cannot be read or written, or is a link.
     """
+    check_place(layout)
     with hearing_ctrl_c(), duckdb.connect(":memory:") as db:
         try:
             _once_free(lambda: attach_for_writing(db, layout.notes, "notes"))

@@ -8,6 +8,8 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -25,21 +27,35 @@ def page_aligned(size: int) -> NDArray[np.uint8]:
     return np.frombuffer(mmap.mmap(-1, size), np.uint8)
 
 
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A new, empty file beside `target`, to be written inside; then it gets that name, or goes if anything raises.
+
+    What has its own name is removed first: a stopped run's leftover, or a link, through which nothing is written.
+    """
+    temporary = target.with_name(f".{target.name}.partial")
+    temporary.unlink(missing_ok=True)
+    temporary.open("xb").close()
+    try:
+        yield temporary
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_file(target: Path, content: bytes | memoryview) -> FileFacts:
     """Write a file under a temporary name, flush it to the disk, rename it. Returns its facts."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.partial")
     try:
-        done = _write_direct(temporary, memoryview(content))
-        with temporary.open("r+b" if done else "wb") as file:
-            file.seek(done)
-            file.write(content[done:])
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:  # a full disk: leave room for what is written next
-        temporary.unlink(missing_ok=True)
+        with replacing(target) as temporary:
+            done = _write_direct(temporary, memoryview(content))
+            with temporary.open("r+b") as file:
+                file.seek(done)
+                file.write(content[done:])
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError as error:  # such as a full disk
         raise OSError(error.errno, error.strerror, str(target)) from error
-    temporary.replace(target)
     return content_facts(content)
 
 
@@ -77,7 +93,7 @@ class DirectFile:
 
     def __init__(self, path: Path) -> None:
         self._path, self._room, self._held, self._done = path, page_aligned(STEP), 0, 0
-        path.write_bytes(b"")
+        path.open("xb").close()
         self._direct = hasattr(os, "O_DIRECT")
         self._file = -1
         self._open()

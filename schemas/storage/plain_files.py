@@ -1,6 +1,6 @@
-"""Files that a stranger may have put in place, opened only where they are files that lie where they seem to.
+"""Files of a folder that a stranger may have filled: opened only where they are files that lie where they seem to.
 
-A pipe would wait for ever, a device never end, and a link lead out of the folder.
+A pipe would wait for ever, a device never end, and a link lead out of the folder. What is new is made, never opened.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import io
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 _NO_LINK_NO_WAIT = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
@@ -23,6 +24,12 @@ def open_plain(root: Path, key: str) -> io.FileIO:
         os.close(descriptor)
         raise _not_plain(path)
     return io.FileIO(descriptor, "rb")
+
+
+def create_plain(root: Path, key: str) -> BinaryIO:
+    """A new file `root / key`, to be written. Raises OSError where anything has that name, or as open_plain."""
+    path = _below_no_link(root, key)
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK_NO_WAIT, 0o666), "wb")
 
 
 def plain_size(root: Path, key: str) -> int:
