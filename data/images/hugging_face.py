@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from ...schemas.errors import SourceError, UnreadableImage
-from .entries import Entry, Source, read_file, shown_name
+from .entries import Entry, Source, check_size, read_file, shown_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -37,7 +37,10 @@ class HuggingFaceSource(Source):
         if image is None:
             raise UnreadableImage("the row holds no image")
         blob: bytes | None = image["bytes"]
-        return read_file(image["path"]) if blob is None else blob
+        if blob is None:
+            return read_file(image["path"])
+        check_size(len(blob))
+        return blob
 
 
 def open_hub(where: str) -> HuggingFaceSource:
