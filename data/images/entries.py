@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -128,9 +127,9 @@ def check_size(size: int) -> None:
 
 
 def read_file(path: str) -> bytes:
-    """The bytes of a file. Raises UnreadableImage where they cannot be had, and for a pipe or device, which never end."""
+    """The bytes of a file. Raises UnreadableImage where they cannot be had, and of a pipe or device: they have no end."""
     try:
-        status = os.stat(path)
+        status = Path(path).stat()
         if not S_ISREG(status.st_mode):
             raise UnreadableImage("neither a file nor a folder")
         check_size(status.st_size)

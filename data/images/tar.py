@@ -109,7 +109,7 @@ def _inside(name: str) -> str:
 
 
 def _targets(members: dict[str, Member]) -> dict[str, Member | None]:
-    """The member that holds the bytes of each, or None where links lead nowhere or in a circle. Each is followed once."""
+    """The member that holds the bytes of each, or None where links lead nowhere or in a circle; each followed once."""
     found: dict[str, Member | None] = {}
     for name in members:
         passed = []

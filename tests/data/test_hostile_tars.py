@@ -1,4 +1,4 @@
-"""Tars whose headers lie: one line or a reason for each, in time that is linear in the file, and never all of memory."""
+"""Tars whose headers lie: one line or a reason for each, in time that is linear in the file, in little memory."""
 
 from __future__ import annotations
 
