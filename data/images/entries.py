@@ -127,7 +127,7 @@ def check_size(size: int) -> None:
 
 
 def read_file(path: str) -> bytes:
-    """The bytes of a file. Raises UnreadableImage where they cannot be had, and of a pipe or device: they have no end."""
+    """The bytes of a file. Raises UnreadableImage where they cannot be had, and of a pipe or device, without end."""
     try:
         status = Path(path).stat()
         if not S_ISREG(status.st_mode):

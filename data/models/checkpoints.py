@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -112,7 +113,7 @@ def _read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 @contextmanager
-def open_tensors(file: Path, what: str, remedy: str) -> Iterator[safe_open]:
+def open_tensors(file: Path, what: str, remedy: str) -> Iterator[Any]:
     """A safetensors file. Raises ModelError, with what it should hold, where it is none; a pipe is not waited for."""
     if not file.exists():
         raise ModelError(f"no {what} at {file}", "Give a safetensors file.")

@@ -84,13 +84,14 @@ def test_a_link_is_never_written_through(name: str, target: str, copy: Path, out
 def test_a_picture_is_a_new_file(plant: str, copy: Path, outside: Path) -> None:
     place = copy / "notes" / "generated-000001.png"
     place.parent.mkdir()
-    {
+    plants: dict[str, Callable[[], object]] = {
         "link": lambda: place.symlink_to(outside / "victim"),
         "link to nowhere": lambda: place.symlink_to(outside / "nowhere"),
         "pipe": lambda: os.mkfifo(place),
         "folder": place.mkdir,
         "file": lambda: place.hardlink_to(outside / "victim"),
-    }[plant]()
+    }
+    plants[plant]()
     before = os.lstat(place).st_ino
     saved = keep(Layout(copy), GREY, ROW)
     assert saved.file.tolist() == ["generated-000002.png"]
@@ -139,12 +140,18 @@ def png(width: int, height: int, content: bytes = b"", twice: tuple[int, int] | 
     return b"\x89PNG\r\n\x1a\n" + heads + chunk(b"IDAT", zlib.compress(content)) + chunk(b"IEND", b"")
 
 
-def saved_as(kind: str, path: Path) -> None:
+def saved_as(kind: str, path: Path) -> Path:
     Image.fromarray(GREY[0]).save(path, format=kind)
+    return path
+
+
+def with_hole(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 20 * 2**30)
 
 
 PICTURES: dict[str, Callable[[Path, Path], object]] = {
-    "link to a picture": lambda at, out: (saved_as("PNG", out / "x.png"), at.symlink_to(out / "x.png")),
+    "link to a picture": lambda at, out: at.symlink_to(saved_as("PNG", out / "x.png")),
     "device": lambda at, out: at.symlink_to("/dev/zero"),
     "pipe": lambda at, out: os.mkfifo(at),
     "folder": lambda at, out: at.mkdir(),
@@ -157,7 +164,7 @@ PICTURES: dict[str, Callable[[Path, Path], object]] = {
     "bomb": lambda at, out: at.write_bytes(png(60_000, 60_000)),
     "bomb in a second header": lambda at, out: at.write_bytes(png(96, 96, b"", (60_000, 60_000))),
     "cut off": lambda at, out: at.write_bytes(png(96, 96, bytes(1000))[:-30]),
-    "20 GB of nothing": lambda at, out: (at.touch(), os.truncate(at, 20 * 2**30)),
+    "20 GB of nothing": lambda at, out: with_hole(at),
 }
 
 
