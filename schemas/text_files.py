@@ -6,7 +6,6 @@ import errno
 from pathlib import Path
 
 MAX_BYTES = 2**28
-SHOWN = 80  # letters of foreign text in an error
 
 
 def read_text(file: str | Path) -> str:
@@ -19,8 +18,3 @@ def read_text(file: str | Path) -> str:
     if len(content) > MAX_BYTES:
         raise OSError(errno.EFBIG, f"larger than {MAX_BYTES:,} bytes", str(file))
     return content.decode("utf-8-sig")
-
-
-def shortened(text: str) -> str:
-    """The beginning of a text that may be of any length."""
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

@@ -17,7 +17,8 @@ from ..notes.generated_images import remove as remove_generated
 from ..stored.names import Neuron
 from .classes import chosen_class
 from .options import BY, CLASS, INDEX, OUTPUT, model_options, table_options
-from .output import answer, check_output, say
+from .output import answer, check_output
+from .terminal import say
 
 if TYPE_CHECKING:
     from ..generate.recipes import RecipeName

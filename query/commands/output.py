@@ -15,8 +15,10 @@ import pandas as pd
 from ...schemas.database import hearing_ctrl_c, quoted
 from ...schemas.errors import QueryError
 from ...schemas.progress import Progress
+from ...schemas.shown_text import escaped
 from ...schemas.storage.atomic_files import replacing
-from .table_text import csv_text, json_text
+from .table_text import csv_text, json_text, shown_text
+from .terminal import say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,18 +61,12 @@ def answer(
 
 
 def show(table: pd.DataFrame, form: str) -> None:
-    """Print a table as text, CSV or JSON."""
-    if form == "csv":
-        click.echo(csv_text(table), nl=False)
-    elif form == "json":
-        click.echo(json_text(table))
-    else:
-        click.echo(table.to_string(index=False, na_rep="") if len(table) else "no rows")
-
-
-def say(line: str) -> None:
-    """A line about the answer, where it does not mix with it."""
-    click.echo(line, err=True)
+    """Print a table as text, CSV or JSON. A program gets CSV and JSON as they are, a terminal what it can show."""
+    if form == "table":
+        click.echo(shown_text(table) if len(table) else "no rows")
+        return
+    text = csv_text(table) if form == "csv" else f"{json_text(table)}\n"
+    click.echo(escaped(text, lines=True) if sys.stdout.isatty() else text, nl=False)
 
 
 def check_output(path: Path, kinds: Sequence[str] = (*FIGURES, *TABLES)) -> None:
@@ -128,7 +124,9 @@ def progress_bar(what: str, unit: str = "it") -> Iterator[Progress]:
     """A bar on stderr for long work, where that is a terminal; given to it as `progress`."""
     from tqdm import tqdm
 
-    with tqdm(desc=what, unit=unit, unit_scale=unit == "B", disable=not sys.stderr.isatty(), leave=False) as bar:
+    with tqdm(
+        desc=escaped(what), unit=unit, unit_scale=unit == "B", disable=not sys.stderr.isatty(), leave=False
+    ) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total

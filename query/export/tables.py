@@ -21,10 +21,15 @@ Format = Literal["parquet", "csv"]
 FORMATS: dict[Format, str] = {"parquet": "FORMAT parquet, COMPRESSION zstd", "csv": "FORMAT csv, HEADER"}
 IN_PLACE = "USE_TMP_FILE false"  # the file is new, and what DuckDB calls its own may be a link
 MEMORY = "1GB"
+FORMULA = r"'^[=+\-@\t\r]'"  # how a text begins that a spreadsheet evaluates
 
 
 def export_tables(
-    index: StoredIndex, out: str | Path, form: Format = "parquet", tables: Sequence[str] | None = None
+    index: StoredIndex,
+    out: str | Path,
+    form: Format = "parquet",
+    tables: Sequence[str] | None = None,
+    spreadsheet: bool = False,
 ) -> dict[str, int]:
     """Write tables to OUT/TABLE.parquet or .csv, sorted by their columns from left to right.
 
@@ -34,12 +39,13 @@ def export_tables(
         out: a folder, made where there is none.
         form: 'parquet' or 'csv'.
         tables: which; by default all. A view such as key_neurons is written where it is named.
+        spreadsheet: put an apostrophe before texts that a spreadsheet would take for a formula. Only for CSV.
 
     Returns:
         The rows of each table.
 
     Raises:
-        QueryError: an unknown table or form, or no space for the files.
+        QueryError: an unknown table or form, Parquet for a spreadsheet, or no space for the files.
 
     Example:
         >>> export_tables(index, "published", "csv", ["neurons"])
@@ -47,6 +53,8 @@ def export_tables(
     """
     if form not in FORMATS:
         raise QueryError(f"no format '{form}'", f"One of {', '.join(FORMATS)}.")
+    if spreadsheet and form != "csv":
+        raise QueryError("only CSV is written for a spreadsheet", "Give --format csv.")
     out = Path(out)
     with tempfile.TemporaryDirectory() as spill, duckdb.connect() as db, _errors(index):
         db.execute(f"SET memory_limit = '{MEMORY}'")
@@ -59,7 +67,8 @@ def export_tables(
         views = db.execute("SELECT view_name FROM duckdb_views() WHERE database_name = 'vitdex_index'").fetchall()
         chosen = list(tables or [name for name in places if (name,) not in views])
         types = [_declaration(db, table, places[table]) for table in chosen]
-        written = {table: _copy(db, places[table], out / f"{table}.{form}", FORMATS[form]) for table in chosen}
+        rows = {table: _rows(db, places[table], spreadsheet) for table in chosen}
+        written = {table: _copy(db, rows[table], out / f"{table}.{form}", FORMATS[form]) for table in chosen}
         with replacing(out / "schema.sql") as part:
             part.write_text("\n".join(types), encoding="utf-8")
     return written
@@ -99,9 +108,22 @@ def _declaration(db: duckdb.DuckDBPyConnection, table: str, place: str) -> str:
     )
 
 
-def _copy(db: duckdb.DuckDBPyConnection, place: str, target: Path, options: str) -> int:
+def _rows(db: duckdb.DuckDBPyConnection, place: str, spreadsheet: bool) -> str:
+    """The query for a table's rows in their order."""
+    described = db.execute(f"DESCRIBE {place}").fetchall()
+    texts = [quoted_name(name) for name, kind, *_ in described if kind == "VARCHAR"] if spreadsheet else []
+    if not texts:
+        return f"FROM {place} ORDER BY ALL"
+    cells = [
+        f"CASE WHEN regexp_matches({text}, {FORMULA}) THEN chr(39) || {text} ELSE {text} END AS {text}"
+        for text in texts
+    ]
+    return f"SELECT * REPLACE ({', '.join(cells)}) FROM (FROM {place} ORDER BY ALL)"
+
+
+def _copy(db: duckdb.DuckDBPyConnection, rows: str, target: Path, options: str) -> int:
     """Write one file."""
     with replacing(target) as part:
-        row = db.execute(f"COPY (FROM {place} ORDER BY ALL) TO {quoted(part)} ({options}, {IN_PLACE})").fetchone()
+        row = db.execute(f"COPY ({rows}) TO {quoted(part)} ({options}, {IN_PLACE})").fetchone()
     assert row is not None
     return int(row[0])

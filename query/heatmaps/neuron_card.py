@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ...schemas.errors import QueryError
+from ...schemas.shown_text import shortened
 from ..lookups.neuron import classes_of
 from ..stored.names import Neuron, at_least
 from ..stored.stored_index import StoredIndex
@@ -22,6 +23,7 @@ from ..stored.stored_index import StoredIndex
 if TYPE_CHECKING:
     from PIL import Image
 
+MOST_SAID, LETTERS = 10, 300  # descriptions on a picture, and letters of each
 THRESHOLDS = ["q001", "q50", "q90", "q99", "q995", "q999"]
 
 
@@ -76,7 +78,8 @@ def _picture(card: NeuronCard) -> Image.Image:
     if len(card.classes):
         first = card.classes.head(5)
         notes.append("says " + ", ".join(f"{c} {number(v)}" for c, v in zip(first["class"], first.score, strict=True)))
-    notes += [f"{row.source}: {row.description}" for row in card.descriptions.itertuples(index=False)]
+    said = card.descriptions.head(MOST_SAID).itertuples(index=False)
+    notes += [shortened(f"{row.source}: {row.description}", LETTERS) for row in said]
     made, ratios, unseen = _generated(card)
     found = exemplars_picture(card.index, Neuron(card.layer, card.unit), card.exemplars, [*notes, *unseen])
     if not made:

@@ -13,7 +13,8 @@ import pandas as pd
 from ...schemas.errors import QueryError
 from ...schemas.layout import Layout
 from ...schemas.run_spec import LayerSpec
-from ...schemas.text_files import read_text, shortened
+from ...schemas.shown_text import shortened
+from ...schemas.text_files import read_text
 from .database import writing
 
 COLUMNS = ["layer", "unit", "description"]
