@@ -17,6 +17,7 @@ from ...schemas.errors import QueryError
 from ...schemas.progress import Progress
 from ...schemas.shown_text import escaped
 from ...schemas.storage.atomic_files import replacing
+from ...schemas.storage.room import check_room, trouble
 from .table_text import csv_text, json_text, shown_text
 from .terminal import say
 
@@ -78,6 +79,7 @@ def check_output(path: Path, kinds: Sequence[str] = (*FIGURES, *TABLES)) -> None
         raise QueryError(f"there is no folder {path.parent}", "Make it, or choose another name.")
     if path.is_dir():
         raise QueryError(f"{path} is a folder", "Choose another name.")
+    check_room(path.absolute().parent)
     if path.exists() and path.stat().st_size and suffix in BEGINNINGS:
         with path.open("rb") as file:
             if not file.read(8).startswith(BEGINNINGS[suffix]):
@@ -114,6 +116,15 @@ def save_table(table: pd.DataFrame, path: Path) -> None:
 
 
 def _parquet(table: pd.DataFrame, path: Path) -> None:
+    try:
+        _copy(table, path)
+    except duckdb.Error as error:
+        raise QueryError(
+            f"the table cannot be written: {trouble(error)}", "Make space, or choose another place."
+        ) from error
+
+
+def _copy(table: pd.DataFrame, path: Path) -> None:
     with hearing_ctrl_c(), duckdb.connect() as db:
         db.register("answer", table)
         db.execute(f"COPY answer TO {quoted(path)} (FORMAT parquet, USE_TMP_FILE false)")

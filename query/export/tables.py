@@ -13,6 +13,7 @@ import duckdb
 from ...schemas.database import attach_tables, hearing_ctrl_c, naming_damage, quoted, quoted_name
 from ...schemas.errors import QueryError
 from ...schemas.storage.atomic_files import replacing
+from ...schemas.storage.room import check_room, trouble
 from ..notes.database import copy_notes
 from ..stored.names import nearest
 from ..stored.stored_index import StoredIndex
@@ -56,6 +57,7 @@ def export_tables(
     if spreadsheet and form != "csv":
         raise QueryError("only CSV is written for a spreadsheet", "Give --format csv.")
     out = Path(out)
+    check_room(out)
     with tempfile.TemporaryDirectory() as spill, duckdb.connect() as db, _errors(index):
         db.execute(f"SET memory_limit = '{MEMORY}'")
         db.execute(f"SET temp_directory = {quoted(spill)}")
@@ -81,7 +83,7 @@ def _errors(index: StoredIndex) -> Iterator[None]:
         with hearing_ctrl_c(), naming_damage(index.layout):
             yield
     except duckdb.Error as error:
-        fact = f"the tables cannot be written: {str(error).strip().splitlines()[0]}"
+        fact = f"the tables cannot be written: {trouble(error)}"
         raise QueryError(fact, "Make space, or choose another place.") from error
 
 

@@ -19,7 +19,8 @@ import duckdb
 from ...schemas.database import attach_for_writing, hearing_ctrl_c, is_newer, is_of_files, newer, quoted
 from ...schemas.errors import BadIndex, QueryError
 from ...schemas.layout import Layout
-from .place import check_place
+from ...schemas.storage.room import trouble
+from .place import check_place, log_of
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS descriptions (  -- what a neuron was called, and by whom (MILAN, a person, ...)
@@ -43,6 +44,19 @@ def writing(layout: Layout) -> Iterator[duckdb.DuckDBPyConnection]:
     where the file cannot be read or written, or is a link.
     """
     check_place(layout)
+    was_there = layout.notes.exists()
+    try:
+        with _transaction(layout) as db:
+            yield db
+    except BaseException:
+        if not was_there:  # then what is there now is nobody's: this transaction alone could write it
+            for file in (layout.notes, log_of(layout)):
+                file.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _transaction(layout: Layout) -> Iterator[duckdb.DuckDBPyConnection]:
     with hearing_ctrl_c(), duckdb.connect(":memory:") as db:
         try:
             _once_free(lambda: attach_for_writing(db, layout.notes, "notes"))
@@ -57,7 +71,9 @@ def writing(layout: Layout) -> Iterator[duckdb.DuckDBPyConnection]:
         except BaseException as error:
             with suppress(duckdb.Error):  # an error in SQL may have ended it
                 db.execute("ROLLBACK")
-            if isinstance(error, duckdb.Error) and is_of_files(error):
+            if isinstance(error, duckdb.TransactionException) or (
+                isinstance(error, duckdb.Error) and is_of_files(error)
+            ):
                 raise QueryError(*_complaint(layout, error)) from error
             raise
 
@@ -110,9 +126,8 @@ def _complaint(layout: Layout, error: duckdb.Error) -> tuple[str, str]:
         return f"{layout.notes} is being written", "Try again when that has ended."
     if is_newer(error):
         return newer(layout.notes)
-    first = str(error).splitlines()[0]
     return (
-        f"{layout.notes} cannot be read or written: {first}",
+        f"{layout.notes} cannot be read or written: {trouble(error)}",
         "Make space, or move it away: the index itself is whole.",
     )
 
