@@ -164,7 +164,7 @@ def _finish(plan: Plan, layout: Layout, ledger: Ledger, statistics: Statistics) 
     accuracy = finish.accuracy()
     if accuracy is not None:
         content["accuracy"] = accuracy.to_json()
-    write_voucher(layout.root, layout.manifest.name, seal_manifest(content), files)
+    write_voucher(layout.manifest, seal_manifest(content))
     remove_leftovers(layout)
     return notes, accuracy
 

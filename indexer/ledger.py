@@ -96,8 +96,7 @@ class Ledger:
         return state
 
     def finish_part(self, entry: PartEntry) -> None:
-        name = self.layout.entry(entry.part).relative_to(self.layout.root).as_posix()
-        write_voucher(self.layout.root, name, json.dumps(entry.to_json(), indent=1).encode(), entry.files)
+        write_voucher(self.layout.entry(entry.part), json.dumps(entry.to_json(), indent=1).encode())
         self.forget_old_counts(entry.part)
 
     def forget_old_counts(self, part: int) -> None:

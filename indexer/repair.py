@@ -89,7 +89,7 @@ class _Repair:
         if layout.database.name in self.damaged:
             content["tables"] = tables_record()
         sealed = seal_manifest({**content, "files": dict(sorted(self.facts.items()))})
-        write_voucher(layout.root, layout.manifest.name, sealed, self.damaged)
+        write_voucher(layout.manifest, sealed)
 
     def _write_part(self, part: Part, buffer: PartBuffer, filled: Filled) -> None:
         """Write a part's damaged files, once all are known to be as they were."""
