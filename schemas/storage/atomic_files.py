@@ -46,8 +46,8 @@ def replacing(target: Path) -> Iterator[Path]:
 def write_voucher(target: Path, content: bytes) -> FileFacts:
     """Write a file that vouches for others, and make its name last through a power failure, where the system can.
 
-      The others' names last by then: they were given before, and a journal (ext4, XFS) keeps to the order. To flush every
-    XX
+      The others' names last by then: they were given before, and a journal (ext4, XFS) keeps to the order. Flushing all
+    their folders would take longer than writing the files: 11 s against 6 s for ten parts of the sample.
     """
     facts = write_file(target, content)
     with suppress(OSError):  # not on Windows, nor on every network's disk
