@@ -20,7 +20,7 @@ from ..schemas.facts import Files, ImageFacts, file_facts
 from ..schemas.layout import Layout
 from ..schemas.manifest import Manifest, seal_manifest
 from ..schemas.run_spec import Part
-from ..schemas.storage.atomic_files import write_file
+from ..schemas.storage.atomic_files import write_file, write_voucher
 from .ledger import Ledger, PartEntry
 from .plan import Plan, Request, check_space, make_plan
 from .run.part_runner import Filled, fresh_statistics, run_parts
@@ -164,7 +164,7 @@ def _finish(plan: Plan, layout: Layout, ledger: Ledger, statistics: Statistics) 
     accuracy = finish.accuracy()
     if accuracy is not None:
         content["accuracy"] = accuracy.to_json()
-    write_file(layout.manifest, seal_manifest(content))
+    write_voucher(layout.manifest, seal_manifest(content))
     remove_leftovers(layout)
     return notes, accuracy
 

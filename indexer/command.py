@@ -11,6 +11,7 @@ import click
 
 from ..data.packaged import IMAGES, MODEL_NAME
 from ..schemas.run_spec import Linear, Maps, Precision
+from ..schemas.shown_text import escaped
 from ..schemas.sizes import bytes_text
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from .tables.class_order import Accuracy
 
 FILE = click.Path(path_type=Path)
+
+
+def _tell(line: str, err: bool = False) -> None:
+    click.echo(escaped(line), err=err)
 
 
 class Bar:
@@ -34,19 +39,17 @@ class Bar:
     def planned(self, plan: Plan, done: int) -> None:
         spec = plan.spec
         self.head = bool(spec.classes)
-        click.echo(
-            f"{spec.model} on {spec.device}, {spec.precision}: {spec.neurons:,} neurons in {len(spec.layers)} layers"
-        )
-        click.echo(f"{spec.images:,} images from {spec.source}")
-        click.echo(f"{plan.labelled}; class names: {spec.class_names}")
+        _tell(f"{spec.model} on {spec.device}, {spec.precision}: {spec.neurons:,} neurons in {len(spec.layers)} layers")
+        _tell(f"{spec.images:,} images from {spec.source}")
+        _tell(f"{plan.labelled}; class names: {spec.class_names}")
         for note in plan.notes:
-            click.echo(f"Note: {note}")
+            _tell(f"Note: {note}")
         for warning in plan.warnings:
-            click.echo(f"Warning: {warning}", err=True)
+            _tell(f"Warning: {warning}", err=True)
         index, memory = bytes_text(plan.index_bytes), bytes_text(plan.memory_bytes)
-        click.echo(f"index {index} (maps: {spec.maps}), memory about {memory}")
+        _tell(f"index {index} (maps: {spec.maps}), memory about {memory}")
         if done:
-            click.echo(f"going on after image {done:,}")
+            _tell(f"going on after image {done:,}")
         self._bar = _new_bar(spec.images, "img", done)
 
     def advance(self, images: int, written: int) -> None:
@@ -56,26 +59,26 @@ class Bar:
 
     def finishing(self) -> None:
         self._bar.close()
-        click.echo("all images read; making the tables")
+        _tell("all images read; making the tables")
 
     def finished(self, notes: list[str], accuracy: Accuracy | None) -> None:
         for note in notes:
-            click.echo(f"Note: {note}")
+            _tell(f"Note: {note}")
         if accuracy is None:
             return
         top5 = "" if accuracy.top5 is None else f", top-5 {accuracy.top5:.1%}"
-        click.echo(
+        _tell(
             f"the model's answers on {accuracy.images:,} images with a class: top-1 {accuracy.top1:.1%}{top5}; "
             f"by chance {accuracy.chance:.1%}"
         )
         if accuracy.warning:
-            click.echo(f"Warning: {accuracy.warning}", err=True)
+            _tell(f"Warning: {accuracy.warning}", err=True)
 
     def checking(self, total: int) -> Callable[[int], object]:
         return _new_bar(total, "B", name="checking").update
 
     def repairing(self, plan: Plan, damaged: list[str], images: int) -> None:
-        click.echo(f"{len(damaged):,} files to make again; {images:,} images to read")
+        _tell(f"{len(damaged):,} files to make again; {images:,} images to read")
         self._bar = _new_bar(images, "img")
 
 
@@ -180,17 +183,19 @@ def _build(request: Request) -> None:
 
     bar = Bar()
     out = build(request, bar)
-    click.echo(f"\n{out} is ready. Next:\n")
+    _tell("")
+    _tell(f"{out} is ready. Next:")
+    _tell("")
     for line in next_commands(out, bar.head):
-        click.echo(f"  {line}")
+        _tell(f"  {line}")
 
 
 def _repair(request: Request) -> None:
     from .repair import repair
 
     for path in repair(request, Bar()):
-        click.echo(f"made again: {path}")
-    click.echo(f"{request.out} is whole.")
+        _tell(f"made again: {path}")
+    _tell(f"{request.out} is whole.")
 
 
 def next_commands(out: Path, head: bool) -> list[str]:

@@ -15,7 +15,7 @@ from ..schemas.errors import BadIndex
 from ..schemas.facts import FileFacts, Files, ImageFacts
 from ..schemas.layout import Layout
 from ..schemas.run_spec import RunSpec
-from ..schemas.storage.atomic_files import write_file
+from ..schemas.storage.atomic_files import write_file, write_voucher
 from .run.part_runner import Filled
 from .statistics.saved_state import unpack_state
 
@@ -96,7 +96,7 @@ class Ledger:
         return state
 
     def finish_part(self, entry: PartEntry) -> None:
-        write_file(self.layout.entry(entry.part), json.dumps(entry.to_json(), indent=1).encode())
+        write_voucher(self.layout.entry(entry.part), json.dumps(entry.to_json(), indent=1).encode())
         self.forget_old_counts(entry.part)
 
     def forget_old_counts(self, part: int) -> None:

@@ -22,7 +22,7 @@ from ..schemas.integrity import check_files, listed_files
 from ..schemas.layout import Layout
 from ..schemas.manifest import Manifest, read_manifest, salvage_files, seal_manifest
 from ..schemas.run_spec import Part, RunSpec
-from ..schemas.storage.atomic_files import write_file
+from ..schemas.storage.atomic_files import write_file, write_voucher
 from .build import Listener, describe, only_writer, remove_leftovers
 from .ledger import Ledger, PartEntry
 from .plan import Plan, Request, make_plan
@@ -88,7 +88,8 @@ class _Repair:
         content = self.manifest or describe(self.plan, entries, {})
         if layout.database.name in self.damaged:
             content["tables"] = tables_record()
-        write_file(layout.manifest, seal_manifest({**content, "files": dict(sorted(self.facts.items()))}))
+        sealed = seal_manifest({**content, "files": dict(sorted(self.facts.items()))})
+        write_voucher(layout.manifest, sealed)
 
     def _write_part(self, part: Part, buffer: PartBuffer, filled: Filled) -> None:
         """Write a part's damaged files, once all are known to be as they were."""

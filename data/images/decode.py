@@ -116,7 +116,7 @@ def _kind(blob: bytes) -> str | None:
 
 
 def _unidentified(blob: bytes) -> str:
-    if not any(blob):
+    if not blob.strip(b"\0"):
         return "the file holds only zeros"
     kind = _kind(blob)
     if kind:

@@ -6,12 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from stat import S_ISREG
 from typing import Self
 
 from ...schemas.errors import UnreadableImage
 
 KINDS = "Give a folder of images, an uncompressed tar, or hf:NAME:SPLIT"  # the remedy where a source is none of them
 
+MAX_BYTES = 2**28  # of an encoded image: more than a photograph has, less than would fill a machine's memory
 # folders that are no class
 AROUND = {"train", "training", "val", "valid", "validation", "test", "testing", "images", "imgs"}
 
@@ -90,14 +92,16 @@ def class_folders(paths: Sequence[str]) -> list[str | None]:
     Those are levels of nothing but 'train', 'val', 'images' and their like, and one folder that holds all others.
     """
     folders = [path.split("/")[:-1] for path in paths]
+    deep = folders  # those that reach so deep: names of a million folders take no longer than their letters
     depth = 0
     while True:
-        here = {names[depth] for names in folders if len(names) > depth}
-        direct = any(len(names) == depth + 1 for names in folders)
-        around = len(here) == 1 and not direct and all(len(names) > depth for names in folders)
+        inside = [names for names in deep if len(names) > depth]
+        here = {names[depth] for names in inside}
+        direct = any(len(names) == depth + 1 for names in inside)
+        around = len(here) == 1 and not direct and len(inside) == len(folders)
         if not here or not (around or all(name.casefold() in AROUND for name in here)):
             return [names[depth] if len(names) > depth else None for names in folders]
-        depth += 1
+        deep, depth = inside, depth + 1
 
 
 def is_hidden(name: str) -> bool:
@@ -116,9 +120,19 @@ def why(error: Exception) -> str:
     return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
 
 
+def check_size(size: int) -> None:
+    """Raise UnreadableImage where a file is larger than any image that can be meant."""
+    if size > MAX_BYTES:
+        raise UnreadableImage(f"the file has {size:,} bytes, and of an image at most {MAX_BYTES:,} are read")
+
+
 def read_file(path: str) -> bytes:
-    """The bytes of a file. Raises UnreadableImage where they cannot be had."""
+    """The bytes of a file. Raises UnreadableImage where they cannot be had, and of a pipe or device, without end."""
     try:
+        status = Path(path).stat()
+        if not S_ISREG(status.st_mode):
+            raise UnreadableImage("neither a file nor a folder")
+        check_size(status.st_size)
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:
         raise UnreadableImage(f"the file cannot be read: {why(error)}") from None

@@ -11,13 +11,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from ...schemas.errors import SourceError, UnreadableImage
-from .entries import Entry, Source, read_file, shown_name
+from .entries import Entry, Source, check_size, read_file, shown_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 IMAGE_COLUMNS = ("image", "img", "images", "jpg", "png")  # in the order of preference
 LABEL_COLUMNS = ("label", "labels", "class", "target", "cls", "class_name")
+MOST_CLASSES = 10**6  # that a column of numbers can mean; larger ones number something else
 NUMBERS_AND_TEXTS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "string")
 
 
@@ -37,7 +38,10 @@ class HuggingFaceSource(Source):
         if image is None:
             raise UnreadableImage("the row holds no image")
         blob: bytes | None = image["bytes"]
-        return read_file(image["path"]) if blob is None else blob
+        if blob is None:
+            return read_file(image["path"])
+        check_size(len(blob))
+        return blob
 
 
 def open_hub(where: str) -> HuggingFaceSource:
@@ -108,7 +112,10 @@ def _labels(rows: Dataset) -> tuple[list[str | None], tuple[str, ...] | None]:
     # -1 stands for an unknown class in test splits
     numbers = [value if value is not None and value >= 0 else None for value in values]
     if names is None:
-        names = [str(i) for i in range(max((n for n in numbers if n is not None), default=-1) + 1)]
+        count = max((n for n in numbers if n is not None), default=-1) + 1
+        if count > MOST_CLASSES:
+            return [None if n is None else str(n) for n in numbers], None
+        names = [str(i) for i in range(count)]
     return [None if n is None else names[n] for n in numbers], tuple(names)
 
 

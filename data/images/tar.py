@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import IO
 
 from ...schemas.errors import SourceError, UnreadableImage
-from .entries import KINDS, Source, is_hidden, shown_name, sort_names, why
+from .entries import KINDS, Source, check_size, is_hidden, shown_name, sort_names, why
+from .tar_headers import Member, read_members
 
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+FILES, LINKS = tarfile.REGULAR_TYPES, (tarfile.SYMTYPE, tarfile.LNKTYPE)
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class TarSource(Source):
         start, size = self.starts[i], self.entries[i].size
         if isinstance(start, str):
             raise UnreadableImage(start)
+        check_size(size)
         try:
             # pread leaves the file's position alone, which a fork shares.
             blob = os.pread(self._file.fileno(), size, start)
@@ -46,57 +50,57 @@ class TarSource(Source):
 
 def open_tar(path: Path) -> TarSource:
     """List a tar. Raises SourceError where it is compressed, broken or none."""
-    members: dict[str, tarfile.TarInfo] = {}
+    members: dict[str, Member] = {}
     files: list[tuple[str, int | str]] = []
     listed = _members(path)
     for member in listed:
         name = _inside(member.name)
-        if member.isdir():
+        if member.kind == tarfile.DIRTYPE:
             continue
-        if not (member.isreg() or member.issym() or member.islnk()):
+        if member.kind not in (*FILES, *LINKS):
             files.append((name, "neither a file nor a folder"))
             continue
         if name in members:
             files.append((name, "a later member of the tar has the same name"))
         members[name] = member
-    targets = {name: _follow(members, name) for name in members}
-    files += [(name, target.size if target else 0) for name, target in targets.items()]
+    targets = _targets(members)
+    files += [(name, target.size if target else 0) for name in members for target in [targets[name]]]
     around = _folder_around(listed, [name for name, size in files if isinstance(size, int)])
     entries, skipped, names = sort_names(files, around)
     return TarSource(shown_name(path), entries, skipped, tuple(_start(targets[name]) for name in names), path.resolve())
 
 
-def _folder_around(listed: list[tarfile.TarInfo], names: list[str]) -> str:
+def _folder_around(listed: list[Member], names: list[str]) -> str:
     """The folder that was packed, as 'NAME/', or '' where its content was, as by `tar -C FOLDER -c .`.
 
     Only so is a tar like the folder that it holds: the packed folder's name is no class.
     """
     seen = [name for name in names if not is_hidden(name)]
     top = seen[0].partition("/")[0] + "/" if seen else ""
-    content = any(member.isdir() and member.name in ("", ".") for member in listed)
+    content = any(member.kind == tarfile.DIRTYPE and member.name in ("", ".") for member in listed)
     return top if not content and all(name.startswith(top) for name in seen) else ""
 
 
-def _members(path: Path) -> list[tarfile.TarInfo]:
+def _members(path: Path) -> list[Member]:
     """All members. Raises SourceError where the file is not one whole uncompressed tar."""
     shown = repr(str(path))
+    listed: list[Member] = []
     try:
-        with path.open("rb") as file:
+        with path.open("rb", buffering=0) as file:
             head = file.read(8)
             kind = next((kind for magic, kind in COMPRESSED.items() if head.startswith(magic)), None)
             if kind:
                 raise SourceError(f"{shown} is compressed ({kind}): no single file can be read", "Decompress it first")
-            if not tarfile.is_tarfile(path):
+            if not head:
                 raise SourceError(f"{shown} is a file, but not a tar", KINDS)
-            with tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape") as archive:
-                members = archive.getmembers()
-            # tarfile takes a broken header for the end, and the files after it would be lost unseen.
-            file.seek(archive.offset)
-            if any(file.read(tarfile.BLOCKSIZE)):
-                raise tarfile.ReadError(f"broken header at byte {archive.offset}")
-    except (OSError, tarfile.TarError) as error:
+            listed.extend(read_members(file.fileno()))
+    except tarfile.ReadError as error:
+        if str(error) == "broken header at byte 0":
+            raise SourceError(f"{shown} is a file, but not a tar", KINDS) from None
+        raise SourceError(f"the tar {shown} cannot be listed: {error}", "Copy or make it again") from None
+    except OSError as error:
         raise SourceError(f"the tar {shown} cannot be listed: {why(error)}", "Copy or make it again") from None
-    return members
+    return listed
 
 
 def _inside(name: str) -> str:
@@ -104,19 +108,30 @@ def _inside(name: str) -> str:
     return "/".join(part for part in name.split("/") if part not in ("", ".", "..")) or "_"
 
 
-def _follow(members: dict[str, tarfile.TarInfo], name: str) -> tarfile.TarInfo | None:
-    """The member that holds the bytes, or None where links lead nowhere or in a circle."""
-    passed = set()
-    while (member := members.get(name)) and not member.isreg():
-        if name in passed:
-            return None
-        passed.add(name)
-        near = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname))
-        name = near if member.issym() else _inside(member.linkname)
-    return member
+def _targets(members: dict[str, Member]) -> dict[str, Member | None]:
+    """The member that holds the bytes of each, or None where links lead nowhere or in a circle; each followed once."""
+    found: dict[str, Member | None] = {}
+    for name in members:
+        passed = []
+        while name not in found and name in members and members[name].kind in LINKS:
+            found[name] = None  # until its end is known: a circle ends here
+            passed.append(name)
+            name = _link(name, members[name])
+        end = found[name] if name in found else members.get(name)
+        found |= dict.fromkeys(passed, end)
+        found.setdefault(name, end)
+    return found
 
 
-def _start(target: tarfile.TarInfo | None) -> int | str:
+def _link(name: str, member: Member) -> str:
+    """Where a link leads: one of names from its own folder, a hard link from the root."""
+    if member.kind == tarfile.LNKTYPE:
+        return _inside(member.link)
+    return posixpath.normpath(posixpath.join(posixpath.dirname(name), member.link))
+
+
+def _start(target: Member | None) -> int | str:
     if target is None:
         return "a link to no file of the tar"
-    return "a sparse member of a tar, which is not supported" if target.issparse() else target.offset_data
+    sparse = target.kind == tarfile.GNUTYPE_SPARSE
+    return "a sparse member of a tar, which is not supported" if sparse else target.start

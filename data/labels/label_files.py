@@ -12,10 +12,12 @@ from pathlib import Path
 
 from ...schemas.class_text import wordnet_id
 from ...schemas.errors import ModelError, SourceError
+from ...schemas.text_files import read_text
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "imageid", "image_id", "name")
 LABEL_COLUMNS = ("class", "label", "wnid", "class_name", "class_id", "target", "predictionstring")
 HOW = "Give a table of file and class (CSV, TSV or 'FILE CLASS'), or one class a line in the order of the files."
+LONGEST = 1000  # letters of a class; Python reads no longer numbers either
 DEVKIT = "meta.mat"  # in the same folder of ILSVRC's devkit as its ground truth
 
 Labels = dict[str, str] | list[str]  # by file name, or in the order of the sorted files
@@ -24,9 +26,11 @@ Labels = dict[str, str] | list[str]  # by file name, or in the order of the sort
 def read_names(file: Path) -> tuple[str, ...]:
     """The names in a text file, one a line; empty lines do not count. Raises ModelError where it cannot be read."""
     try:
-        lines = [line.strip() for line in file.read_text("utf-8-sig").splitlines()]
+        lines = [line.strip() for line in read_text(file).splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"no readable class names in {file}", "Give one name a line, in UTF-8.") from error
+    if any(len(line) > LONGEST for line in lines):
+        raise ModelError(f"a class name in {file} has more than {LONGEST:,} letters", "Give one name a line.")
     return tuple(line for line in lines if line)
 
 
@@ -36,11 +40,18 @@ def parse_names(text: str, rows: int, file: Path) -> tuple[str, ...]:
         names = json.loads(text)
     except (ValueError, RecursionError):
         names = None
-    if not isinstance(names, list):
-        raise ModelError(f"the class names in {file.name} are not a JSON list", "Write a JSON list of names.")
+    if not isinstance(names, list) or not all(isinstance(name, str) and _is_text(name) for name in names):
+        raise ModelError(f"the class names in {file.name} are not a JSON list of texts", "Write a JSON list of names.")
     if len(names) != rows:
         raise ModelError(f"{file.name} names {len(names)} classes for {rows} rows", "Name every row.")
-    return tuple(str(name) for name in names)
+    if any(len(name) > LONGEST for name in names):
+        raise ModelError(f"a class name in {file.name} has more than {LONGEST:,} letters", "Shorten it.")
+    return tuple(names)
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written: JSON allows halves of letters."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def read_labels(file: Path) -> Labels:
@@ -54,14 +65,13 @@ def read_labels(file: Path) -> Labels:
         SourceError: it cannot be read, or is none of these.
     """
     try:
-        lines = [line for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+        rows = _rows([line for line in read_text(file).splitlines() if line.strip()])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SourceError(f"no readable labels in {file}", HOW) from error
-    rows = _rows(lines)
     if not rows:
         raise SourceError(f"{file} holds no labels", HOW)
     if all(len(row) == 1 for row in rows):
-        return _listed([row[0] for row in rows], file)
+        return _listed([_label(row[0], file) for row in rows], file)
     if any(len(row) < 2 for row in rows):
         short = next(i for i, row in enumerate(rows, 1) if len(row) < 2)
         raise SourceError(f"line {short} of {file.name} names no file and class", HOW)
@@ -72,7 +82,7 @@ def read_labels(file: Path) -> Labels:
         path, label = 0, 1
     else:
         rows = rows[1:]
-    return {row[path].strip(): _first_class(row[label]) for row in rows if len(row) > max(path, label)}
+    return {row[path].strip(): _label(_first_class(row[label]), file) for row in rows if len(row) > max(path, label)}
 
 
 def image_labels(labels: Labels, paths: Sequence[str], file: Path) -> list[str | None]:
@@ -107,9 +117,15 @@ def _rows(lines: list[str]) -> list[list[str]]:
 
 
 def _first_class(cell: str) -> str:
-    """A cell's class; Kaggle's hold an id and boxes behind it, once or several times."""
+    """A cell's class; Kaggle's hold an id and boxes after it, once or several times."""
     text = cell.strip()
     return (wordnet_id(text) if " " in text else None) or text
+
+
+def _label(text: str, file: Path) -> str:
+    if len(text) > LONGEST:
+        raise SourceError(f"a class in {file.name} has more than {LONGEST:,} letters", HOW)
+    return text
 
 
 def _listed(labels: list[str], file: Path) -> list[str]:
@@ -131,11 +147,13 @@ def _devkit_order(file: Path) -> list[str]:
         raise SourceError(fact, f"Put the devkit's {DEVKIT} beside it, or give a table of file and WordNet id.")
     try:
         synsets = import_module("scipy.io").loadmat(str(meta), squeeze_me=True)["synsets"]
+        leaves = sorted(
+            (int(row[0]), str(row[1])) for row in synsets if int(row[4]) == 0
+        )  # id, WNID, ..., num_children
     except ImportError as error:
         raise SourceError(f"{fact}, and {DEVKIT} needs SciPy to be read", "pip install scipy") from error
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+    except Exception as error:  # on a foreign file SciPy raises nearly anything
         raise SourceError(f"no readable synsets in {meta}", "Take it from ILSVRC's devkit.") from error
-    leaves = sorted((int(row[0]), str(row[1])) for row in synsets if int(row[4]) == 0)  # id, WNID, ..., num_children
     return [wnid for _, wnid in leaves]
 
 

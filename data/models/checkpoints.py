@@ -10,15 +10,18 @@ Pickles are never opened. Imports torch: only code that runs a model imports thi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ...schemas.errors import ModelError
+from ...schemas.text_files import read_text
 
 INDEX = ".safetensors.index.json"
 # of a folder, as timm goes about it; the index stands where its shards would
@@ -94,24 +97,33 @@ def _in_folder(folder: Path) -> Path:
 def shard_names(index: Path) -> list[str]:
     """The files that an index names, which lie beside it. Raises ModelError where it names none."""
     try:
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        names = sorted(set(json.loads(read_text(index))["weight_map"].values()))
         if not names or any(Path(name).name != name for name in names):
             raise ValueError
     except FileNotFoundError as error:
         raise ModelError(f"no weights at {index}", "Give a safetensors file.") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{index} names no files of tensors", "Give the index as save_pretrained wrote it.") from error
     return names
 
 
 def _read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    with open_tensors(file, "weights", CONVERT) as tensors:
+        return {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118
+
+
+@contextmanager
+def open_tensors(file: Path, what: str, remedy: str) -> Iterator[Any]:
+    """A safetensors file. Raises ModelError, with what it should hold, where it is none; a pipe is not waited for."""
+    if not file.exists():
+        raise ModelError(f"no {what} at {file}", "Give a safetensors file.")
     try:
+        if not file.is_file():
+            raise OSError
         with safe_open(file, "pt") as tensors:
-            return {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise ModelError(f"no weights at {file}", "Give a safetensors file.") from error
+            yield tensors
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{file} is not a safetensors file", CONVERT) from error
+        raise ModelError(f"{file} is not a safetensors file", remedy) from error
 
 
 def check_finite(whose: str, tensors: Mapping[str, Tensor]) -> None:

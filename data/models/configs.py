@@ -21,6 +21,7 @@ from timm.models._hub import load_model_config_from_path
 from torch import Tensor
 
 from ...schemas.errors import ModelError
+from ...schemas.text_files import read_text
 
 CONFIG_FILE, PROCESSOR_FILE = "config.json", "preprocessor_config.json"
 FORMATS = "Give a folder in timm's hub format, or one of transformers."
@@ -80,8 +81,8 @@ def read_config(folder: Path, outline: Mapping[str, Tensor]) -> Config:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        read = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        read = json.loads(read_text(file))
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"no readable {file.name} in {file.parent}", FORMATS) from error
     if not isinstance(read, dict):
         raise ModelError(f"no readable {file.name} in {file.parent}", FORMATS)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ...schemas.errors import ModelError
 from ..labels.class_names import ClassNames
 from ..labels.label_files import parse_names
 from .anatomy import Anatomy
-from .checkpoints import check_finite
+from .checkpoints import check_finite, open_tensors
 from .load import tensors_hash
 
 
@@ -70,24 +69,17 @@ def find_head(anatomy: Anatomy, path: str | Path | None) -> Head:
 
 def read_head(file: Path) -> tuple[Tensor, Tensor | None, ClassNames | None]:
     """`weight` [class, d], optional `bias` [class], and optional metadata `classes`: a JSON list of names."""
-    try:
-        with safe_open(file, "pt") as tensors:
-            keys, metadata = set(tensors.keys()), tensors.metadata() or {}
-            if "weight" not in keys:
-                raise ModelError(
-                    f"{file.name} holds no tensor 'weight'", "A head is weight [class, d], maybe bias [class]."
-                )
-            weight = tensors.get_tensor("weight").float()
-            bias = tensors.get_tensor("bias").float() if "bias" in keys else None
-    except FileNotFoundError as error:
-        raise ModelError(f"no head at {file}", "Give a safetensors file.") from error
-    except (SafetensorError, OSError) as error:
+    with open_tensors(file, "head", "Save the head with safetensors.torch.save_file.") as tensors:
+        keys, metadata = set(tensors.keys()), tensors.metadata() or {}
+        if "weight" not in keys:
+            raise ModelError(
+                f"{file.name} holds no tensor 'weight'", "A head is weight [class, d], maybe bias [class]."
+            )
+        weight = tensors.get_tensor("weight").float()
+        bias = tensors.get_tensor("bias").float() if "bias" in keys else None
+    if weight.ndim != 2 or not weight.numel() or (bias is not None and bias.shape != weight.shape[:1]):
         raise ModelError(
-            f"{file} is not a safetensors file", "Save the head with safetensors.torch.save_file."
-        ) from error
-    if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]):
-        raise ModelError(
-            f"the head in {file.name} is not a matrix with a bias for each row",
+            f"the head in {file.name} is not a matrix of one row or more, with a bias for each",
             "A head is weight [class, d], maybe bias [class].",
         )
     check_finite(f"the head in {file.name}", {"weight": weight, **({"bias": bias} if bias is not None else {})})

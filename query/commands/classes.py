@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import overload
 
 from ..stored.stored_index import StoredIndex
-from .files import say
+from .terminal import say
 
 
 @overload

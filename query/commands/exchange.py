@@ -12,9 +12,10 @@ from ..export.descriptions import import_descriptions
 from ..export.tables import FORMATS, Format, export_tables
 from ..index import Index
 from ..stored.names import Neuron
-from .files import PIXELS, check_output, say
+from .files import PIXELS, check_output
 from .options import FILE, INDEX, LAYERS, OUT, PICTURE, model_options
 from .output import progress_bar, save_picture
+from .terminal import say, tell
 
 
 @click.group("export")
@@ -27,11 +28,12 @@ def export_group() -> None:
 @OUT
 @click.argument("tables", nargs=-1, metavar="[TABLE]...")
 @click.option("--format", "form", type=click.Choice(list(FORMATS)), default="parquet", show_default=True)
-def tables_command(index_path: Path, out: Path, tables: tuple[str, ...], form: Format) -> None:
+@click.option("--spreadsheet", is_flag=True, help="With --format csv: ' before texts that would be formulas.")
+def tables_command(index_path: Path, out: Path, tables: tuple[str, ...], form: Format, spreadsheet: bool) -> None:
     """Write tables to OUT/TABLE.parquet or .csv, sorted, with their types in OUT/schema.sql."""
     with Index(index_path) as index:
-        for table, rows in export_tables(index, out, form, tables).items():
-            click.echo(f"{table}.{form}  {rows:,} rows")
+        for table, rows in export_tables(index, out, form, tables, spreadsheet).items():
+            tell(f"{table}.{form}  {rows:,} rows")
 
 
 @export_group.command("clip-dissect")
@@ -52,7 +54,7 @@ def clip_dissect_command(
     """Write OUT/{cls,mean,max}/PROBE_MODEL_LAYER.pt: float32 [image, unit], rows in image order."""
     with Index(index_path) as index:
         for file in export_clip_dissect(index, out, layers, readings, probe, model):
-            click.echo(str(file))
+            tell(str(file))
         for path, _ in index.sql("FROM failures").itertuples(index=False):
             say(f"no row for {path}, which could not be read")
 
@@ -96,13 +98,13 @@ def milan_command(
     with Index(index_path) as index:
         plan = plan_milan(index, out, layers, units, k, size, exact)
         neurons = sum(map(len, plan.units.values()))
-        click.echo(
+        tell(
             f"{len(plan.units)} layers, {neurons:,} neurons x {k} images of {size} x {size}: "
             f"{bytes_text(plan.bytes)} on disk, {bytes_text(4 * plan.bytes)} in MILAN's memory"
         )
         with progress_bar(out.name, "B") as progress:
             write_milan(plan, weights=weights, device=device, progress=progress)
-    click.echo(f"{out} is ready.")
+    tell(f"{out} is ready.")
 
 
 @export_group.command("milan-sheet")
@@ -136,4 +138,4 @@ def descriptions_command(index_path: Path, file: Path, source: str, note: str | 
     """Put descriptions (layer,unit,description) into the table `descriptions`."""
     with Index(index_path) as index:
         count = import_descriptions(index, file, source, note)
-    click.echo(f"{count:,} descriptions by '{source}'")
+    tell(f"{count:,} descriptions by '{source}'")

@@ -1,14 +1,13 @@
-"""The files that answers go to: their kinds, and how they come in place of what was there. Light to import."""
+"""The files that answers go to: their kinds, and what they may replace. Light to import."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
-
-import click
+from typing import cast
 
 from ...schemas.errors import QueryError
+from ...schemas.storage.room import check_room
 from ..console.child import Kind
 
 TABLES = (".csv", ".json", ".parquet")
@@ -25,11 +24,6 @@ BEGINNINGS = {  # of files that a picture or table of this kind may replace
 }
 
 
-def say(line: str) -> None:
-    """A line about the answer, where it does not mix with it."""
-    click.echo(line, err=True)
-
-
 def check_output(path: Path, kinds: Sequence[str] = (*FIGURES, *TABLES)) -> None:
     """Raise QueryError where a file cannot be written: of no kind that is known, or in place of another kind."""
     suffix = path.suffix.lower()
@@ -39,6 +33,7 @@ def check_output(path: Path, kinds: Sequence[str] = (*FIGURES, *TABLES)) -> None
         raise QueryError(f"there is no folder {path.parent}", "Make it, or choose another name.")
     if path.is_dir():
         raise QueryError(f"{path} is a folder", "Choose another name.")
+    check_room(path.absolute().parent)
     if path.exists() and path.stat().st_size and suffix in BEGINNINGS:
         with path.open("rb") as file:
             if not file.read(8).startswith(BEGINNINGS[suffix]):
@@ -48,13 +43,3 @@ def check_output(path: Path, kinds: Sequence[str] = (*FIGURES, *TABLES)) -> None
 def kind_of(path: Path) -> Kind:
     """What a file of TABLES is, by its suffix."""
     return cast(Kind, path.suffix.lower().removeprefix("."))
-
-
-def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file under a temporary name, then give it its own: what was there stays until the new one is whole."""
-    part = path.with_name(f".{path.name}.partial")
-    try:
-        write(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

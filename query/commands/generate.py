@@ -17,9 +17,10 @@ from ..notes.generated_images import remove as remove_generated
 from ..stored.names import Neuron
 from .analysis_options import BY
 from .classes import chosen_class
-from .files import check_output, say
+from .files import check_output
 from .options import CLASS, INDEX, OUTPUT, model_options, table_options
 from .output import answer
+from .terminal import say
 
 if TYPE_CHECKING:
     from ..generate.recipes import RecipeName

@@ -20,6 +20,7 @@ from ...schemas.sizes import bytes_text
 from ..index import Index
 from .options import INDEX
 from .output import progress_bar
+from .terminal import tell
 
 
 @click.command("info")
@@ -29,7 +30,7 @@ def info_command(index_path: Path, tables: bool) -> None:
     """What an index holds, how it was made, what failed."""
     with Index(index_path) as index:
         for line in _tables(index) if tables else _facts(index):
-            click.echo(line)
+            tell(line)
 
 
 def _tables(index: Index) -> Iterator[str]:
@@ -84,11 +85,11 @@ def verify_command(index_path: Path, quick: bool) -> None:
         findings = verify(index_path, quick, progress=progress)
     if findings:
         for line in report(Layout(index_path), findings):
-            click.echo(line)
+            tell(line)
         sys.exit(1)
     files = listed_files(read_manifest(Layout(index_path)))
     size = bytes_text(sum(count for count, _ in files.values()))
-    click.echo(f"{index_path} is whole: {len(files):,} files, {size}{' (sizes alone)' if quick else ''}")
+    tell(f"{index_path} is whole: {len(files):,} files, {size}{' (sizes alone)' if quick else ''}")
 
 
 def report(layout: Layout, findings: Sequence[Finding]) -> list[str]:

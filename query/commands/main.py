@@ -8,10 +8,13 @@ import sys
 import warnings
 from importlib import import_module
 from importlib.metadata import version
+from typing import Any
 
 import click
 
 from ...schemas.errors import VitdexError
+from ...schemas.shown_text import escaped
+from .terminal import say
 
 # Every command and where it lies; imported when asked for.
 COMMANDS = {
@@ -65,10 +68,19 @@ def _is_raw(word: str) -> bool:
     return any("\udc80" <= letter <= "\udcff" for letter in word)
 
 
+_format_warning = warnings.formatwarning
+
+
+def _warning(*told: Any, **more: Any) -> str:
+    """A library's warning, which may hold a name: matplotlib's of a letter that the font lacks does."""
+    return escaped(_format_warning(*told, **more), lines=True)
+
+
 def main() -> None:
     """Entry point."""
     # an older timm uses what a newer torch will drop one day: nothing that a user can act on
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
+    warnings.formatwarning = _warning
     for stream in (sys.stdout, sys.stderr):  # to a file or program in UTF-8; a letter that a terminal lacks as \\u
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
@@ -78,13 +90,15 @@ def main() -> None:
         if "--debug" in sys.argv:
             raise
         line = str(error)
-        click.echo(f"Error: {line}{'' if line.endswith(('.', '?')) else '.'}", err=True)
+        say(f"Error: {line}{'' if line.endswith(('.', '?')) else '.'}")
         sys.exit(2)
     except click.ClickException as error:
-        error.show()
+        error.show(shown := io.StringIO())
+        click.echo(escaped(shown.getvalue(), lines=True), err=True, nl=False)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt) as stop:  # a command that can be taken up again says so
-        click.echo(" ".join(["\nStopped.", *map(str, stop.args)]), err=True)
+        say("")
+        say(" ".join(["Stopped.", *map(str, stop.args)]))
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
@@ -96,7 +110,5 @@ def main() -> None:
     except OSError as error:  # a full or failing disk, a folder without permission
         if "--debug" in sys.argv:
             raise
-        click.echo(
-            f"Error: {error.strerror or error}: {error.filename or 'writing failed'}. Mend it and repeat.", err=True
-        )
+        say(f"Error: {error.strerror or error}: {error.filename or 'writing failed'}. Mend it and repeat.")
         sys.exit(2)

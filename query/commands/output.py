@@ -12,9 +12,12 @@ import click
 import pandas as pd
 
 from ...schemas.progress import Progress
+from ...schemas.shown_text import escaped
+from ...schemas.storage.plain_files import replacing
 from ..console.table_files import write_table
 from ..console.table_text import TEXTS
-from .files import FIGURES, PIXELS, TABLES, check_output, kind_of, replace_file, say
+from .files import FIGURES, PIXELS, TABLES, check_output, kind_of
+from .terminal import say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,8 +47,9 @@ def answer(
 
 
 def show(table: pd.DataFrame, form: str) -> None:
-    """Print a table as text, CSV or JSON."""
-    click.echo(TEXTS[form](table), nl=form != "csv")
+    """Print a table as text, CSV or JSON. A program gets CSV and JSON as they are, a terminal what it can show."""
+    text = TEXTS[form](table)
+    click.echo(escaped(text, lines=True) if sys.stdout.isatty() else text, nl=form != "csv")
 
 
 def save_picture(picture: Picture, path: Path) -> None:
@@ -55,17 +59,20 @@ def save_picture(picture: Picture, path: Path) -> None:
     check_output(path, PIXELS if isinstance(picture, Image.Image) else FIGURES)
     kind = path.suffix.lower().removeprefix(".").replace("jpg", "jpeg")
     if isinstance(picture, Image.Image):
-        replace_file(path, lambda part: picture.save(part, format=kind.upper()))
+        with replacing(path) as part:
+            picture.save(part, format=kind.upper())
         say(f"{path}: {picture.width} x {picture.height} pixels")
         return
-    replace_file(path, lambda part: picture.savefig(part, format=kind))
+    with replacing(path) as part:
+        picture.savefig(part, format=kind)
     inches = picture.get_size_inches()
     say(f"{path}: a figure of {inches[0]:.1f} x {inches[1]:.1f} inches")
 
 
 def save_table(table: pd.DataFrame, path: Path) -> None:
     """Write a table and say so."""
-    replace_file(path, lambda part: write_table(table, kind_of(path), part))
+    with replacing(path) as part:
+        write_table(table, kind_of(path), part)
     say(f"{path}: {len(table):,} rows")
 
 
@@ -74,7 +81,9 @@ def progress_bar(what: str, unit: str = "it") -> Iterator[Progress]:
     """A bar on stderr for long work, where that is a terminal; given to it as `progress`."""
     from tqdm import tqdm
 
-    with tqdm(desc=what, unit=unit, unit_scale=unit == "B", disable=not sys.stderr.isatty(), leave=False) as bar:
+    with tqdm(
+        desc=escaped(what), unit=unit, unit_scale=unit == "B", disable=not sys.stderr.isatty(), leave=False
+    ) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total

@@ -1,5 +1,6 @@
-"""Tables as text. As CSV and JSON whole and exact: lists as JSON, moments as ISO 8601, bytes as hexadecimal digits.
+"""Tables as text for people, and as CSV and JSON text, whole and exact.
 
+There lists are JSON, moments ISO 8601, bytes hexadecimal digits.
 JSON has no NaN and no infinity: what is missing or NaN is null, an infinity is the text "inf" or "-inf".
 """
 
@@ -14,10 +15,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ...schemas.shown_text import escaped
 
-def plain_text(table: pd.DataFrame) -> str:
-    """What a terminal shows, in columns."""
-    return table.to_string(index=False, na_rep="") if len(table) else "no rows"
+
+def shown_text(table: pd.DataFrame) -> str:
+    """What a terminal shows: columns of text, of letters alone."""
+    if not len(table):
+        return "no rows"
+    columns = [_shown_column(table.iloc[:, at]) for at in range(table.shape[1])]
+    text = pd.concat(columns, axis=1, keys=range(len(columns)))
+    text.columns = pd.Index([escaped(str(name)) for name in table.columns])
+    return escaped(text.to_string(index=False, na_rep=""), lines=True)  # what is in lists, too
+
+
+def _shown_column(column: pd.Series[Any]) -> pd.Series[Any]:
+    if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_datetime64_any_dtype(column):
+        return column
+    cells = [escaped(cell) if isinstance(cell, str) else cell for cell in column.tolist()]
+    return pd.Series(cells, column.index, dtype=object)
 
 
 def csv_text(table: pd.DataFrame) -> str:
@@ -73,4 +88,4 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int) else str(value)  # such as a UUID
 
 
-TEXTS: dict[str, Callable[[pd.DataFrame], str]] = {"table": plain_text, "csv": csv_text, "json": json_text}
+TEXTS: dict[str, Callable[[pd.DataFrame], str]] = {"table": shown_text, "csv": csv_text, "json": json_text}

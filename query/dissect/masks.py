@@ -21,6 +21,7 @@ from PIL import Image
 
 from ...data.packaged import IMAGES, MASKS
 from ...schemas.errors import QueryError
+from ...schemas.text_files import read_text
 from ..stored.stored_index import StoredIndex
 
 Bools = NDArray[np.bool_]
@@ -147,7 +148,7 @@ def _read_names(names: str | Path | None) -> tuple[str, ...] | None:
     if names is None:
         return None
     try:
-        lines = Path(names).read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(names).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise QueryError(
             f"no readable file of names at {names}", "One name a line, for the values from 1 on."

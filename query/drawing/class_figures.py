@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .colours import COLOURS, GREY
-from .figure_style import new_axes
+from .figure_style import PlainFigure, new_axes
 
 KINDS = {
     "mean_max": "largest patch before the nonlinearity",
@@ -53,7 +53,7 @@ def activations_figure(
     groups = list(dict.fromkeys(activations.blocks))
     columns = min(4, len(groups))
     rows = -(-len(groups) // columns)
-    figure = Figure(figsize=(2.6 * columns + 0.6, 2.5 * rows + 0.5), layout="constrained", dpi=130)
+    figure = PlainFigure(figsize=(2.6 * columns + 0.6, 2.5 * rows + 0.5), layout="constrained", dpi=130)
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True).reshape(-1)
     for axis in axes[len(groups) :]:
         axis.set_visible(False)

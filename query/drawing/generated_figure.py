@@ -9,6 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from .figure_style import PlainFigure
+
 
 @dataclass(frozen=True)
 class Column:
@@ -22,7 +24,7 @@ class Column:
 def draw_columns(title: str, columns: Sequence[Column]) -> Figure:
     """Columns of images side by side."""
     high = max(len(column.pixels) for column in columns)
-    figure = Figure(figsize=(1.7 * len(columns), 1.85 * high + 0.5), layout="constrained", dpi=100)
+    figure = PlainFigure(figsize=(1.7 * len(columns), 1.85 * high + 0.5), layout="constrained", dpi=100)
     axes = figure.subplots(high, len(columns), squeeze=False)
     for place, column in enumerate(columns):
         axes[0, place].set_title(column.heading, fontsize=9)

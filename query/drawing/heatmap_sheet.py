@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from ...schemas.shown_text import escaped
 from .colours import Scale
 from .overlay import draw_legend, overlay
 from .text import GAP, TEXT, TITLE, fitting, font, lines_height, text_width, wrap, write
@@ -80,7 +81,7 @@ def draw(maps: Heatmaps, blocks: bool) -> Image.Image:
     left = [GAP + margin + i * (CELL + GAP) for i in range(columns + 1)]
     for x, heading in zip(left, ("input", *maps.column_headings), strict=True):
         size = fitting(heading, CELL, TEXT)
-        ImageDraw.Draw(sheet).text((x + CELL / 2, top - TEXT * 0.3), heading, "black", font(size), anchor="ms")
+        ImageDraw.Draw(sheet).text((x + CELL / 2, top - TEXT * 0.3), escaped(heading), "black", font(size), anchor="ms")
     for row, heading_lines in enumerate(maps.row_headings):
         y = top + row * step
         write(sheet, GAP, y + (height - lines_height(heading_lines, TEXT)) // 2, heading_lines, TEXT)

@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from .colours import COLOURS
+from .figure_style import PlainFigure
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,9 @@ def draw_regions(regions: Regions, title: str, colours: str | None) -> Figure:
     colours: which neuron a pixel has its colour of, in words. None: the image inside the region and black outside.
     """
     count, draw = len(regions.pixels), image_inside if colours is None else coloured
-    figure = Figure(figsize=(1.5 * count + 1.8, 1.55 * (len(regions.tops) + 1) + 0.7), layout="constrained", dpi=75)
+    figure = PlainFigure(
+        figsize=(1.5 * count + 1.8, 1.55 * (len(regions.tops) + 1) + 0.7), layout="constrained", dpi=75
+    )
     figure.suptitle(fill(title, 24 * count), x=0.01, ha="left", fontsize=9)
     axes = figure.subplots(len(regions.tops) + 1, count, squeeze=False)
     for column, (bytes_, owners, mask) in enumerate(zip(regions.pixels, regions.owners, regions.masks, strict=True)):

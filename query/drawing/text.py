@@ -9,6 +9,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ...schemas.shown_text import escaped
+
 
 def number(value: float) -> str:
     """A value for a legend: three figures, a true minus sign, none before zero."""
@@ -29,7 +31,7 @@ LINE = 1.35  # of a letter's height
 
 
 def text_width(text: str, size: int) -> float:
-    return font(size).getlength(text)
+    return font(size).getlength(escaped(text))
 
 
 def lines_height(lines: Sequence[str], size: int) -> int:
@@ -40,7 +42,7 @@ def lines_height(lines: Sequence[str], size: int) -> int:
 def write(sheet: Image.Image, x: int, y: int, lines: Sequence[str], size: int) -> None:
     """Lines of text from a corner on."""
     for number, line in enumerate(lines):
-        ImageDraw.Draw(sheet).text((x, y + round(number * size * LINE)), line, "black", font(size))
+        ImageDraw.Draw(sheet).text((x, y + round(number * size * LINE)), escaped(line), "black", font(size))
 
 
 def fitting(text: str, width: int, largest: int) -> int:

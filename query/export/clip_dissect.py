@@ -12,6 +12,8 @@ from typing import Literal
 
 from ...schemas.errors import QueryError
 from ...schemas.file_names import file_name
+from ...schemas.storage.plain_files import replacing
+from ...schemas.storage.room import check_room
 from ..stored.stored_index import StoredIndex
 
 Reading = Literal["cls", "mean", "max"]
@@ -49,21 +51,22 @@ def export_clip_dissect(
     for reading in readings or held:
         if reading not in held:
             raise QueryError(f"this index has no '{reading}'", f"One of {', '.join(held)}.")
-    for layer in layers:
-        index.neuron_layer(layer, 0)
+    width = sum(index.neuron_layer(layer, 0).units for layer in layers)
+    check_room(Path(out), 4 * index.spec.images * width * len(readings or held), "write fewer layers")
     probe, model = (name.replace("/", "_") for name in (probe or index.spec.source, model or index.spec.model))
     valid = index.reader.whole("valid")
     paths = index.sql("SELECT path FROM images ORDER BY image_id").path[valid]
     Path(out).mkdir(parents=True, exist_ok=True)
-    (Path(out) / "images.txt").write_text("".join(f"{path}\n" for path in paths), "utf-8", "surrogateescape")
+    with replacing(Path(out) / "images.txt") as part:
+        part.write_text("".join(f"{path}\n" for path in paths), "utf-8", "surrogateescape")
     written = []
     for reading in readings or held:
         folder = Path(out) / reading
         folder.mkdir(exist_ok=True)
         for layer in layers:
             target = folder / file_name(f"{probe}_{model}_{layer}{READINGS[reading]}.pt")
-            temporary = target.with_name(f".{target.name}.partial")
-            torch.save(torch.from_numpy(index.reader.whole(f"{layer}/{reading}")[valid]), temporary)
-            temporary.replace(target)
+            values = torch.from_numpy(index.reader.whole(f"{layer}/{reading}")[valid])
+            with replacing(target) as part, part.open("wb") as file:  # given a path, torch hides why it failed
+                torch.save(values, file)
             written.append(target)
     return written

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ...schemas.errors import QueryError
 from ...schemas.progress import Progress, silent
-from ...schemas.sizes import bytes_text
+from ...schemas.storage.room import check_room
 from ..lookups.neuron import quantiles
 from ..stored.maps import needs_inputs
 from ..stored.names import at_least
@@ -43,6 +43,11 @@ class MilanPlan:
     k: int
     size: int
     exact: bool
+
+    @property
+    def growing(self) -> Path:
+        """Where the set lies until it is whole."""
+        return self.root.with_name(f"{self.root.name}.unfinished")
 
     @property
     def exemplars(self) -> int:
@@ -119,13 +124,7 @@ def plan_milan(
     check_k(index, layers[0], k)
     plan = MilanPlan(index, Path(root), chosen, k, size, exact)
     _check_root(plan)
-    place = next(p for p in (plan.root, *plan.root.absolute().parents) if p.exists())
-    free = shutil.disk_usage(place).free
-    if plan.bytes > free:
-        raise QueryError(
-            f"the export needs {bytes_text(plan.bytes)} and {bytes_text(free)} are free",
-            "Choose another disk or fewer units (--units).",
-        )
+    check_room(plan.root.absolute().parent, plan.bytes, "choose fewer units (--units)")
     return plan
 
 
@@ -150,6 +149,8 @@ def _units(index: StoredIndex, layer: str, units: Sequence[int] | None) -> NDArr
 
 def _check_root(plan: MilanPlan) -> None:
     """What stands in ROOT must be other layers of the same shape: MILAN loads them all together."""
+    if plan.growing.is_symlink() or plan.growing.is_file():
+        raise QueryError(f"{plan.growing} is in the way: a link or a file", "Move it away.")
     if not plan.root.exists():
         return
     if not plan.root.is_dir():
@@ -184,25 +185,34 @@ def write_milan(
         from ..model.live_model import open_model
 
         live = open_model(plan.index, weights, device)
-    growing = plan.root.with_name(f"{plan.root.name}.unfinished")
+    growing = plan.growing
     if growing.exists():
         shutil.rmtree(growing)
-    for layer in plan.units:
-        (growing / layer).mkdir(parents=True)
-    thresholds = _thresholds(plan, live)
+    try:
+        for layer in plan.units:
+            (growing / layer).mkdir(parents=True)
+        _fill(plan, live, progress or silent)
+    except OSError:  # such as a full disk, of which this is the most
+        shutil.rmtree(growing, ignore_errors=True)
+        raise
+    _publish(plan)
+
+
+def _fill(plan: MilanPlan, live: LiveModel | None, progress: Progress) -> None:
+    """Write all files of a set."""
+    growing, thresholds = plan.growing, _thresholds(plan, live)
     written = 0
 
     def wrote(count: int) -> None:
         nonlocal written
         written += count
-        (progress or silent)(written, plan.bytes)
+        progress(written, plan.bytes)
 
     for layer, units in plan.units.items():
         top = top_exemplars(plan.index, layer, units, plan.k)
         write_small(growing / layer, top)
         write_masks(growing / layer / "masks.npy", plan.index, top, thresholds[layer], plan.size, live, wrote)
         write_images(growing / layer / "images.npy", plan.index, top, plan.size, wrote)
-    _publish(growing, plan)
 
 
 def _thresholds(plan: MilanPlan, live: LiveModel | None) -> dict[str, NDArray[np.float32]]:
@@ -215,11 +225,11 @@ def _thresholds(plan: MilanPlan, live: LiveModel | None) -> dict[str, NDArray[np
     return {name: quantiles(plan.index, name, units.tolist(), "q99") for name, units in plan.units.items()}
 
 
-def _publish(growing: Path, plan: MilanPlan) -> None:
+def _publish(plan: MilanPlan) -> None:
     """Give the finished set its name: at once where ROOT is new, else layer by layer."""
     if not plan.root.exists():
-        growing.rename(plan.root)
+        plan.growing.rename(plan.root)
         return
     for layer in plan.units:
-        (growing / layer).rename(plan.root / layer)
-    growing.rmdir()
+        (plan.growing / layer).rename(plan.root / layer)
+    plan.growing.rmdir()

@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ...schemas.shown_text import shortened
+from ..drawing.figure_style import PlainFigure
 from ..lookups.neuron import quantiles
 from ..stored.names import Neuron, NeuronLike, at_least
 from ..stored.stored_index import StoredIndex
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from ..model.live_model import LiveModel
 
 COLUMNS = 5
+MOST_SAID, LETTERS = 10, 300  # descriptions, and letters of each
 DARK = 0.25  # brightness outside the mask, as MILAN shows it
 INCHES = 1.25  # of one image
 GAP = 0.06
@@ -63,12 +66,13 @@ def milan_sheet(
         live = open_model(index, weights, device)
     shown = masked_exemplars(index, layer, unit, k, size, live)
     titles = index.sql("SELECT source, description FROM descriptions WHERE layer = ? AND unit = ?", [layer, unit])
-    words = [f"{row.description}  ({row.source})" for row in titles.sort_values("source").itertuples(index=False)]
+    said = titles.sort_values("source").head(MOST_SAID).itertuples(index=False)
+    words = [shortened(f"{row.description}  ({row.source})", LETTERS) for row in said]
     lines = [line for text in words for line in textwrap.wrap(text, 80)]
     rows = -(-len(shown) // COLUMNS)
     head = 0.34 + 0.17 * len(lines)
     width, height = COLUMNS * (INCHES + GAP) + GAP, rows * (INCHES + GAP) + head
-    figure = Figure(figsize=(width, height), dpi=200)
+    figure = PlainFigure(figsize=(width, height), dpi=200)
     figure.text(GAP / width, 1 - 0.09 / height, f"{layer}  unit {unit}", va="top", fontsize=9, weight="bold")
     for i, line in enumerate(lines):
         figure.text(GAP / width, 1 - (0.29 + 0.17 * i) / height, line, va="top", fontsize=8.5)

@@ -21,6 +21,8 @@ from ...schemas.database import (
     quoted_name,
 )
 from ...schemas.errors import QueryError
+from ...schemas.storage.plain_files import replacing
+from ...schemas.storage.room import check_room, trouble
 from ..notes.database import SCHEMA as NOTES_SQL
 from ..notes.database import copy_notes
 from ..stored.names import nearest
@@ -28,12 +30,18 @@ from ..stored.stored_index import StoredIndex
 
 Format = Literal["parquet", "csv"]
 FORMATS: dict[Format, str] = {"parquet": "FORMAT parquet, COMPRESSION zstd", "csv": "FORMAT csv, HEADER"}
+IN_PLACE = "USE_TMP_FILE false"  # the file is new, and what DuckDB calls its own may be a link
 MEMORY = "1GB"
 VIEWS = ("key_neurons",)  # written where they are named
+FORMULA = r"'^[=+\-@\t\r]'"  # how a text begins that a spreadsheet evaluates
 
 
 def export_tables(
-    index: StoredIndex, out: str | Path, form: Format = "parquet", tables: Sequence[str] | None = None
+    index: StoredIndex,
+    out: str | Path,
+    form: Format = "parquet",
+    tables: Sequence[str] | None = None,
+    spreadsheet: bool = False,
 ) -> dict[str, int]:
     """Write tables to OUT/TABLE.parquet or .csv, sorted by their columns from left to right.
 
@@ -43,12 +51,13 @@ def export_tables(
         out: a folder, made where there is none.
         form: 'parquet' or 'csv'.
         tables: which; by default all. A view such as key_neurons is written where it is named.
+        spreadsheet: put an apostrophe before texts that a spreadsheet would take for a formula. Only for CSV.
 
     Returns:
         The rows of each table.
 
     Raises:
-        QueryError: an unknown table or form, or no space for the files.
+        QueryError: an unknown table or form, Parquet for a spreadsheet, or no space for the files.
 
     Example:
         >>> export_tables(index, "published", "csv", ["neurons"])
@@ -56,7 +65,10 @@ def export_tables(
     """
     if form not in FORMATS:
         raise QueryError(f"no format '{form}'", f"One of {', '.join(FORMATS)}.")
+    if spreadsheet and form != "csv":
+        raise QueryError("only CSV is written for a spreadsheet", "Give --format csv.")
     out = Path(out)
+    check_room(out)
     with tempfile.TemporaryDirectory() as spill, duckdb.connect() as db, _errors(index):
         db.execute(f"SET memory_limit = '{MEMORY}'")
         db.execute(f"SET temp_directory = {quoted(spill)}")
@@ -70,8 +82,10 @@ def export_tables(
         out.mkdir(parents=True, exist_ok=True)
         chosen = list(tables or known)
         types = [_declaration(db, table) for table in chosen]
-        written = {table: _copy(db, table, out / f"{table}.{form}", FORMATS[form]) for table in chosen}
-        (out / "schema.sql").write_text("\n".join(types), encoding="utf-8")
+        rows = {table: _rows(db, table, spreadsheet) for table in chosen}
+        written = {table: _copy(db, rows[table], out / f"{table}.{form}", FORMATS[form]) for table in chosen}
+        with replacing(out / "schema.sql") as part:
+            part.write_text("\n".join(types), encoding="utf-8")
     return written
 
 
@@ -82,7 +96,7 @@ def _errors(index: StoredIndex) -> Iterator[None]:
         with hearing_ctrl_c(), naming_damage(index.layout):
             yield
     except duckdb.Error as error:
-        fact = f"the tables cannot be written: {str(error).strip().splitlines()[0]}"
+        fact = f"the tables cannot be written: {trouble(error)}"
         raise QueryError(fact, "Make space, or choose another place.") from error
 
 
@@ -95,13 +109,22 @@ def _declaration(db: duckdb.DuckDBPyConnection, table: str) -> str:
     )
 
 
-def _copy(db: duckdb.DuckDBPyConnection, table: str, target: Path, options: str) -> int:
-    """Write one file under a temporary name, then give it its own."""
-    temporary = target.with_name(f".{target.name}.partial")
-    try:
-        row = db.execute(f"COPY (FROM {table} ORDER BY ALL) TO {quoted(temporary)} ({options})").fetchone()
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _rows(db: duckdb.DuckDBPyConnection, table: str, spreadsheet: bool) -> str:
+    """The query for a table's rows in their order."""
+    described = db.execute(f"DESCRIBE {table}").fetchall()
+    texts = [quoted_name(name) for name, kind, *_ in described if kind == "VARCHAR"] if spreadsheet else []
+    if not texts:
+        return f"FROM {table} ORDER BY ALL"
+    cells = [
+        f"CASE WHEN regexp_matches({text}, {FORMULA}) THEN chr(39) || {text} ELSE {text} END AS {text}"
+        for text in texts
+    ]
+    return f"SELECT * REPLACE ({', '.join(cells)}) FROM (FROM {table} ORDER BY ALL)"
+
+
+def _copy(db: duckdb.DuckDBPyConnection, rows: str, target: Path, options: str) -> int:
+    """Write one file."""
+    with replacing(target) as part:
+        row = db.execute(f"COPY ({rows}) TO {quoted(part)} ({options}, {IN_PLACE})").fetchone()
     assert row is not None
     return int(row[0])

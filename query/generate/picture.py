@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from PIL import Image
 
 from ..drawing.generated_figure import Column, draw_columns
+from ..notes.generated_images import read_picture
 from ..stored.names import at_least
 from ..stored.stored_index import StoredIndex
 
@@ -28,10 +28,11 @@ def generated_figure(index: StoredIndex, rows: pd.DataFrame, most: int = 4) -> F
     at_least(1, most=most)
     layer, unit = str(rows.layer.iloc[0]), int(rows.unit.iloc[0])
     first = rows[(rows.layer == layer) & (rows.unit == unit)]
+    _, *size = index.spec.preprocessing["input_size"]
     columns = []
     for step in sorted(first.step.unique()):
         made = first[first.step == step].sort_values("id").head(most)
-        pixels = [np.asarray(Image.open(index.layout.notes_folder / file)) for file in made.file]
+        pixels = [read_picture(index.layout, number, size) for number in made.id.tolist()]
         captions = [_caption(row.pre_mean, row.ratio) for row in made.itertuples(index=False)]
         columns.append(Column(f"step {step}", pixels, captions))
     if index.spec.inputs:

@@ -10,6 +10,7 @@ for shot in optimise(live, objective, RECIPES["default"], images=4, seed=0):    
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import Tensor
 from ...schemas.errors import QueryError
 from ..model.live_model import LiveModel, open_model
 from ..notes.generated_images import keep
+from ..notes.place import check_place
 from ..stored.names import at_least
 from ..stored.stored_index import StoredIndex
 from .judge import judge
@@ -59,7 +61,8 @@ def generate_images(
         The rows of the table `generated`, an image and neuron each.
 
     Raises:
-        QueryError: what the target asks for is not in the index. ModelError: see open_model.
+        QueryError: what the target asks for is not in the index, or notes cannot be written beside it.
+        ModelError: see open_model.
 
     Example:
         >>> generate_images(index, Target((Neuron("blocks.5.mlp.fc1", 159),)), k=4)
@@ -67,10 +70,11 @@ def generate_images(
     at_least(1, k=k)
     if recipe not in RECIPES:
         raise QueryError(f"no recipe '{recipe}'", f"One of {', '.join(RECIPES)}.")
-    live = open_model(index, weights, device)
     made = RECIPES[recipe]
     if snapshots:
         made = replace(made, snapshots=tuple(sorted(snapshots)))
+    check_place(index.layout, adding=len(made.snapshots) * k * math.prod(index.spec.preprocessing["input_size"]))
+    live = open_model(index, weights, device)
     objective = target.objective(live, seed)
     kept = []
     for shot in optimise(

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from ...schemas.errors import QueryError
+from ...schemas.shown_text import shortened
 from ..lookups.neuron import classes_of
 from ..stored.names import Neuron, at_least
 from ..stored.stored_index import StoredIndex
@@ -20,6 +23,7 @@ from ..stored.stored_index import StoredIndex
 if TYPE_CHECKING:
     from PIL import Image
 
+MOST_SAID, LETTERS = 10, 300  # descriptions on a picture, and letters of each
 THRESHOLDS = ["q001", "q50", "q90", "q99", "q995", "q999"]
 
 
@@ -62,7 +66,7 @@ def _picture(card: NeuronCard) -> Image.Image:
     """The exemplars of a neuron under its figures, its classes, its descriptions; generated images below."""
     from PIL import Image
 
-    from ..drawing.contact_sheet import CELL, COLUMNS, resized, sheet
+    from ..drawing.contact_sheet import sheet
     from ..drawing.text import number
     from .contact_sheets import exemplars_picture
 
@@ -74,18 +78,35 @@ def _picture(card: NeuronCard) -> Image.Image:
     if len(card.classes):
         first = card.classes.head(5)
         notes.append("says " + ", ".join(f"{c} {number(v)}" for c, v in zip(first["class"], first.score, strict=True)))
-    notes += [f"{row.source}: {row.description}" for row in card.descriptions.itertuples(index=False)]
-    found = exemplars_picture(card.index, Neuron(card.layer, card.unit), card.exemplars, notes)
-    files = [card.index.layout.notes_folder / name for name in card.generated.file.unique()[:COLUMNS]]
-    if not files:
+    said = card.descriptions.head(MOST_SAID).itertuples(index=False)
+    notes += [shortened(f"{row.source}: {row.description}", LETTERS) for row in said]
+    made, ratios, unseen = _generated(card)
+    found = exemplars_picture(card.index, Neuron(card.layer, card.unit), card.exemplars, [*notes, *unseen])
+    if not made:
         return found
-    made = np.stack([resized(np.asarray(Image.open(file).convert("RGB")), (CELL, CELL)) for file in files])
-    ratios = [[f"ratio {number(ratio)}"] for ratio in card.generated.drop_duplicates("file").ratio[:COLUMNS]]
-    below = sheet(made, ratios, ["generated"])
+    below = sheet(np.stack(made), ratios, ["generated"])
     whole = Image.new("RGB", (max(found.width, below.width), found.height + below.height), "white")
     whole.paste(found, (0, 0))
     whole.paste(below, (0, found.height))
     return whole
+
+
+def _generated(card: NeuronCard) -> tuple[list[NDArray[np.uint8]], list[list[str]], list[str]]:
+    """The first generated images of a neuron, what stands below each, and why others cannot be shown."""
+    from ..drawing.contact_sheet import CELL, COLUMNS, resized
+    from ..drawing.text import number
+    from ..notes.generated_images import read_picture
+
+    _, *size = card.index.spec.preprocessing["input_size"]
+    pictures, ratios, unseen = [], [], []
+    rows = card.generated.dropna(subset="id").drop_duplicates("id").head(COLUMNS)
+    for generated_id, ratio in zip(rows.id.astype(int).tolist(), rows.ratio.tolist(), strict=True):
+        try:
+            pictures.append(resized(read_picture(card.index.layout, generated_id, size), (CELL, CELL)))
+            ratios.append([f"ratio {number(ratio)}"])
+        except QueryError as error:
+            unseen.append(str(error))
+    return pictures, ratios, unseen
 
 
 def neuron(index: StoredIndex, layer: str, unit: int, k: int = 10) -> NeuronCard:

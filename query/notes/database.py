@@ -32,12 +32,14 @@ from ...schemas.database import (
 )
 from ...schemas.errors import BadIndex, DamagedIndex, QueryError
 from ...schemas.layout import Layout
+from ...schemas.storage.room import trouble
+from .place import check_place, log_of
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS descriptions (  -- what a neuron was called, and by whom (MILAN, a person, ...)
     layer VARCHAR, unit UINTEGER, source VARCHAR, description VARCHAR, imported TIMESTAMP, note VARCHAR
 );
-CREATE TABLE IF NOT EXISTS generated (     -- images made to excite a neuron; file: inside notes/
+CREATE TABLE IF NOT EXISTS generated (     -- images made to excite a neuron; file: in notes/, of the id
     id UINTEGER, layer VARCHAR, unit UINTEGER, class_id UINTEGER, recipe VARCHAR, seed BIGINT, step UINTEGER,
     objective VARCHAR, pre_mean FLOAT, pre_max FLOAT, post_mean FLOAT, post_max FLOAT, ratio FLOAT, percentile FLOAT,
     p_class FLOAT, predicted UINTEGER, diversity FLOAT, file VARCHAR, created TIMESTAMP
@@ -53,18 +55,13 @@ def writing(layout: Layout) -> Iterator[duckdb.DuckDBPyConnection]:
     """notes.duckdb, made where there is none, in one transaction: kept at the end, undone if anything raises.
 
     Keep it short: nobody else can open the index meanwhile. Raises QueryError where another process is writing, and
-    where the file cannot be read or written.
+    where the file cannot be read or written, or is a link.
     """
+    check_place(layout)
     with hearing_ctrl_c(), duckdb.connect(":memory:") as db:
         lock_in(db, layout.notes)
-        try:
-            if layout.notes.exists() or layout.notes.is_symlink():
-                check_file(layout.notes)
-            _once_free(lambda: attach_for_writing(db, layout.notes, "notes"))
-        except DamagedIndex as error:
-            raise QueryError(error.args[0], ASIDE) from error
-        except duckdb.Error as error:
-            raise QueryError(*_complaint(layout, error)) from error
+        _attach(layout, db)
+        made_now = not tables_in(db, "notes")
         db.execute("USE notes")
         db.execute("BEGIN")
         try:
@@ -74,9 +71,34 @@ def writing(layout: Layout) -> Iterator[duckdb.DuckDBPyConnection]:
         except BaseException as error:
             with suppress(duckdb.Error):  # an error in SQL may have ended it
                 db.execute("ROLLBACK")
-            if isinstance(error, duckdb.Error) and is_of_files(error):
+            if made_now:  # while it is ours alone: a full disk may have left a file that nobody could open
+                _remove(layout)
+            if isinstance(error, duckdb.TransactionException) or (
+                isinstance(error, duckdb.Error) and is_of_files(error)
+            ):
                 raise QueryError(*_complaint(layout, error)) from error
             raise
+
+
+def _attach(layout: Layout, db: duckdb.DuckDBPyConnection) -> None:
+    """Open notes.duckdb for writing, or make it. What could not be made does not stay. Raises QueryError."""
+    was_there = layout.notes.exists()
+    try:
+        if was_there:
+            check_file(layout.notes)
+        _once_free(lambda: attach_for_writing(db, layout.notes, "notes"))
+    except DamagedIndex as error:
+        raise QueryError(error.args[0], ASIDE) from error
+    except duckdb.Error as error:
+        if not was_there and not _in_use(error):
+            _remove(layout)
+        raise QueryError(*_complaint(layout, error)) from error
+
+
+def _remove(layout: Layout) -> None:
+    with suppress(OSError):  # Windows keeps what is open
+        for file in (layout.notes, log_of(layout)):
+            file.unlink(missing_ok=True)
 
 
 def _make_tables(layout: Layout, db: duckdb.DuckDBPyConnection) -> None:
@@ -152,9 +174,8 @@ def _complaint(layout: Layout, error: duckdb.Error) -> tuple[str, str]:
         return f"{layout.notes} is being written", "Try again when that has ended."
     if is_newer(error):
         return newer(layout.notes)
-    first = str(error).splitlines()[0]
     return (
-        f"{layout.notes} cannot be read or written: {first}",
+        f"{layout.notes} cannot be read or written: {trouble(error)}",
         f"Make space, or {ASIDE[0].lower()}{ASIDE[1:]}",
     )
 

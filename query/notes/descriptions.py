@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
 
 import pandas as pd
@@ -12,9 +13,12 @@ import pandas as pd
 from ...schemas.errors import QueryError
 from ...schemas.layout import Layout
 from ...schemas.run_spec import LayerSpec
+from ...schemas.shown_text import shortened
+from ...schemas.text_files import read_text
 from .database import writing
 
 COLUMNS = ["layer", "unit", "description"]
+DIGITS = 9  # of a unit's number
 NAMED = 3  # wrong rows that an error names
 
 
@@ -33,15 +37,16 @@ def read_descriptions(file: str | Path, layers: Sequence[LayerSpec]) -> pd.DataF
     Raises QueryError for a file of another form, for neurons that none of the layers has and for ones that come twice.
     """
     try:
-        with Path(file).open(newline="", encoding="utf-8-sig") as opened:
-            header, *rows = list(csv.reader(opened, strict=True)) or [[]]
+        header, *rows = list(csv.reader(StringIO(read_text(file), newline=""), strict=True)) or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise QueryError(f"{file} is no readable CSV", f"It needs the columns {', '.join(COLUMNS)}.") from error
     if header != COLUMNS:
-        raise QueryError(f"{file} begins with '{','.join(header)}'", f"Its header must be {','.join(COLUMNS)}.")
+        first = shortened(",".join(header))
+        raise QueryError(f"{file} begins with '{first}'", f"Its header must be {','.join(COLUMNS)}.")
     for number, row in enumerate(rows, 2):
-        if len(row) != len(COLUMNS) or not row[1].isdecimal():
-            raise QueryError(f"row {number} of {file} is '{','.join(row)}'", "Give layer, unit number, description.")
+        if len(row) != len(COLUMNS) or not row[1].isdecimal() or len(row[1]) > DIGITS:
+            shown = shortened(",".join(row))
+            raise QueryError(f"row {number} of {file} is '{shown}'", "Give layer, unit number, description.")
     table = pd.DataFrame(rows, columns=COLUMNS).astype({"unit": "int64"})
     _check(table, Path(file), layers)
     return table
@@ -61,5 +66,5 @@ def _check(rows: pd.DataFrame, file: Path, layers: Sequence[LayerSpec]) -> None:
 
 
 def _names(rows: pd.DataFrame) -> str:
-    named = [f"{row.layer}/{row.unit}" for row in rows.head(NAMED).itertuples(index=False)]
+    named = [f"{shortened(str(row.layer))}/{row.unit}" for row in rows.head(NAMED).itertuples(index=False)]
     return ", ".join(named) + (", ..." if len(rows) > NAMED else "")

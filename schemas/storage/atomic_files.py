@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..facts import FileFacts, content_facts, file_facts
+from .plain_files import replacing
 
 DIRECT_BYTES = 2**20  # smaller files go through the page cache
 STEP = 2**23
@@ -25,21 +27,35 @@ def page_aligned(size: int) -> NDArray[np.uint8]:
     return np.frombuffer(mmap.mmap(-1, size), np.uint8)
 
 
+def write_voucher(target: Path, content: bytes) -> FileFacts:
+    """Write a file that vouches for others, and make its name last through a power failure, where the system can.
+
+    The others' names last by then: they were given before, and a journal (ext4, XFS) keeps to the order. Flushing all
+    their folders would take longer than writing the files: 11 s against 6 s for ten parts of the sample.
+    """
+    facts = write_file(target, content)
+    with suppress(OSError):  # not on Windows, nor on every network's disk
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    return facts
+
+
 def write_file(target: Path, content: bytes | memoryview) -> FileFacts:
     """Write a file under a temporary name, flush it to the disk, rename it. Returns its facts."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.partial")
     try:
-        done = _write_direct(temporary, memoryview(content))
-        with temporary.open("r+b" if done else "wb") as file:
-            file.seek(done)
-            file.write(content[done:])
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:  # a full disk: leave room for what is written next
-        temporary.unlink(missing_ok=True)
+        with replacing(target) as temporary:
+            done = _write_direct(temporary, memoryview(content))
+            with temporary.open("r+b") as file:
+                file.seek(done)
+                file.write(content[done:])
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError as error:  # such as a full disk
         raise OSError(error.errno, error.strerror, str(target)) from error
-    temporary.replace(target)
     return content_facts(content)
 
 
@@ -77,7 +93,7 @@ class DirectFile:
 
     def __init__(self, path: Path) -> None:
         self._path, self._room, self._held, self._done = path, page_aligned(STEP), 0, 0
-        path.write_bytes(b"")
+        path.open("xb").close()
         self._direct = hasattr(os, "O_DIRECT")
         self._file = -1
         self._open()

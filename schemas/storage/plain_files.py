@@ -1,6 +1,6 @@
-"""Files that a stranger may have put in place, opened only where they are files that lie where they seem to.
+"""Files of a folder that a stranger may have filled: opened only where they are files that lie where they seem to.
 
-A pipe would wait for ever, a device never end, and a link lead out of the folder.
+A pipe would wait for ever, a device never end, and a link lead out of the folder. What is new is made, never opened.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ import errno
 import io
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 _NO_LINK_NO_WAIT = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
@@ -23,6 +26,12 @@ def open_plain(root: Path, key: str) -> io.FileIO:
         os.close(descriptor)
         raise _not_plain(path)
     return io.FileIO(descriptor, "rb")
+
+
+def create_plain(root: Path, key: str) -> BinaryIO:
+    """A new file `root / key`, to be written. Raises OSError where anything has that name, or as open_plain."""
+    path = _below_no_link(root, key)
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK_NO_WAIT, 0o666), "wb")
 
 
 def plain_size(root: Path, key: str) -> int:
@@ -56,3 +65,19 @@ def _below_no_link(root: Path, key: str) -> Path:
 
 def _not_plain(path: Path) -> OSError:
     return OSError(errno.EINVAL, "a link, pipe or device, not a file of an index", str(path))
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A new, empty file beside `target`, to be written inside; then it gets that name, or goes if anything raises.
+
+    What has its own name is removed first: a stopped run's leftover, or a link, through which nothing is written.
+    """
+    temporary = target.with_name(f".{target.name}.partial")
+    temporary.unlink(missing_ok=True)
+    temporary.open("xb").close()
+    try:
+        yield temporary
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -90,7 +90,7 @@ def test_a_heads_names_are_a_list(text: str) -> None:
 
 
 def test_a_heads_names_are_one_a_row() -> None:
-    assert parse_names('["a", 2]', 2, Path("head.safetensors")) == ("a", "2")
+    assert parse_names('["a", "2"]', 2, Path("head.safetensors")) == ("a", "2")
     with pytest.raises(ModelError, match=r"head\.safetensors names 1 classes for 2 rows"):
         parse_names('["a"]', 2, Path("head.safetensors"))
 

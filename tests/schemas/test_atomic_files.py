@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,14 @@ import xxhash
 from vitdex.indexer.plan import make_plan, sample_request
 from vitdex.indexer.run.capture import Capture
 from vitdex.indexer.run.part_runner import fresh_statistics
-from vitdex.schemas.storage.atomic_files import DIRECT_BYTES, STEP, DirectFile, page_aligned, write_file
+from vitdex.schemas.storage.atomic_files import (
+    DIRECT_BYTES,
+    STEP,
+    DirectFile,
+    page_aligned,
+    write_file,
+    write_voucher,
+)
 
 
 @pytest.mark.parametrize("refused", [None, "open", "write"])
@@ -65,3 +73,35 @@ def test_a_batch_keeps_no_layer_alive(tmp_path: Path) -> None:
         held = {**found, **{f"activated {name}": kept for name, kept in capture.kept.activated.items()}}
     for name, tensor in held.items():
         assert tensor.untyped_storage().nbytes() == tensor.nbytes, name
+
+
+def test_the_name_of_a_voucher_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the order of what the system is asked for: its bytes flushed, renamed, then its folder flushed."""
+    asked: list[str] = []
+    flush, rename = os.fsync, Path.replace
+
+    def noted_flush(descriptor: int) -> None:
+        asked.append("flush folder" if S_ISDIR(os.fstat(descriptor).st_mode) else "flush file")
+        flush(descriptor)
+
+    def noted_rename(path: Path, target: Path) -> Path:
+        asked.append("rename")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted_flush)
+    monkeypatch.setattr(Path, "replace", noted_rename)
+    write_voucher(tmp_path / "p" / "v", b"2")
+    assert asked == ["flush file", "rename", "flush folder"]
+
+
+def test_a_folder_that_cannot_be_flushed_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flush = os.fsync
+
+    def refuse(descriptor: int) -> None:
+        if S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    write_voucher(tmp_path / "v", b"2")
+    assert (tmp_path / "v").read_bytes() == b"2"

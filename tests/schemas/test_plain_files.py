@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from vitdex.schemas.storage.plain_files import open_plain, plain_size, read_plain
+from vitdex.schemas.storage.plain_files import create_plain, open_plain, plain_size, read_plain
 
 
 def _place(kind: str, root: Path, outside: Path) -> None:
@@ -56,3 +56,17 @@ def test_a_file_is_read_and_its_size_bounded(tmp_path: Path) -> None:
 def test_a_device_is_not_opened() -> None:
     with pytest.raises(OSError, match="not a file"):
         open_plain(Path("/dev"), "zero")
+
+
+@pytest.mark.parametrize("kind", ["link", "link to nowhere", "pipe", "folder", "socket", "folder that is a link"])
+def test_a_new_file_takes_nothings_place(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "root" / "a").mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    outside = tmp_path / "outside" / "file"
+    outside.write_bytes(b"secret")
+    _place(kind, tmp_path / "root", outside)
+    with pytest.raises(OSError, match=r"File exists|not a file of an index"):
+        create_plain(tmp_path / "root", "a/file")
+    assert outside.read_bytes() == b"secret"
+    assert not (tmp_path / "root" / "nowhere").exists()
