@@ -105,7 +105,7 @@ def main() -> None:
     except MemoryError:
         if "--debug" in sys.argv:
             raise
-        click.echo("Error: there is not enough memory for that. Ask for less.", err=True)
+        say("Error: there is not enough memory for that. Ask for less.")
         sys.exit(2)
     except OSError as error:  # a full or failing disk, a folder without permission
         if "--debug" in sys.argv:
