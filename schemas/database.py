@@ -62,7 +62,8 @@ def lock_in(db: duckdb.DuckDBPyConnection, *files: Path, folder: Path | None = N
 
     It comes before a stranger's file is attached: what is defined in there, views, macros, defaults, is then harmless.
     """
-    allowed = [f"{file.absolute()}{end}" for file in files for end in ("", *COMPANIONS)]
+    parts = [str(file.absolute()).partition("?") for file in files]  # before a '?' DuckDB puts the endings
+    allowed = [f"{head}{end}{mark}{tail}" for head, mark, tail in parts for end in ("", *COMPANIONS)]
     db.execute("SET allowed_paths = " + _list(allowed))
     if folder is not None:
         db.execute("SET allowed_directories = " + _list([f"{folder.absolute()}{os.sep}"]))
