@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import posixpath
 import tarfile
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO
@@ -15,6 +16,9 @@ from .entries import KINDS, Source, check_size, is_hidden, shown_name, sort_name
 from .tar_headers import Member, read_members
 
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+CLASS = ".cls"
+LONGEST_CLASS = 1000  # bytes
 
 FILES, LINKS = tarfile.REGULAR_TYPES, (tarfile.SYMTYPE, tarfile.LNKTYPE)
 
@@ -63,11 +67,39 @@ def open_tar(path: Path) -> TarSource:
         if name in members:
             files.append((name, "a later member of the tar has the same name"))
         members[name] = member
-    targets = _targets(members)
-    files += [(name, target.size if target else 0) for name in members for target in [targets[name]]]
+    ends = _targets(members)
+    targets = {name: ends[name] for name in members}
+    classes = _written_classes(path, targets)
+    for name, target in targets.items():
+        if not (name.endswith(CLASS) and _key(name) in classes):
+            files.append((name, target.size if target else 0))
     around = _folder_around(listed, [name for name, size in files if isinstance(size, int)])
     entries, skipped, names = sort_names(files, around)
+    labels = [classes.get(_key(name), entry.label) for name, entry in zip(names, entries, strict=True)]
+    entries = tuple(replace(entry, label=label) for entry, label in zip(entries, labels, strict=True))
     return TarSource(shown_name(path), entries, skipped, tuple(_start(targets[name]) for name in names), path.resolve())
+
+
+def _written_classes(path: Path, targets: dict[str, Member | None]) -> dict[str, str]:
+    """What KEY.cls says of the image beside it, by KEY, as WebDataset has it; such a file is a label and no image."""
+    beside = {_key(name) for name in targets if not name.endswith(CLASS)}
+    count = Counter(_key(name) for name in targets if name.endswith(CLASS))  # of two neither is meant for sure
+    classes: dict[str, str] = {}
+    with path.open("rb", buffering=0) as file:
+        for name, target in targets.items():
+            if not name.endswith(CLASS) or _key(name) not in beside or count[_key(name)] > 1:
+                continue
+            if target and 0 < target.size <= LONGEST_CLASS:
+                text = os.pread(file.fileno(), target.size, target.start).decode(errors="replace").strip()
+                if text and target.kind in FILES:
+                    classes[_key(name)] = text
+    return classes
+
+
+def _key(name: str) -> str:
+    """What the files of one WebDataset sample share: their name up to its first dot."""
+    folder, slash, own = name.rpartition("/")
+    return f"{folder}{slash}{own.partition('.')[0]}"
 
 
 def _folder_around(listed: list[Member], names: list[str]) -> str:

@@ -362,6 +362,26 @@ def test_a_packed_folder_is_no_class(tmp_path: Path) -> None:
     assert [entry.label for entry in packed.entries] == ["cat", "dog"]
 
 
+def test_a_webdataset_shard_names_its_classes(tmp_path: Path) -> None:
+    """KEY.cls is the class of the image beside it, and no image; what belongs to none, or comes twice, stays a file."""
+    content = {
+        "000001.jpg": b"x", "000001.cls": b"7", "000002.png": b"x", "000002.cls": b" tench, Tinca tinca\n",
+        "000003.jpg": b"x", "000004.cls": b"5", "b/1.jpg": b"x", "b/1.cls": "žába".encode(), "b/2.jpg": b"x",
+        "a.b.jpg": b"x", "a.b.cls": b"1", "a.c.jpg": b"x", "a.c.cls": b"2", "d.jpg": b"x", "d.cls": b"",
+    }  # fmt: skip
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        for name, blob in content.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(blob)
+            tar.addfile(member, io.BytesIO(blob))
+    listed = {entry.path: entry.label for entry in open_source(str(tmp_path / "shard.tar")).entries}
+    assert listed == {
+        "000001.jpg": "7", "000002.png": "tench, Tinca tinca", "000003.jpg": None, "000004.cls": None,
+        "a.b.cls": None, "a.b.jpg": None, "a.c.cls": None, "a.c.jpg": None, "b/1.jpg": "žába", "b/2.jpg": "b",
+        "d.cls": None, "d.jpg": None,
+    }  # fmt: skip
+
+
 def test_unsafe_names_in_a_tar(tmp_path: Path) -> None:
     names = ["../up.png", "/abs/a.png", "./here.png", "a/../../b.png", "a//c.png", ".."]
     where = tarred(tmp_path / "x.tar", *((member(name), name.encode()) for name in names))
