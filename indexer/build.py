@@ -31,6 +31,8 @@ from .tables.class_order import Accuracy
 from .tables.filled_index import Finish
 from .tables.whole_arrays import write_by_neuron, write_exemplar_maps, write_metadata, write_weights
 
+PATIENCE = 10  # seconds: the decoders of a run that was killed hold its lock until they notice, which takes up to five
+
 
 class Listener(Protocol):
     """What a run or a repair tells while it goes."""
@@ -121,7 +123,7 @@ def _check_place(request: Request, layout: Layout) -> None:
 def only_writer(layout: Layout) -> Iterator[None]:
     lock = FileLock(layout.lock)
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=PATIENCE)
     except Timeout:
         raise BadIndex(f"another run is filling {layout.root}", "Wait for it, or stop it.") from None
     try:
