@@ -473,7 +473,7 @@ def test_foreign_zarr_metadata_is_not_read(
             replace(file.with_name(".zarray"), json.dumps({**v2, **compressed}).encode())
             file.unlink()
             continue
-        inner = content.get("consolidated_metadata", {}).get("metadata", {})
+        inner = (content.get("consolidated_metadata") or {}).get("metadata", {})
         for metadata in [content, *inner.values()]:
             if metadata["node_type"] == "array":
                 change(metadata)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -73,7 +74,7 @@ def test_a_neurons_classes_are_its_value_vectors(sample: Index, reference: Refer
 def test_a_neurons_card(sample_path: Path, tmp_path: Path, reference: Reference) -> None:
     for name in ("manifest.json", "index.duckdb"):
         shutil.copy(sample_path / name, tmp_path / name)
-    (tmp_path / "activations.zarr").symlink_to(sample_path / "activations.zarr")
+    shutil.copytree(sample_path / "activations.zarr", tmp_path / "activations.zarr", copy_function=os.link)
     (tmp_path / "notes").mkdir()
     Image.new("RGB", (96, 96), "red").save(tmp_path / "notes" / "a.png")
     with Index(tmp_path) as index:
