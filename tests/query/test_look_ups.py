@@ -76,7 +76,7 @@ def test_a_neurons_card(sample_path: Path, tmp_path: Path, reference: Reference)
         shutil.copy(sample_path / name, tmp_path / name)
     shutil.copytree(sample_path / "activations.zarr", tmp_path / "activations.zarr", copy_function=os.link)
     (tmp_path / "notes").mkdir()
-    Image.new("RGB", (96, 96), "red").save(tmp_path / "notes" / "a.png")
+    Image.new("RGB", (96, 96), "red").save(tmp_path / "notes" / "generated-000001.png")
     with Index(tmp_path) as index:
         plain = Image.open(BytesIO(index.neuron(LAYER, 473)._repr_png_() or b""))
         with writing(index.layout) as db:
