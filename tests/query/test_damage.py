@@ -214,7 +214,7 @@ def test_a_flipped_byte_of_an_array(
         DOORS[door](index, tmp_path)
     (tmp_path / "again").mkdir()
     with Index(flipped) as index:
-        if not read:
+        if not read and door != "vitdex sql":  # whose child reads in a process of its own
             DOORS[door](index, tmp_path / "again")
             return
         with pytest.raises(DamagedIndex) as caught:
