@@ -18,7 +18,7 @@ from .integrity import listed_files
 from .layout import Layout
 from .manifest import Manifest, Tables, read_manifest
 from .run_spec import RunSpec
-from .storage.plain_files import open_plain
+from .storage.plain_files import open_plain, plain_size
 
 # Of the file format. DuckDB would write its own newest, which no older DuckDB reads; every version that pyproject
 # allows reads this one.
@@ -27,7 +27,7 @@ STORAGE_VERSION = "v1.2.0"
 TABLES_SQL = resources.files("vitdex.schemas").joinpath("tables.sql").read_text(encoding="utf-8")
 VIEWS_SQL = TABLES_SQL[TABLES_SQL.index("CREATE VIEW") :]
 MAGIC = b"DUCK"  # from the ninth byte of a database on
-COMPANIONS = (".wal", ".wal.checkpoint", ".wal.recovery", ".checkpoint.wal", ".recovery.wal")  # DuckDB's, beside it
+COMPANIONS = (".wal", ".wal.checkpoint", ".wal.recovery")  # DuckDB's, beside it
 
 # Kinds of errors that a damaged file raises, and other things too; so does plain Error.
 OF_FILES = (duckdb.IOException, duckdb.SerializationException, duckdb.InternalException, duckdb.FatalException)
@@ -61,7 +61,11 @@ def lock_in(db: duckdb.DuckDBPyConnection, *files: Path, folder: Path | None = N
     """From here on a connection reaches no file but these and those in a folder, no network, no extension.
 
     It comes before a stranger's file is attached: what is defined in there, views, macros, defaults, is then harmless.
+    Raises BadIndex where a link stands for one that DuckDB would read or write beside them: it could lead anywhere.
     """
+    for file in files:
+        for end in COMPANIONS:
+            _check_companion(file.with_name(f"{file.name}{end}"))
     parts = [str(file.absolute()).partition("?") for file in files]  # before a '?' DuckDB puts the endings
     allowed = [f"{head}{end}{mark}{tail}" for head, mark, tail in parts for end in ("", *COMPANIONS)]
     db.execute("SET allowed_paths = " + _list(allowed))
@@ -75,6 +79,15 @@ def lock_in(db: duckdb.DuckDBPyConnection, *files: Path, folder: Path | None = N
         "lock_configuration = true",
     ):
         db.execute(f"SET {setting}")
+
+
+def _check_companion(file: Path) -> None:
+    try:
+        plain_size(file.parent, file.name)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise BadIndex(f"{file} is {error.strerror}", "Move it away.") from error
 
 
 def _list(texts: list[str]) -> str:

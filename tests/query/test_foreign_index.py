@@ -445,6 +445,15 @@ def test_a_log_beside_the_tables_is_not_read(evil: Path) -> None:
         index.sql("FROM classes")
 
 
+@pytest.mark.parametrize("base", ["index.duckdb", "notes.duckdb"])
+@pytest.mark.parametrize("end", [".wal", ".wal.checkpoint", ".wal.recovery"])
+def test_a_link_beside_a_database_leads_nowhere(base: str, end: str, evil: Path) -> None:
+    planted = evil / f"{base}{end}"
+    planted.symlink_to(evil.parent / "secret")
+    with Index(evil) as index, pytest.raises(BadIndex, match=r"is a link, pipe or device, .*\. Move it away\."):
+        index.sql("FROM read_text(?)", [str(planted)])
+
+
 def _another_shape(metadata: dict[str, Any]) -> None:
     metadata["shape"] = [10**12, 768]
 
