@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
 import pandas as pd
 
 from ...schemas.progress import Progress
@@ -17,7 +16,7 @@ from ...schemas.storage.plain_files import replacing
 from ..console.table_files import write_table
 from ..console.table_text import TEXTS
 from .files import FIGURES, PIXELS, TABLES, check_output, kind_of
-from .terminal import say
+from .terminal import hand_out, say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,9 +46,8 @@ def answer(
 
 
 def show(table: pd.DataFrame, form: str) -> None:
-    """Print a table as text, CSV or JSON. A program gets CSV and JSON as they are, a terminal what it can show."""
-    text = TEXTS[form](table)
-    click.echo(escaped(text, lines=True) if sys.stdout.isatty() else text, nl=form != "csv")
+    """Print a table as text, CSV or JSON."""
+    hand_out(TEXTS[form](table), end=form != "csv")
 
 
 def save_picture(picture: Picture, path: Path) -> None:

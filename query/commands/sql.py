@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 import click
 
-from ...schemas.shown_text import escaped
 from ...schemas.storage.plain_files import replacing
 from ..console.child import Kind, ask_in_child
 from .files import TABLES, check_output, kind_of
 from .options import INDEX, TABLE_OUTPUT, table_options
-from .terminal import say
+from .terminal import hand_out, say
 
 BLOCK = 1 << 20  # letters
 
@@ -31,9 +29,9 @@ def sql_command(index_path: Path, query: str, timeout: float, outputs: tuple[Pat
     with ask_in_child(index_path, query, {form, *map(kind_of, outputs)}, timeout) as answer:
         with answer.files[form].open(encoding="utf-8", newline="") as text:
             while block := text.read(BLOCK):
-                click.echo(escaped(block, lines=True) if sys.stdout.isatty() else block, nl=False)
+                hand_out(block, end=False)
         if form != "csv":
-            click.echo()
+            hand_out("")
         for path in outputs:
             with replacing(path) as part:
                 shutil.copyfile(answer.files[kind_of(path)], part)

@@ -1,6 +1,8 @@
-"""The lines that the command line prints: everything but tables and usage goes through here, escaped."""
+"""What the command line prints: everything but usage goes through here, escaped."""
 
 from __future__ import annotations
+
+import sys
 
 import click
 
@@ -15,3 +17,8 @@ def tell(line: str) -> None:
 def say(line: str) -> None:
     """A line about the answer, where it does not mix with it."""
     click.echo(escaped(line), err=True)
+
+
+def hand_out(text: str, end: bool = True) -> None:
+    """A table's text or a piece of it. A program gets it as it is, a terminal what it can show."""
+    click.echo(escaped(text, lines=True) if sys.stdout.isatty() else text, nl=end)

@@ -29,14 +29,20 @@ def _place(kind: str, root: Path, outside: Path) -> None:
         assert (root / "a" / outside.name).read_bytes() == b"secret"
 
 
-@pytest.mark.parametrize("kind", ["link", "link to nowhere", "pipe", "folder", "socket", "folder that is a link"])
-def test_what_is_no_file_is_not_opened(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=["link", "link to nowhere", "pipe", "folder", "socket", "folder that is a link"])
+def outside(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file outside of a folder `root`, in which something that is no file has the name a/file."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "root" / "a").mkdir(parents=True)
     (tmp_path / "outside").mkdir()
     outside = tmp_path / "outside" / "file"
     outside.write_bytes(b"secret")
-    _place(kind, tmp_path / "root", outside)
+    _place(request.param, tmp_path / "root", outside)
+    return outside
+
+
+@pytest.mark.usefixtures("outside")
+def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
     for opened in (open_plain, plain_size, lambda root, key: read_plain(root, key, 100)):
         with pytest.raises(OSError, match="not a file of an index"):
             opened(tmp_path / "root", "a/file")
@@ -58,14 +64,7 @@ def test_a_device_is_not_opened() -> None:
         open_plain(Path("/dev"), "zero")
 
 
-@pytest.mark.parametrize("kind", ["link", "link to nowhere", "pipe", "folder", "socket", "folder that is a link"])
-def test_a_new_file_takes_nothings_place(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "root" / "a").mkdir(parents=True)
-    (tmp_path / "outside").mkdir()
-    outside = tmp_path / "outside" / "file"
-    outside.write_bytes(b"secret")
-    _place(kind, tmp_path / "root", outside)
+def test_a_new_file_takes_nothings_place(outside: Path, tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"File exists|not a file of an index"):
         create_plain(tmp_path / "root", "a/file")
     assert outside.read_bytes() == b"secret"
