@@ -71,7 +71,7 @@ def lanes(plan: Plan, workers: int, place: Path) -> dict[str, float]:
 
     def captured() -> dict[str, torch.Tensor]:
         with capture:  # its hooks are there for this one alone
-            return capture(batch.pixels, batch.ids)
+            return capture(batch.pixels, batch.ids).arrays
 
     cost["forward"], both = medians((forward, captured), count, device)
     cost["reduce"] = both - cost["forward"]

@@ -28,6 +28,7 @@ from ..schemas.run_bounds import beyond_bounds
 from ..schemas.run_spec import EXEMPLARS, LayerSpec, Linear, Maps, Precision, RunSpec
 from ..schemas.sizes import bytes_text
 from .memory import fitting_decoders
+from .run.reduce import without_kernels
 from .statistics.bins import BINS
 from .statistics.threshold_counts import counted_patches
 
@@ -142,6 +143,9 @@ def make_plan(request: Request) -> Plan:
     anatomy = dissect(loaded.model, (height, width))
     head = find_head(anatomy, request.head)
     names, of_labels, notes = _classes(request, source, head, loaded)
+    kernels_fault = without_kernels(device)
+    if kernels_fault:
+        notes.append(f"torch's own operations reduce the layers, slower than kernels: {kernels_fault}")
     spec = RunSpec(
         model=loaded.name,
         model_args=loaded.model_args,
@@ -160,7 +164,7 @@ def make_plan(request: Request) -> Plan:
         readout=anatomy.readout.kind,
         precision=request.precision,
         tf32=torch.backends.cuda.matmul.allow_tf32,
-        compiled=device == "cpu",
+        compiled=kernels_fault is None,
         device=device,
         maps=request.maps,
         inputs=request.inputs,

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
+if not shutil.which("nvidia-smi"):  # then kernels for CUDA are interpreted: to be said before torch brings Triton
+    os.environ["TRITON_INTERPRET"] = "1"
+
 import signal
 import subprocess
 import sys

@@ -1,7 +1,11 @@
 """One batch through the model: every layer's maps and summaries, on the device.
 
     with Capture(anatomy, spec, head, statistics) as capture:
-        arrays = capture(pixels, image_ids)      # {"blocks.0.mlp.fc1/max": [image, neuron], ...}
+        captured = capture(pixels, image_ids)
+        captured.arrays                          # {"blocks.0.mlp.fc1/max": [image, neuron], ...}
+        capture.check(captured.sizes)            # once they are on the host
+
+Nothing here waits for the device: on CUDA it is still at work when a call returns (lanes.py).
 
 All reductions are made in float32, whatever the precision of the forward pass.
 """
@@ -24,7 +28,8 @@ from ...data.models.head import Head
 from ...schemas.errors import ModelError
 from ...schemas.run_spec import Precision, RunSpec
 from ..statistics.threshold_counts import Statistics, pick_patches
-from .reduce import Room, first_rows, reduce_compiled, reduce_plain, room_for
+from .lanes import to_device
+from .reduce import Room, first_rows, reduce_compiled, reduce_fused, reduce_plain, room_for
 
 HALF = torch.finfo(torch.float16).max
 DTYPES: dict[Precision, torch.dtype] = {
@@ -32,6 +37,14 @@ DTYPES: dict[Precision, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What one batch leaves, on the device. They hold until the next call."""
+
+    arrays: dict[str, Tensor]  # by their path in the index
+    sizes: Tensor  # the largest size of every layer's values and of the features: NaN or Inf where one is
 
 
 @dataclass
@@ -59,7 +72,8 @@ class Capture:
         self._calibrating = False
         self._hooks: list[RemovableHandle] = []
         self._room: dict[str, Room] = {}  # by layer; only where reductions are compiled
-        if spec.compiled:
+        self.fused = spec.compiled and self.device.type == "cuda"
+        if spec.compiled and not self.fused:
             of_batch = (spec.batch_size, spec.tokens, spec.prefix)
             self._room = {layer.name: room_for(*of_batch, layer.units, spec.maps) for layer in spec.layers}
 
@@ -94,20 +108,16 @@ class Capture:
         self._hooks.append(module.register_forward_pre_hook(lambda m, args: act(args[0])))
 
     @torch.inference_mode()
-    def __call__(self, pixels: Tensor, ids: Sequence[int]) -> dict[str, Tensor]:
-        """Arrays of a batch from its pixels uint8 [image, y, x, channel], keyed by their path in the index.
-
-        They hold until the next call.
-        """
+    def __call__(self, pixels: Tensor, ids: Sequence[int]) -> Captured:
+        """Arrays of a batch from its pixels uint8 [image, y, x, channel]."""
         self.kept = kept = _Pass(ids)
         if self.spec.counted_patches < self.spec.patches:
-            kept.picked = pick_patches(ids, self.spec.patches, self.spec.counted_patches).to(self.device)
+            kept.picked = to_device(pick_patches(ids, self.spec.patches, self.spec.counted_patches), self.device)
         self._root(self._forward(pixels))
         for layer in self.spec.layers:
             if layer.name in kept.activated:
                 self._read(layer.name)
-        self._check_finite()
-        return kept.out
+        return Captured(kept.out, self._sizes())
 
     @torch.inference_mode()
     def calibrate(self, pixels: Tensor) -> None:
@@ -119,7 +129,7 @@ class Capture:
             self._calibrating = False
 
     def _forward(self, pixels: Tensor) -> Tensor:
-        x = normalise(pixels.to(self.device), self.mean, self.std)
+        x = normalise(to_device(pixels, self.device), self.mean, self.std)
         reduced = self.spec.precision != "float32"
         with torch.autocast(self.device.type, DTYPES[self.spec.precision], enabled=reduced):
             output: Tensor = self.anatomy.model(x)
@@ -135,22 +145,23 @@ class Capture:
         if kept.sigma is not None and kept.sigma.ndim == 1:
             out["sigma"] = kept.sigma
 
-    def _check_finite(self) -> None:
-        """Raise ModelError, naming the first layers, where values are not finite or too large for the maps."""
-        kept, spec = self.kept, self.spec
+    def _sizes(self) -> Tensor:
+        kept = self.kept
         assert kept.features is not None
-        leaves = ("max", "min", "mean", *(["cls"] if spec.cls else []))
-        largest = {  # NaN where one is NaN
-            layer.name: torch.stack([kept.out[f"{layer.name}/{leaf}"].abs().amax() for leaf in leaves]).amax()
-            for layer in spec.layers
-        }
-        sizes = torch.stack([*largest.values(), kept.features.float().abs().amax()]).tolist()  # one wait for the device
-        broken = [n for n, size in zip([*largest, "the head's input"], sizes, strict=True) if not isfinite(size)]
+        leaves = ("max", "min", "mean", *(["cls"] if self.spec.cls else []))
+        layers = [torch.stack([kept.out[f"{a.name}/{leaf}"] for leaf in leaves]) for a in self.spec.layers]
+        return torch.stack([*(values.abs().amax() for values in layers), kept.features.float().abs().amax()])
+
+    def check(self, sizes: Tensor) -> None:
+        """Raise ModelError, naming the first layers, where values are not finite or too large for the maps."""
+        spec = self.spec
+        names = [layer.name for layer in spec.layers]
+        broken = [n for n, size in zip([*names, "the head's input"], sizes.tolist(), strict=True) if not isfinite(size)]
         if broken:
             reduced = spec.precision != "float32"
             remedy = "Use --precision float32." if reduced else "The model overflows on an image of this batch."
             raise ModelError(f"values of {listed(broken)} are not finite (NaN or Inf) in {spec.precision}", remedy)
-        beyond = [name for name, size in zip(largest, sizes, strict=False) if size > HALF]
+        beyond = [name for name, size in zip(names, sizes.tolist(), strict=False) if size > HALF]
         if spec.maps == "float16" and beyond:
             raise ModelError(
                 f"values of {listed(beyond)} are beyond {HALF:,.0f}, float16's largest", "Use --maps uint8."
@@ -200,7 +211,9 @@ class Capture:
         if self._calibrating:
             self.statistics.centre_on(name, x[:, prefix:].float().flatten(0, 1).T.contiguous())
             return
-        if self.spec.compiled:
+        if self.fused:
+            reduced = reduce_fused(x, y, prefix, self.spec.maps)
+        elif self.spec.compiled:
             reduced = reduce_compiled(x, y, prefix, self.spec.maps, self._room[name])
         else:
             reduced = reduce_plain(x, y, prefix, self.spec.maps)
@@ -211,14 +224,14 @@ class Capture:
 
     def _own(self, name: str, leaf: str, x: Tensor) -> Tensor:
         """Values [image, neuron] in float32 and in memory of their own: a view would keep the whole layer."""
-        if self.spec.compiled:
+        if name in self._room:
             return first_rows(self._room[name][leaf], len(x)).copy_(x)
         return x.to(torch.float32, copy=True)
 
     def _keep_lowest(self, name: str, y: Tensor) -> None:
         """Where gated units are lowest: below 0 they speak as well, so their bottom exemplars want a patch."""
         lowest = y[:, self.spec.prefix :].argmin(1)
-        if self.spec.compiled:
+        if name in self._room:
             lowest = first_rows(self._room[name]["argmin"], len(y)).copy_(lowest)
         self.kept.out[f"{name}/argmin"] = lowest
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from ..statistics.threshold_counts import Statistics, tail_length
 from .calibrate import calibrate
 from .capture import Capture
 from .feed import Batch, feed
+from .lanes import Fetched, Lane, lane_for, page_locked
 from .part_writer import PartBuffer, PartWriter
 
 # Between two states: hundreds of MB, dear beside a part that takes seconds; a killed run redoes them.
@@ -56,32 +57,82 @@ def run_parts(
         return
     keep_freed_memory()
     spec, running = plan.spec, _running_maps(plan.spec)
+    device = torch.device(spec.device)
     batches = feed(plan.source, spec.preprocessing, parts, spec.batch_size, plan.decoders)
     writer = PartWriter([a for a in arrays(spec).values() if a.by_part], write)
     stated = time.monotonic()
     counts = fresh_statistics(spec) if statistics is None else statistics
-    try:
-        with Capture(plan.anatomy, spec, plan.head, counts) as capture:
-            if statistics is not None and not statistics.centred:
-                calibrate(capture, plan.source, spec)
-            for part in parts:
-                started, buffer = time.monotonic(), writer.buffer
-                images: list[ImageFacts] = []
-                while len(images) < part.images:
-                    batch = next(batches)
-                    _one_batch(capture, batch, part, buffer, running)
-                    images += batch.facts
-                    advance(len(batch.facts), part_bytes(spec) * len(batch.facts) // part.images)
-                buffer.blank(np.arange(part.images, spec.part_images))
-                candidates = {name: maps.of_images(part.start) for name, maps in running.items()}
-                state = None
-                due = part is parts[-1] or time.monotonic() - stated >= STATE_SECONDS
-                if statistics is not None and due:
-                    state, stated = pack_state(statistics), time.monotonic()
-                seconds = round(time.monotonic() - started, 3)
-                writer.submit(part, Filled(images, seconds, state, candidates))
-    finally:
-        writer.close()
+    with page_locked(writer.buffer.memory, device):
+        try:
+            with Capture(plan.anatomy, spec, plan.head, counts) as capture:
+                flights = Flights(capture, lane_for(device), running)
+                if statistics is not None and not statistics.centred:
+                    calibrate(capture, plan.source, spec)
+                for part in parts:
+                    started = time.monotonic()
+                    images = _one_part(flights, batches, part, writer.buffer, advance)
+                    state = None
+                    due = part is parts[-1] or time.monotonic() - stated >= STATE_SECONDS
+                    if statistics is not None and due:  # they have counted this part and no other
+                        state, stated = pack_state(statistics), time.monotonic()
+                    candidates = {name: maps.of_images(part.start) for name, maps in running.items()}
+                    seconds = round(time.monotonic() - started, 3)
+                    writer.submit(part, Filled(images, seconds, state, candidates), flights.landing())
+        finally:
+            writer.close()
+
+
+def _one_part(
+    flights: Flights,
+    batches: Iterator[Batch],
+    part: Part,
+    buffer: PartBuffer,
+    advance: Callable[[int, int], None],
+) -> list[ImageFacts]:
+    """Launch the batches of a part; what is known of its images."""
+    images: list[ImageFacts] = []
+    bytes_of_part = part_bytes(flights.spec)
+    while len(images) < part.images:
+        batch = next(batches)
+        flights.launch(batch, part, buffer)
+        images += batch.facts
+        advance(len(batch.facts), bytes_of_part * len(batch.facts) // part.images)
+    buffer.blank(np.arange(part.images, flights.spec.part_images))
+    return images
+
+
+class Flights:
+    """Batches that were launched, in order; as many as the lane allows are not settled yet."""
+
+    def __init__(self, capture: Capture, lane: Lane, running: dict[str, RunningMaps]) -> None:
+        self.capture, self.spec, self.lane, self.running = capture, capture.spec, lane, running
+        self._flying: list[Fetched] = []
+
+    def launch(self, batch: Batch, part: Part, buffer: PartBuffer) -> None:
+        """Capture a batch and send its rows into the part."""
+        rows = np.array(batch.ids, np.int64) - part.start
+        buffer.blank(np.setdiff1d(batch.first - part.start + np.arange(len(batch.facts)), rows))
+        if not batch.ids:
+            return
+        captured = self.capture(batch.pixels, batch.ids)
+        for name, maps in self.running.items():
+            maps.add(captured.arrays[f"{name}/max"], batch.ids, captured.arrays.pop(f"{name}/map"))
+        self._flying.append(self.lane.fetch(captured.arrays, buffer, rows, captured.sizes))
+        buffer.put("valid", rows, np.ones(len(rows), bool))
+        if "inputs" in buffer.specs:
+            buffer.put("inputs", rows, batch.pixels.numpy())
+        while len(self._flying) > self.lane.in_flight:
+            self._flying.pop(0).settle(self.capture.check)
+
+    def landing(self) -> Callable[[], None]:
+        """What checks the batches that are in flight now, once they are computed."""
+        flying = list(self._flying)
+
+        def check() -> None:
+            for fetched in flying:
+                fetched.check(self.capture.check)
+
+        return check
 
 
 def _running_maps(spec: RunSpec) -> dict[str, RunningMaps]:
@@ -89,19 +140,3 @@ def _running_maps(spec: RunSpec) -> dict[str, RunningMaps]:
         return {}
     k, device = min(EXEMPLARS, spec.images), torch.device(spec.device)
     return {layer.name: RunningMaps(layer.units, k, spec.patches, device) for layer in spec.layers}
-
-
-def _one_batch(capture: Capture, batch: Batch, part: Part, buffer: PartBuffer, running: dict[str, RunningMaps]) -> None:
-    """Capture a batch and put its rows into the part."""
-    rows = np.array(batch.ids, np.int64) - part.start
-    buffer.blank(np.setdiff1d(batch.first - part.start + np.arange(len(batch.facts)), rows))
-    if not batch.ids:
-        return
-    captured = capture(batch.pixels, batch.ids)
-    for name, maps in running.items():
-        maps.add(captured[f"{name}/max"], batch.ids, captured.pop(f"{name}/map"))
-    for path, values in captured.items():
-        buffer.put(path, rows, values.cpu().numpy())
-    buffer.put("valid", rows, np.ones(len(rows), bool))
-    if "inputs" in buffer.specs:
-        buffer.put("inputs", rows, batch.pixels.numpy())

@@ -5,20 +5,30 @@ A file is a Zarr v3 chunk (values + crc32c) or a shard (such chunks one after an
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import google_crc32c
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from ...schemas.array_specs import ArraySpec
+from ...schemas.array_specs import CHECKSUM_BYTES, ArraySpec
 from ...schemas.run_spec import Part
 from ...schemas.storage.atomic_files import page_aligned
 
-FILES_AT_ONCE = 4
+FILES_AT_ONCE = min(16, max(4, os.cpu_count() or 4))
+
+
+class Mark(Protocol):
+    """A point in a device's work that one can wait for."""
+
+    def synchronize(self) -> None: ...
+
 
 T = TypeVar("T")
 
@@ -26,12 +36,14 @@ T = TypeVar("T")
 class PartBuffer:
     """All by-part arrays of one part, in memory as they will lie on disk.
 
-    Between `hold` and the end of an array's writing, what would change its values waits.
+    Between `hold` and the end of an array's writing, what would change its values waits. What the device copies into an
+    array is there once its mark is reached: `arriving` notes it, and the array's writing waits for it.
     """
 
     def __init__(self, specs: list[ArraySpec]) -> None:
         self.specs = {a.path: a for a in specs}
         self._free = {a.path: threading.Event() for a in specs}
+        self._arriving: dict[str, Mark] = {}
         self.release()
         self._raw = {a.path: page_aligned(a.file_bytes) for a in specs}
         self._views = {path: chunk_values(self._raw[path], a) for path, a in self.specs.items()}
@@ -47,7 +59,7 @@ class PartBuffer:
     def put(self, path: str, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
         """Values of some rows (positions within the part)."""
         view, spec = self._views[path], self.specs[path]
-        if spec.chunks_per_file > 1 and spec.chunks[0] > 1:  # [image, chunk, neuron, patch]
+        if self._by_chunk(spec):
             values = values.reshape(len(rows), view.shape[0], *view.shape[2:])
         self._fill(path, rows, values)
 
@@ -55,11 +67,58 @@ class PartBuffer:
         view, spec = self._views[path], self.specs[path]
         self._free[path].wait()
         if spec.chunks_per_file == 1:
-            view[0, rows] = values
+            view[0, _as_slice(rows)] = values
         elif spec.chunks[0] == 1:
-            view[rows, 0] = values
+            view[_as_slice(rows), 0] = values
         else:  # chunks split the neurons: [chunk, image, neuron, patch]
-            view.swapaxes(0, 1)[rows] = values
+            view.swapaxes(0, 1)[_as_slice(rows)] = values
+
+    def as_stored(self, path: str, values: Tensor) -> Tensor:
+        """A batch's values on their device, in the type and order of the file: [image, ...], or [chunk, image, ...]."""
+        view, spec = self._views[path], self.specs[path]
+        if self._by_chunk(spec):
+            values = values.reshape(len(values), view.shape[0], *view.shape[2:]).transpose(0, 1)
+        if self._fills(spec, values):  # with room for the checksums: then one copy moves all chunks
+            room = values.new_empty((view.shape[0], spec.chunk_bytes), dtype=torch.uint8)
+            room[:, :-CHECKSUM_BYTES].view(torch.from_numpy(view).dtype).view(values.shape).copy_(values)
+            return room
+        return values.to(torch.from_numpy(view).dtype).contiguous()
+
+    @staticmethod
+    def _by_chunk(spec: ArraySpec) -> bool:
+        """Whether chunks split the neurons: [chunk, image, neuron, patch]."""
+        return spec.chunks_per_file > 1 and spec.chunks[0] > 1
+
+    def _fills(self, spec: ArraySpec, values: Tensor) -> bool:
+        """Whether one batch is a whole part of chunked bytes."""
+        return self._by_chunk(spec) and values.dtype == torch.uint8 and values.shape[1] == spec.chunks[0]
+
+    def places(self, path: str, rows: NDArray[np.int64], values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Where pieces of `as_stored` values go, once the file before is written: (in the part, on the device)."""
+        view, spec = torch.from_numpy(self._views[path]), self.specs[path]
+        self._free[path].wait()
+        if values.ndim == 2 and self._by_chunk(spec):
+            yield torch.from_numpy(self._raw[path])[: values.numel()], values.view(-1)
+            return
+        breaks = np.flatnonzero(np.diff(rows) != 1) + 1  # images that could not be read lie between
+        for places in np.split(np.arange(len(rows)), breaks):
+            first, last, row = places[0], places[-1] + 1, rows[places[0]]
+            to = slice(row, row + last - first)
+            if spec.chunks_per_file == 1:
+                yield view[0, to], values[first:last]
+            elif self._by_chunk(spec):
+                yield from zip(view[:, to].unbind(), values[:, first:last].unbind(), strict=True)
+            else:  # every image is a chunk of its own
+                yield from zip(view[to, 0].unbind(), values[first:last].unbind(), strict=True)
+
+    def arriving(self, path: str, mark: Mark) -> None:
+        """An array is whole only when the device has reached a mark."""
+        self._arriving[path] = mark
+
+    @property
+    def memory(self) -> list[NDArray[np.uint8]]:
+        """The arrays' files."""
+        return list(self._raw.values())
 
     def hold(self) -> None:
         """Keep all values as they are until they are stored."""
@@ -72,7 +131,7 @@ class PartBuffer:
 
     def files(self, part: int) -> dict[str, memoryview]:
         """Path and content of each file, with checksums and shard indices filled in."""
-        return {_name(spec, part): seal(self._raw[spec.path], spec) for spec in self.specs.values()}
+        return {_name(spec, part): self._sealed(spec) for spec in self.specs.values()}
 
     def store(self, part: int, keep: Callable[[str, memoryview], T]) -> dict[str, T]:
         """What `keep` makes of each file's path and content, some at once: one is written while another is summed.
@@ -82,12 +141,24 @@ class PartBuffer:
 
         def one(spec: ArraySpec) -> tuple[str, T]:
             name = _name(spec, part)
-            kept = keep(name, seal(self._raw[spec.path], spec))
+            kept = keep(name, self._sealed(spec))
             self._free[spec.path].set()
             return name, kept
 
         with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
             return dict(pool.map(one, self.specs.values()))
+
+    def _sealed(self, spec: ArraySpec) -> memoryview:
+        if spec.path in self._arriving:
+            self._arriving.pop(spec.path).synchronize()
+        return seal(self._raw[spec.path], spec)
+
+
+def _as_slice(rows: NDArray[np.int64]) -> NDArray[np.int64] | slice:
+    """Rows one after another as a slice, which NumPy fills several times as fast."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows
 
 
 def _name(spec: ArraySpec, part: int) -> str:
@@ -141,11 +212,11 @@ class PartWriter(Generic[T]):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._written: Future[None] | None = None
 
-    def submit(self, part: Part, extra: T) -> None:
-        """Have what the buffer holds written; raises what the writing of the part before raised."""
+    def submit(self, part: Part, extra: T, check: Callable[[], None]) -> None:
+        """Have what the buffer holds written, if `check` lets it; raises what the writing of the part before raised."""
         self._wait()
         self.buffer.hold()
-        self._written = self._thread.submit(self._run, part, extra)
+        self._written = self._thread.submit(self._run, part, extra, check)
 
     def close(self) -> None:
         """Wait for the last part; raises what its writing raised."""
@@ -159,8 +230,9 @@ class PartWriter(Generic[T]):
         if written:
             written.result()
 
-    def _run(self, part: Part, extra: T) -> None:
+    def _run(self, part: Part, extra: T, check: Callable[[], None]) -> None:
         try:
+            check()
             self._write(part, self.buffer, extra)
         finally:
             self.buffer.release()

@@ -1,9 +1,9 @@
-"""From a layer's values to its summaries and maps: once in torch, for every device, and once compiled for the CPU.
+"""From a layer's values to its summaries and maps: in torch, for every device; compiled for the CPU; fused for CUDA.
 
 reduced = reduce_plain(x, y, prefix, "uint8")     # {"max": [image, neuron], ..., "map": [image, neuron, patch]}
 
 x: values [image, token, neuron] before the nonlinearity, y: after it, in the precision of the forward pass. Everything
-is reduced in float32. The compiled version gives the same extremes, places and codes, and means within 1e-5.
+is reduced in float32. The other two give the same extremes, places and codes, and means within 1e-5.
 """
 
 from __future__ import annotations
@@ -86,3 +86,43 @@ def reduce_compiled(x: Tensor, y: Tensor, prefix: int, maps: Maps, room: Room) -
     elif maps == "none":
         del out["map"]
     return out
+
+
+def reduce_fused(x: Tensor, y: Tensor, prefix: int, maps: Maps) -> dict[str, Tensor]:
+    """The same on a CUDA device, by kernels that read x twice."""
+    from .fused_kernels import summarise  # Triton is there where torch is made for CUDA
+
+    images, tokens, units = x.shape
+    coded = maps in ("uint8", "exemplars")
+    shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+        "max": ((images, units), torch.float32),
+        "min": ((images, units), torch.float32),
+        "mean": ((images, units), torch.float32),
+        "argmax": ((images, units), torch.uint16),
+        "post_mean": ((images, units), torch.float32),
+        "token_top": ((images, tokens, TOKEN_TOP), torch.uint16),
+        "map": ((images, units, tokens - prefix) if coded else (0,), torch.uint8),
+    }
+    out = {leaf: torch.empty(shape, dtype=dtype, device=x.device) for leaf, (shape, dtype) in shapes.items()}
+    summarise(x.contiguous(), y.contiguous(), prefix, *(out[leaf] for leaf in KERNEL_LEAVES))
+    if maps == "float16":
+        out["map"] = x[:, prefix:].transpose(1, 2).half()
+    elif maps == "none":
+        del out["map"]
+    return out
+
+
+def without_kernels(device: str) -> str | None:
+    """Why the layers cannot be reduced by kernels on a device, found by trying; None where they can."""
+    if device == "cpu":
+        return None
+    if not device.startswith("cuda"):
+        return f"there are none for {device}"
+    try:
+        from ..statistics import fused_counts  # noqa: F401
+
+        few = torch.zeros(1, 2, TOKEN_TOP, device=device)
+        reduce_fused(few, few, 1, "uint8")["map"].cpu()
+    except Exception as error:  # no Triton, no compiler for its launchers, a device that it does not know, ...
+        return str(error).strip().split("\n")[0] or type(error).__name__
+    return None

@@ -61,7 +61,7 @@ class Statistics:
 
     def __init__(self, layers: Sequence[LayerSpec], tail: int, device: str | torch.device) -> None:
         self.tail = tail
-        self.counts = {a.name: torch.from_numpy(large_zeros((a.units, BINS), np.int32)).to(device) for a in layers}
+        self.counts = {a.name: _zero_counts(a.units, device) for a in layers}
         # [2, neuron]: 0.99 quantile and deviation of the images that were looked at first; NaN before them
         self.centre = {a.name: torch.full((2, a.units), torch.nan, device=device) for a in layers}
         self._centred: set[str] = set()
@@ -73,6 +73,7 @@ class Statistics:
         # the largest value on prefix tokens; of gated units, the largest in size
         self.prefix_max = {a.name: torch.full((a.units,), -torch.inf, device=device) for a in layers}
         self.largest = {a.name: torch.full((a.units, tail), -torch.inf, device=device) for a in layers}
+        self._counted = {a.name: 0 for a in layers}  # values of each neuron so far, where kernels count on the device
 
     def count(self, layer: str, x: Tensor, prefix: int, picked: Tensor | None, compiled: bool) -> None:
         """Add a batch of one layer, [image, token, neuron]: of the patches the picked ones [image, k], or all."""
@@ -80,18 +81,38 @@ class Statistics:
         values = None
         if not compiled or layer not in self._centred:
             values = _values_of(x, prefix, picked)
-        if compiled:
-            self._add_compiled(layer, x, prefix, picked, values)
-            self._widen(layer, lambda units: _values_of(x[..., units], prefix, picked))
-        else:
+        if not compiled:
             assert values is not None
             self.add(layer, values)
-
-    def _add_compiled(self, layer: str, x: Tensor, prefix: int, picked: Tensor | None, first: Tensor | None) -> None:
-        if first is not None:
-            self.centre_on(layer, first)
+            return
+        if values is not None:
+            self.centre_on(layer, values)
         if picked is None:
-            picked = torch.arange(x.shape[1] - prefix).expand(x.shape[0], -1)
+            picked = torch.arange(x.shape[1] - prefix, device=x.device).repeat(x.shape[0], 1)
+        if x.device.type == "cpu":
+            self._add_compiled(layer, x, prefix, picked)
+            self._widen(layer, lambda units: _values_of(x[..., units], prefix, picked))
+        else:
+            self._add_fused(layer, x, prefix, picked)
+
+    def _add_fused(self, layer: str, x: Tensor, prefix: int, picked: Tensor) -> None:
+        """On the device, widening included: nothing waits for the host."""
+        from .fused_counts import count  # Triton is there where torch is made for CUDA
+
+        shape, x = (x.shape[0], x.shape[2]), x.contiguous()
+        total, square = (torch.empty(shape, dtype=torch.float32, device=x.device) for _ in range(2))
+        positive = torch.empty(shape, dtype=torch.int32, device=x.device)
+        self._counted[layer] += picked.numel()
+        counts, counted = self.counts[layer], self._counted[layer]
+        count(x, prefix, picked, *self.centre[layer], counts, counted, total, square, positive)
+        self.total[layer] += total.sum(0, dtype=self.total[layer].dtype)
+        self.square[layer] += square.sum(0, dtype=self.square[layer].dtype)
+        self.positive[layer] += positive.sum(0)
+        if self.tail:
+            both = torch.cat([self.largest[layer], _values_of(x, prefix, None)], 1)
+            self.largest[layer] = both.topk(self.tail, 1).values
+
+    def _add_compiled(self, layer: str, x: Tensor, prefix: int, picked: Tensor) -> None:
         raw = as_stored(x)
         totals = (sums[layer].numpy() for sums in (self.total, self.square, self.positive))
         centre = self.centre[layer].numpy()
@@ -168,7 +189,9 @@ class Statistics:
         """Go on from what `state_of` gave for every layer, by LAYER/name."""
         for layer, counts in self.counts.items():
             device = counts.device
-            counts.copy_(torch.from_numpy(state[f"{layer}/counts"].astype(np.int32)))
+            before = state[f"{layer}/counts"].astype(np.int32)
+            counts.copy_(torch.from_numpy(before))
+            self._counted[layer] = int(before[0].sum())
             centre = torch.tensor(state[f"{layer}/centre"], device=device)
             if not bool(centre.isnan().any()):
                 self.centre[layer].copy_(centre)
@@ -208,6 +231,12 @@ class Statistics:
         variance = square / n - (total / n) ** 2
         deviation: NDArray[np.float64] = np.sqrt(np.maximum(variance, 0))
         return deviation.astype(np.float32)
+
+
+def _zero_counts(units: int, device: str | torch.device) -> Tensor:
+    if torch.device(device).type != "cpu":
+        return torch.zeros(units, BINS, dtype=torch.int32, device=device)
+    return torch.from_numpy(large_zeros((units, BINS), np.int32))
 
 
 def _values_of(x: Tensor, prefix: int, picked: Tensor | None) -> Tensor:

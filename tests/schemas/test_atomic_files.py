@@ -69,7 +69,7 @@ def test_a_batch_keeps_no_layer_alive(tmp_path: Path) -> None:
     plan = make_plan(sample_request(tmp_path / "a", limit=4, device="cpu", maps="none"))
     size = plan.spec.preprocessing["input_size"][1]
     with Capture(plan.anatomy, plan.spec, plan.head, fresh_statistics(plan.spec)) as capture:
-        found = capture(torch.zeros(4, size, size, 3, dtype=torch.uint8), range(4))
+        found = capture(torch.zeros(4, size, size, 3, dtype=torch.uint8), range(4)).arrays
         held = {**found, **{f"activated {name}": kept for name, kept in capture.kept.activated.items()}}
     for name, tensor in held.items():
         assert tensor.untyped_storage().nbytes() == tensor.nbytes, name

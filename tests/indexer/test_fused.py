@@ -1,0 +1,70 @@
+"""The CUDA kernels against their definition in torch: run by Triton's interpreter where there is no GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from vitdex.indexer.run.reduce import reduce_fused, reduce_plain
+from vitdex.indexer.statistics.threshold_counts import Statistics
+from vitdex.schemas.run_spec import LayerSpec, Maps
+
+pytest.importorskip("triton")  # not on every system
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+PREFIX = 2
+IMAGES, PATCHES = 3, 37
+UNITS = 300  # no multiple of a tile, and more than one
+COUNTED = 24  # neurons; the interpreter takes its time
+
+
+def values(kind: torch.dtype, seed: int = 0, patches: int = PATCHES) -> torch.Tensor:
+    x = torch.randn(IMAGES, PREFIX + patches, UNITS, generator=torch.Generator().manual_seed(seed)) * 3 - 1
+    x[:, :, 3] = -0.25  # a flat map
+    x[1, 5, 8] = x[1, 35, 8] = x[1, -1, 8] = x[1].max() + 1  # the same maximum on three patches
+    x[2, 4, 60:65] = x[2, 4, 200] = 50  # six neurons alike at the top of a token
+    return x.to(DEVICE, kind)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("maps", "patches"), [("uint8", PATCHES), ("float16", PATCHES), ("none", PATCHES), ("uint8", 300)]
+)
+def test_fused_reductions_are_the_plain_ones(kind: torch.dtype, maps: Maps, patches: int) -> None:
+    """300 patches are more than a tile holds."""
+    x = values(kind, patches=patches)
+    y = torch.nn.functional.gelu(x)
+    plain, fused = reduce_plain(x, y, PREFIX, maps), reduce_fused(x, y, PREFIX, maps)
+    assert set(plain) == set(fused)
+    for leaf in set(plain) - {"mean", "post_mean", "token_top"}:
+        assert torch.equal(plain[leaf].double(), fused[leaf].double()), leaf
+    for leaf in ("mean", "post_mean"):
+        torch.testing.assert_close(plain[leaf], fused[leaf], rtol=1e-5, atol=1e-6)
+    wanted = x.float().sort(dim=2, descending=True, stable=True).indices[..., :5]  # ties to the lower neuron
+    assert torch.equal(fused["token_top"].long(), wanted)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("some", "tail"), [(True, 0), (False, 0), (False, 9)])
+def test_fused_counts_are_the_plain_ones(kind: torch.dtype, some: bool, tail: int) -> None:
+    """Batches of growing size: some neurons' bins have to become wider, others not."""
+    layers = [LayerSpec("a", 0, "hidden", COUNTED)]
+    plain, fused = Statistics(layers, tail, DEVICE), Statistics(layers, tail, DEVICE)
+    picked = torch.tensor([[0, 7, 20]], device=DEVICE).expand(IMAGES, -1).contiguous() if some else None
+    every = torch.arange(PATCHES, device=DEVICE).repeat(IMAGES, 1)
+    for seed, scale in enumerate((1.0, 2.0, 0.1, 5e4)):
+        x = values(torch.float32, seed)[..., :COUNTED] * scale
+        x[..., 16:] /= scale  # these stay as they are
+        x = x.to(kind)
+        plain.count("a", x, PREFIX, picked, False)
+        if not seed:
+            fused.centre["a"].copy_(plain.centre["a"])
+        fused.add_prefix("a", x[:, :PREFIX].float())
+        fused._add_fused("a", x, PREFIX, every if picked is None else picked)
+    assert plain.counts["a"].sum() == COUNTED * IMAGES * 4 * (3 if some else PATCHES)
+    narrow = plain.centre["a"][1] < 1e3
+    assert narrow[16:].all()
+    assert not narrow[:16].all()
+    ours, theirs = fused.state_of("a"), plain.state_of("a")
+    for name in ("counts", "centre", "positive", "prefix_max", "largest"):
+        assert (ours[name] == theirs[name]).all(), name
+    torch.testing.assert_close(fused.square, plain.square, rtol=1e-6, atol=0)
+    torch.testing.assert_close(fused.total, plain.total, rtol=1e-5, atol=1e-3)

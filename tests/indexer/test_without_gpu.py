@@ -1,0 +1,192 @@
+"""What can be said of the CUDA path where there is no GPU: a trace of it as CUDA, and its lanes with a late stream."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from vitdex.indexer.plan import Plan, make_plan, sample_request
+from vitdex.indexer.run import capture as captures
+from vitdex.indexer.run import lanes, part_runner
+from vitdex.indexer.run.capture import Capture, Captured
+from vitdex.indexer.run.part_runner import Filled, fresh_statistics, run_parts
+from vitdex.indexer.run.part_writer import PartBuffer
+from vitdex.schemas.array_specs import arrays
+from vitdex.schemas.run_spec import Maps, Part, Precision
+
+pytest.importorskip("triton")  # not on every system
+
+
+class Crossings(TorchDispatchMode):
+    """Every operator that brings something from the device to the host: a plain `.cpu()` a fake tensor lets pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        there = any(isinstance(a, Tensor) and a.device.type == "cuda" for a in args)
+        if there and isinstance(out, Tensor) and out.device.type == "cpu":
+            self.found.append(str(func))
+        return out
+
+
+def on_fake_cuda(module: nn.Module, mode: FakeTensorMode) -> None:
+    for part in module.modules():
+        for name, value in list(part._parameters.items()):
+            if value is not None:
+                part._parameters[name] = nn.Parameter(mode.from_tensor(value.detach()).to("cuda"), requires_grad=False)
+
+
+def traced(
+    tmp_path: Path,
+    precision: Precision = "float32",
+    maps: Maps = "uint8",
+    fault: Callable[[Capture], None] | None = None,
+) -> tuple[Plan, Captured, list[str]]:
+    """Two batches through the capture of a CUDA run: what the second leaves, and what went to the host meanwhile."""
+    plan = make_plan(sample_request(tmp_path / "a", limit=8, device="cpu", maps=maps, precision=precision))
+    plan = replace(plan, spec=replace(plan.spec, device="cuda", compiled=True, counted_patches=4))
+    size = plan.spec.preprocessing["input_size"][1]
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        on_fake_cuda(plan.anatomy.model, mode)
+        capture = Capture(plan.anatomy, plan.spec, plan.head, fresh_statistics(plan.spec))
+        if fault:
+            fault(capture)
+        with capture, Crossings() as crossings:
+            for first in (0, 4):
+                captured = capture(torch.zeros(4, size, size, 3, dtype=torch.uint8), range(first, first + 4))
+    return plan, captured, crossings.found
+
+
+@pytest.fixture(autouse=True)
+def _no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Page-locked memory and autocast ask for one."""
+    monkeypatch.setattr(captures, "to_device", lambda values, device: values.to(device))
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: True)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("maps", ["uint8", "float16", "none"])
+def test_a_batch_stays_on_the_device(tmp_path: Path, precision: Precision, maps: Maps) -> None:
+    plan, captured, crossings = traced(tmp_path, precision, maps)
+    assert not crossings
+    assert captured.sizes.device.type == "cuda"
+    stored = {a.path: a for a in arrays(plan.spec).values() if a.by_part}
+    assert set(stored) - set(captured.arrays) == {"valid", "inputs"}
+    for path, values in captured.arrays.items():
+        assert values.device.type == "cuda", path
+        assert values.shape == (4, *stored[path].shape[1:]), path
+        kind = "f" if stored[path].dtype.startswith("float") else "u"
+        assert np.dtype(stored[path].dtype).kind == kind == ("f" if values.is_floating_point() else "u"), path
+
+
+def test_a_tensor_left_on_the_host_is_found(tmp_path: Path) -> None:
+    def fault(capture: Capture) -> None:
+        capture.mean = torch.zeros(3, 1, 1)
+
+    with pytest.raises(RuntimeError, match="device"):
+        traced(tmp_path, fault=fault)
+
+
+def test_a_hidden_wait_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = Capture._sizes
+
+    def asks(capture: Capture) -> Tensor:
+        return sizes(capture) * sizes(capture).sum().item()
+
+    monkeypatch.setattr(Capture, "_sizes", asks)
+    with pytest.raises(DataDependentOutputException):
+        traced(tmp_path)
+
+
+def test_a_copy_to_the_host_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = Capture._sizes
+    monkeypatch.setattr(Capture, "_sizes", lambda capture: sizes(capture).cpu())
+    assert traced(tmp_path)[2]
+
+
+@dataclass
+class LateCopy:
+    place: Tensor
+    piece: Tensor
+    done: bool = False
+
+
+ONE_AT_A_TIME = threading.Lock()  # the run and its writer both wait for copies
+
+
+class LateStream:
+    """A stream that copies when it is waited for, not before: what is read too early is scrambled."""
+
+    def __init__(self) -> None:
+        self.copies: list[LateCopy] = []
+
+    def follow(self) -> None: ...
+
+    def copy(self, place: Tensor, piece: Tensor) -> None:
+        place.view(torch.uint8).random_(1, 255)
+        self.copies.append(LateCopy(place, piece))
+
+    def mark(self) -> lanes.Mark:
+        return LateMark(list(self.copies))
+
+
+@dataclass
+class LateMark:
+    copies: list[LateCopy]
+
+    def synchronize(self) -> None:
+        with ONE_AT_A_TIME:
+            for copy in self.copies:
+                if not copy.done:
+                    copy.place.copy_(copy.piece)
+                    copy.piece.view(torch.uint8).random_(1, 255)  # nobody reads it again
+                    copy.done = True
+
+
+def files_of(plan: Plan) -> dict[str, bytes]:
+    """The content of every file of a run's parts."""
+    kept: dict[str, bytes] = {}
+
+    def keep(part: Part, buffer: PartBuffer, filled: Filled) -> None:
+        kept.update(buffer.store(part.index, lambda path, content: (path, bytes(content))).values())
+
+    run_parts(plan, plan.spec.parts, fresh_statistics(plan.spec), lambda images, written: None, keep)
+    return kept
+
+
+@pytest.fixture(params=[(5, 3), (4, 4), (3, 2)], ids=["batches", "one batch a part", "small"])
+def plan(request: pytest.FixtureRequest, tmp_path: Path) -> Plan:
+    part, batch = request.param
+    plan = make_plan(
+        sample_request(tmp_path / "a", part_images=part, limit=10, batch_size=batch, device="cpu", workers=0)
+    )
+    return replace(plan, spec=replace(plan.spec, compiled=False))  # as on CUDA, a batch's arrays are its own
+
+
+def test_a_late_stream_changes_nothing(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = files_of(plan)
+    monkeypatch.setattr(part_runner, "lane_for", lambda device: lanes.CopyLane(LateStream()))
+    late = files_of(plan)
+    assert len(at_once) > 100
+    assert [path for path in at_once if at_once[path] != late[path]] == []
+
+
+def test_a_part_that_is_read_too_early_is_found(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = files_of(plan)
+    monkeypatch.setattr(part_runner, "lane_for", lambda device: lanes.CopyLane(LateStream()))
+    monkeypatch.setattr(PartBuffer, "arriving", lambda buffer, path, mark: None)
+    late = files_of(plan)
+    assert [path for path in at_once if at_once[path] != late[path]]
