@@ -10,8 +10,8 @@ from ...schemas.errors import ModelError
 def choose_device(asked: str | None) -> str:
     """The device asked for, else the best there is. Raises ModelError where this machine has no such device.
 
-    On CUDA, convolutions are kept to the precision of products: torch would round what the patches are made from to TF32
-    (errors of 1e-3), though it was asked for float32.
+    On CUDA, convolutions are kept to the precision of products: torch would round what the patches are made from to
+    TF32 (errors of 1e-3), though it was asked for float32.
     """
     best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     device = asked or best
