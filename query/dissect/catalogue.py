@@ -76,8 +76,8 @@ def _activations(index: StoredIndex, class_: str, k: int = 10, by: Ranking | Non
     def draw() -> Figure:
         from ..drawing.class_figures import activations_figure
 
-        gated = any(layer.kind == "gated" for layer in index.spec.layers)
-        return activations_figure(table, index.class_name(class_), by, gated=gated)
+        kinds = {index.neuron_layer(layer, 0).kind for layer in table.layer.unique()}
+        return activations_figure(table, index.class_name(class_), by, kinds=kinds)
 
     return Answer(_ranked(table, by), draw)
 
