@@ -24,7 +24,6 @@ MAP_ABOUT = {
 }
 
 
-
 class VectorArrays(NamedTuple):
     """The arrays of a kind of layers with value vectors: as stored, folded, and the folded biases."""
 

@@ -224,4 +224,3 @@ def _readout(model: nn.Module, probe: _Probe, prefix: int) -> Readout:
                 return Readout(kind, norm, module)
     pooled = "attention pooling" if pools_by_attention(model) else "an unknown pooling"
     return Readout(f"none: the head reads through {pooled}", None, None)
-

@@ -27,12 +27,12 @@ from .filled_index import Finish
 
 def write_weights(plan: Plan, layout: Layout) -> Files:
     """head, and of the MLPs and of attention value vectors, folded vectors and folded biases: one file a layer."""
-    spec, anatomy, specs = plan.spec, plan.anatomy, arrays(plan.spec)
+    run, anatomy, specs = plan.spec, plan.anatomy, arrays(plan.spec)
     values: dict[str, torch.Tensor] = {}
     if plan.head.weight is not None:
         values["head"] = plan.head.weight
     units = {layer.name: layer for layer in anatomy.every_layer}
-    for names, indexed in ((MLP_ARRAYS, spec.neuron_layers), (ATTENTION_ARRAYS, spec.attention_layers)):
+    for names, indexed in ((MLP_ARRAYS, run.neuron_layers), (ATTENTION_ARRAYS, run.attention_layers)):
         layers = [units[layer.name] for layer in indexed]
         if names.vectors in specs:
             values[names.vectors] = torch.stack([layer.value_vectors for layer in layers])

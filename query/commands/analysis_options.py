@@ -54,7 +54,9 @@ ANALYSIS_OPTIONS: dict[str, Callable[[Any], Option]] = {
     "random": lambda default: _option(
         "--random", "random", default, "Random neurons of the same block to compare with.", type=click.IntRange(1)
     ),
-    "seed": lambda default: _option("--seed", "seed", default, "Draws what is drawn at random.", type=click.IntRange(0)),
+    "seed": lambda default: _option(
+        "--seed", "seed", default, "Draws what is drawn at random.", type=click.IntRange(0)
+    ),
     "size": lambda default: _option("--size", "size", default, "Neurons of a set.", type=click.IntRange(2)),
     "candidates": lambda default: _option(
         "--candidates", "candidates", default, "Neurons of which all pairs are tried.", type=click.IntRange(2)

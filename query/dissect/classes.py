@@ -80,10 +80,10 @@ def activations_of_class(index: StoredIndex, class_: str | int, k: int = 10, by:
         by: ranks key neurons, see key_neurons.
 
     Returns:
-        Columns blocks ('all', or the block's number, with 'attention' after it for its attention units), rank, layer, block, unit, auroc (of the largest patch); and for
-        each of mean_max (largest patch), mean (of the patches), post_mean (after the nonlinearity) and cls_post_mean
-        (on the CLS token) its mean over the class's images and `_others`, its mean over the images of all other
-        classes.
+        Columns blocks ('all', or the block's number, with 'attention' after it for its attention units), rank, layer,
+        block, unit, auroc (of the largest patch); and for each of mean_max (largest patch), mean (of the patches),
+        post_mean (after the nonlinearity) and cls_post_mean (on the CLS token) its mean over the class's images and
+        `_others`, its mean over the images of all other classes.
 
     Raises:
         QueryError: no class scores or no labelled images.

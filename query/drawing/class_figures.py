@@ -20,7 +20,8 @@ MEASURES = {
     "cls_post_mean": "CLS token",
 }
 AFTER = ("post_mean", "cls_post_mean")  # the nonlinearity, where a layer has one
-READ = {"gated": "what fc2 reads", "attention": "what attn.proj reads"}  # kinds of layers without one
+NEURONS: tuple[Kind, ...] = ("hidden",)
+READ: dict[Kind, str] = {"gated": "what fc2 reads", "attention": "what attn.proj reads"}  # kinds of layers without one
 
 
 def blocks_figure(blocks: pd.DataFrame, carried: pd.DataFrame, by: str) -> Figure:
@@ -45,7 +46,7 @@ def blocks_figure(blocks: pd.DataFrame, carried: pd.DataFrame, by: str) -> Figur
 
 
 def activations_figure(
-    activations: pd.DataFrame, title: str, by: str, measure: str = "mean_max", kinds: Collection[Kind] = ("hidden",)
+    activations: pd.DataFrame, title: str, by: str, measure: str = "mean_max", kinds: Collection[Kind] = NEURONS
 ) -> Figure:
     """Each neuron's activation on the class's images against all others, ten a group; `kinds` of layers they are of."""
     groups = list(dict.fromkeys(activations.blocks))

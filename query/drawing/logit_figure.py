@@ -40,9 +40,11 @@ def logit_figure(terms: pd.DataFrame, logit: str, where: str) -> Figure:
     step = -(-blocks // 24)
     shown = [*range(0, blocks, step)]
     ends = terms.block.isna().to_numpy()
-    below.set_xticks([*places[ends], *shown], [*(ENDS[part] for part in terms.part[ends]), *map(str, shown)], fontsize=8)
+    below.set_xticks(
+        [*places[ends], *shown], [*(ENDS[part] for part in terms.part[ends]), *map(str, shown)], fontsize=8
+    )
     below.set_xlabel("block")
-    above.set_ylabel("added by the term (logits)")
+    above.set_ylabel(f"added by the term (logits{', ± 1 s.d.' if _of_several(terms) else ''})")
     below.set_ylabel("sum so far (logits)")
     for axis in (above, below):
         axis.axhline(0, color="#cccccc", lw=0.8, zorder=0)
@@ -53,7 +55,7 @@ def logit_figure(terms: pd.DataFrame, logit: str, where: str) -> Figure:
 
 
 def _places(terms: pd.DataFrame, blocks: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Where each term stands: the embedding before block 0, in a block by its part, the last biases after all blocks."""
+    """Where each term stands: the embedding before block 0, in a block by its part, the last biases after all."""
     outside = {"embedding": -1.0, "final norm's bias": float(blocks), "head's bias": blocks + 1.0}
     return np.array(
         [

@@ -1,4 +1,4 @@
-"""A class's logit on images, taken apart into what every block's attention and MLP add. Imports torch: it runs the model.
+"""A class's logit on images, taken apart into what every block's attention and MLP add. Imports torch: it runs a model.
 
 parts = logit_parts(open_model(index), class_id=2, image_ids=[83, 84])
 parts.shares.sum(1), parts.logits      # the same, up to float32's rounding

@@ -28,6 +28,7 @@ from vitdex.data.models.load import load_model
 from vitdex.data.models.probe import dissect
 from vitdex.indexer.build import Quiet, build
 from vitdex.indexer.plan import Request, make_plan
+from vitdex.query.dissect.logits import logit_terms
 from vitdex.query.heatmaps.heatmap import neuron_heatmaps
 from vitdex.query.index import Index
 from vitdex.query.model.gradients import gradient_times_activation
@@ -223,6 +224,11 @@ class Case:
         out = self.seen[self.beside(layer, "drop_path" if parallel else "drop_path2")]
         return out - self.state[self.beside(layer, "norm2.bias")] if self.family.post_norm else out
 
+    def handed(self, layer: str) -> Tensor:
+        """All that the MLP or attention adds to the stream, a post-norm's bias included."""
+        bias = self.state[self.beside(layer, "norm2.bias")] if self.family.post_norm else 0
+        return self.written(layer) + bias
+
     def table(self, column: str, table: str, layer: str) -> NDArray[np.float64]:
         """A column of a class table: [unit, class]."""
         rows = self.index.sql(f"SELECT {column} AS x FROM {table} WHERE layer = ? ORDER BY unit, class_id", [layer])
@@ -405,6 +411,43 @@ def test_contributions_add_up_to_what_the_mlp_gives_the_logit(case: Case) -> Non
                 close(found[:, c].sum() + rest, share[of_class, c].mean(), 3e-4)
             else:
                 assert np.isnan(found[:, c]).all()
+
+
+def test_the_terms_of_a_logit_are_those_of_plain_hooks_and_add_up_to_it(case: Case) -> None:
+    """Each block's attention and MLP by what they hand to the stream, the start by what the first block reads."""
+    family, index = case.family, case.index
+    if family.readout.startswith("none") or not family.classes:
+        expected = "can be taken apart: none" if family.classes else "no class scores"
+        with pytest.raises(QueryError, match=expected):
+            logit_terms(index, 0, 0, weights=case.weights, device="cpu")
+        return
+    E, logits = case.state["head.weight"].double(), case.seen["head"].double()
+    shares: dict[str, Tensor] = {"embedding": case.through_final_norm(case.seen["in blocks.0"]) @ E.float().T}
+    for name in (*case.layers, *case.attention):
+        key = f"{name.split('.')[1]} {'attention' if name in case.attention else 'MLP'}"
+        share = case.through_final_norm(case.handed(name)) @ E.float().T
+        shares[key] = shares.get(key, torch.zeros_like(share)) + share  # parallel branches are one
+    for image, class_id in ((0, 0), (7, 3), (11, 1)):
+        table = logit_terms(index, class_id, image, weights=case.weights, device="cpu")
+        size = float(logits.abs().max())
+        assert abs(table.value.sum() - float(logits[image, class_id])) <= 1e-4 * size
+        close(table.after, table.value.cumsum(), 1e-9)
+        close(table.before, table.after - table.value, 1e-9)
+        found = table.assign(of=table.part.str.split().str[0]).dropna().groupby(["block", "of"]).value.sum()
+        assert len(found) == len(shares) - 1 == 2 * SMALL["depth"]
+        for (block, of), value in found.items():  # type: ignore[misc]
+            assert abs(value - float(shares[f"{block} {of}"][image, class_id])) <= 1e-4 * size
+        assert abs(table.value[0] - float(shares["embedding"][image, class_id])) <= 1e-4 * size
+        bias = case.state["head.bias"][class_id]
+        assert abs(table.value.iloc[-1] - float(bias)) <= 1e-5 * size
+        for name in index.spec.layers if ".ffns." not in case.layers[0] else ():
+            if name.has_value_vectors:
+                part = "attention units" if name.kind == "attention" else "MLP neurons"
+                of = "attention_" if name.kind == "attention" else ""
+                layers = index.spec.attention_layers if of else index.spec.neuron_layers
+                folded = index.arrays[f"folded_{of}vectors"][layers.index(name)] @ E[class_id].numpy()
+                value = table.value[(table.block == name.block) & (table.part == part)].item()
+                assert abs(value - index.arrays[f"{name.name}/read"][image] @ folded) <= 1e-4 * size
 
 
 def test_folders_find_their_classes_by_name(case: Case) -> None:
