@@ -435,19 +435,24 @@ def test_the_terms_of_a_logit_are_those_of_plain_hooks_and_add_up_to_it(case: Ca
         close(table.before, table.after - table.value, 1e-9)
         found = table.assign(of=table.part.str.split().str[0]).dropna().groupby(["block", "of"]).value.sum()
         assert len(found) == len(shares) - 1 == 2 * SMALL["depth"]
-        for (block, of), value in found.items():  # type: ignore[misc]
-            assert abs(value - float(shares[f"{block} {of}"][image, class_id])) <= 1e-4 * size
+        for key, share in shares.items():
+            if key != "embedding":
+                block, of = key.split()
+                assert abs(found[int(block), of] - float(share[image, class_id])) <= 1e-4 * size
         assert abs(table.value[0] - float(shares["embedding"][image, class_id])) <= 1e-4 * size
         bias = case.state["head.bias"][class_id]
         assert abs(table.value.iloc[-1] - float(bias)) <= 1e-5 * size
-        for name in index.spec.layers if ".ffns." not in case.layers[0] else ():
-            if name.has_value_vectors:
-                part = "attention units" if name.kind == "attention" else "MLP neurons"
-                of = "attention_" if name.kind == "attention" else ""
-                layers = index.spec.attention_layers if of else index.spec.neuron_layers
-                folded = index.arrays[f"folded_{of}vectors"][layers.index(name)] @ E[class_id].numpy()
-                value = table.value[(table.block == name.block) & (table.part == part)].item()
-                assert abs(value - index.arrays[f"{name.name}/read"][image] @ folded) <= 1e-4 * size
+        for spec in index.spec.layers if ".ffns." not in case.layers[0] else ():
+            if spec.has_value_vectors:
+                of, layers = (
+                    ("attention_", index.spec.attention_layers)
+                    if spec.kind == "attention"
+                    else ("", index.spec.neuron_layers)
+                )
+                folded = index.arrays[f"folded_{of}vectors"][layers.index(spec)] @ E[class_id].numpy()
+                part = "attention units" if of else "MLP neurons"
+                value = table.value[(table.block == spec.block) & (table.part == part)].item()
+                assert abs(value - index.arrays[f"{spec.name}/read"][image] @ folded) <= 1e-4 * size
 
 
 def test_folders_find_their_classes_by_name(case: Case) -> None:
