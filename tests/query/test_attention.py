@@ -12,6 +12,7 @@ import timm
 import torch
 from click.testing import CliRunner
 from conftest import Reference
+from vitdex.data.images.preprocess import mean_and_std
 from vitdex.data.models.probe import dissect
 from vitdex.indexer.build import Quiet, build
 from vitdex.indexer.plan import layer_specs, sample_request
@@ -61,8 +62,8 @@ def test_key_neurons_hold_attention_units_beside_mlp_neurons(index: Index, refer
         "kind"
     )
     assert kinds.n.to_dict() == {"attention": 12 * 6 * 192, "hidden": 12 * 6 * 768}
-    proj = reference.model.get_submodule("blocks.4.attn.proj")
-    head = reference.model.get_submodule("head").weight.detach()
+    model: Any = reference.model
+    proj, norm, head = model.blocks[4].attn.proj, model.norm, model.head.weight.detach()
     rows = index.sql(
         "SELECT score, folded, contribution, cls_post_mean AS read FROM key_neurons WHERE layer = ? AND class = ? "
         "ORDER BY unit",
@@ -73,24 +74,20 @@ def test_key_neurons_hold_attention_units_beside_mlp_neurons(index: Index, refer
     kept: dict[str, torch.Tensor] = {}
     hooks = [
         proj.register_forward_pre_hook(lambda m, args: kept.__setitem__("read", args[0][:, 0].clone())),
-        reference.model.get_submodule("norm").register_forward_pre_hook(
-            lambda m, args: kept.__setitem__("stream", args[0][:, 0].clone())
-        ),
+        norm.register_forward_pre_hook(lambda m, args: kept.__setitem__("stream", args[0][:, 0].clone())),
     ]
     ids = index.sql(
         "SELECT image_id FROM images WHERE class_id = ? ORDER BY image_id", [index.class_id(CLASS)]
     ).image_id
     pixels = torch.from_numpy(index.inputs(ids.tolist())).permute(0, 3, 1, 2) / 255
-    settings = index.spec.preprocessing
-    mean, std = (torch.tensor(settings[name])[:, None, None] for name in ("mean", "std"))  # type: ignore[literal-required]
+    mean, std = mean_and_std(index.spec.preprocessing, "cpu")
     with torch.inference_mode():
         reference.model((pixels - mean) / std)
     for hook in hooks:
         hook.remove()
-    norm = reference.model.get_submodule("norm")
-    sigma = (kept["stream"].var(-1, unbiased=False) + norm.eps).sqrt()  # type: ignore[operator]
+    sigma = (kept["stream"].var(-1, unbiased=False) + norm.eps).sqrt()
     vectors = proj.weight.detach().T
-    folded = ((vectors - vectors.mean(1, keepdim=True)) * norm.weight.detach()) @ row  # type: ignore[operator]
+    folded = ((vectors - vectors.mean(1, keepdim=True)) * norm.weight.detach()) @ row
     given = (kept["read"] / sigma[:, None]).mean(0) * folded
     np.testing.assert_allclose(rows["read"], kept["read"].mean(0).numpy(), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(rows.folded, folded.numpy(), rtol=1e-3, atol=1e-4)
