@@ -47,6 +47,7 @@ def logit_figure(terms: pd.DataFrame, logit: str, where: str) -> Figure:
     above.set_ylabel(f"added by the term (logits{', ± 1 s.d.' if _of_several(terms) else ''})")
     below.set_ylabel("sum so far (logits)")
     for axis in (above, below):
+        axis.margins(x=0.02)
         axis.axhline(0, color="#cccccc", lw=0.8, zorder=0)
         axis.spines[["top", "right"]].set_visible(False)
         axis.yaxis.set_major_locator(MaxNLocator(6))
@@ -56,7 +57,8 @@ def logit_figure(terms: pd.DataFrame, logit: str, where: str) -> Figure:
 
 def _places(terms: pd.DataFrame, blocks: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Where each term stands: the embedding before block 0, in a block by its part, the last biases after all."""
-    outside = {"embedding": -1.0, "final norm's bias": float(blocks), "head's bias": blocks + 1.0}
+    gap = max(1.0, blocks / 20)  # room for their labels
+    outside = {"embedding": -gap, "final norm's bias": blocks - 1 + gap, "head's bias": blocks - 1 + 2 * gap}
     return np.array(
         [
             outside[part] if part in outside else float(block) + BARS[part][0]
@@ -76,7 +78,7 @@ def _bars(axis: Any, terms: pd.DataFrame, places: np.ndarray[Any, np.dtype[np.fl
         )  # fmt: skip
     if _compared(terms):
         axis.plot(places, terms.others, "o", ms=3, mfc="white", mec="black", mew=0.7, label="images of other classes")
-    axis.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+    axis.legend(frameon=False, fontsize=8, ncols=3 if len(terms) < 60 else 6, loc="lower left", bbox_to_anchor=(0, 1))
 
 
 def _sums(axis: Any, terms: pd.DataFrame, places: np.ndarray[Any, np.dtype[np.float64]]) -> None:
