@@ -19,8 +19,10 @@ from vitdex.indexer.build import Quiet, build
 from vitdex.indexer.plan import layer_specs, sample_request
 from vitdex.indexer.repair import repair
 from vitdex.query.commands.main import cli
+from vitdex.query.dissect.selectivity import selectivity
 from vitdex.query.drawing.class_figures import activations_figure
 from vitdex.query.drawing.logit_figure import logit_figure
+from vitdex.query.drawing.neuron_figures import selectivity_figure
 from vitdex.query.heatmaps.views import VIEWS, View
 from vitdex.query.index import Index
 from vitdex.query.model.live_model import LiveModel
@@ -234,6 +236,19 @@ def test_activations_name_what_they_are_of(index: Index, tmp_path: Path) -> None
     figure = activations_figure(rows, CLASS, "score", kinds={"hidden", "attention"})
     words = "largest patch before the nonlinearity or of what attn.proj reads, mean over the images"
     assert figure.get_supxlabel() == words
+
+
+def test_figures_keep_the_kinds_of_a_block_apart(index: Index, tmp_path: Path) -> None:
+    every = selectivity(index)
+    figure: Any = selectivity_figure(every)
+    for axis in figure.axes:
+        labels = [text.get_text() for text in axis.get_xticklabels()]
+        assert labels[:2] == ["0 attn", "0 fc1"]
+        assert len(labels) == 12
+    dead = [bar.get_height() for bar in figure.axes[2].patches[:12]]
+    assert dead == every.groupby(["block", "layer"]).dead.sum().tolist()
+    alone: Any = selectivity_figure(every[every.layer.str.endswith("fc1")])
+    assert [text.get_text() for text in alone.axes[0].get_xticklabels()] == list("012345")
 
 
 @pytest.mark.parametrize(
