@@ -81,7 +81,7 @@ def _by_layer(neurons: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {f"{block} {_in_block(layer, block)}": one for (block, layer), one in groups.items()}
 
 
-def _in_block(layer: str, block: int) -> str:
+def _in_block(layer: str, block: object) -> str:
     """A layer's name in its block, short: fc1, fc2, fc2.input, attn."""
     return layer.removeprefix(f"blocks.{block}.").removeprefix("mlp.").removesuffix(".proj.input")
 
