@@ -111,6 +111,7 @@ def activations(
     statistics = Statistics(layers, 0, "cpu")
     raw: dict[str, Tensor] = {}
     for layer in anatomy.layers:
+        assert layer.keys is not None  # fc1
         layer.keys.register_forward_hook(lambda m, args, out, name=layer.name: raw.__setitem__(name, out))
     mean, std = mean_and_std(loaded.preprocessing, "cpu")
     forward, counting, at = 0.0, {"16 patches of an image": 0.0, "all patches": 0.0}, 0

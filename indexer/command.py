@@ -104,7 +104,13 @@ def _new_bar(total: int, unit: str, done: int = 0, name: str | None = None) -> t
 @click.option("--labels", type=FILE, help="The images' classes: a table of file and class, or one class a line.")
 @click.option("--maps", type=click.Choice(get_args(Maps)), default="uint8", show_default=True)
 @click.option(
-    "--layer", "layers", type=click.Choice(get_args(Linear)), multiple=True, default=["fc1"], show_default=True
+    "--layer",
+    "layers",
+    type=click.Choice(get_args(Linear)),
+    multiple=True,
+    default=["fc1"],
+    show_default=True,
+    help="fc1: neurons; attn: what attention hands to attn.proj; fc2: what MLPs write. May be repeated.",
 )
 @click.option("--device", help="cpu, cuda, cuda:1, mps. The best there is by default.")
 @click.option("--precision", type=click.Choice(get_args(Precision)), default="float32", show_default=True)

@@ -55,7 +55,8 @@ def build_index(
             'FILE CLASS'), or one class a line in the order of the files' names.
         maps: what is kept of every neuron on every patch: 'uint8' codes, 'float16' values, only the maps of each
             neuron's top 'exemplars', or 'none'.
-        layers: 'fc1' for the key neurons, 'fc2' for the coordinates of the stream, or both.
+        layers: some of 'fc1' (the key neurons), 'attn' (what attention hands to attn.proj, as units) and 'fc2' (the
+            coordinates of the stream that the MLPs write).
         device: 'cpu', 'cuda', 'cuda:1', 'mps'; None: the best there is.
         precision: of the forward pass: 'float32', 'bfloat16' or 'float16'.
         img_size: height and width of the input in pixels, where they are not the model's own.

@@ -23,7 +23,7 @@ from ..data.models.load import Loaded, load_model
 from ..data.models.probe import dissect
 from ..data.packaged import IMAGES, MODEL_NAME
 from ..schemas.array_specs import arrays, fitting_part_images, part_bytes
-from ..schemas.errors import BadIndex, BadRequest
+from ..schemas.errors import BadIndex, BadRequest, ModelError
 from ..schemas.run_bounds import beyond_bounds
 from ..schemas.run_spec import EXEMPLARS, LayerSpec, Linear, Maps, Precision, RunSpec
 from ..schemas.sizes import bytes_text
@@ -224,13 +224,16 @@ def default_workers() -> int:
 
 
 def layer_specs(anatomy: Anatomy, kinds: tuple[Linear, ...]) -> tuple[LayerSpec, ...]:
-    """The layers that are indexed, in order of blocks."""
+    """The layers that are indexed, in order of blocks. Raises ModelError where attention is wanted and unreadable."""
+    if "attn" in kinds and not anatomy.attention:
+        fact = f"the units of this model's attention cannot be read: {anatomy.no_attention}"
+        raise ModelError(fact, "Leave --layer attn out.")
     out = []
-    for layer in anatomy.layers:
-        if "fc1" in kinds:
-            out.append(LayerSpec(layer.name, layer.block, "gated" if layer.gated else "hidden", layer.units))
-        if "fc2" in kinds:
-            out.append(LayerSpec(layer.residual_name, layer.block, "residual", layer.fc2.out_features))
+    for layer in anatomy.every_layer:
+        if ("attn" if layer.kind == "attention" else "fc1") in kinds:
+            out.append(LayerSpec(layer.name, layer.block, layer.kind, layer.units))
+        if layer.kind != "attention" and "fc2" in kinds:
+            out.append(LayerSpec(layer.residual_name, layer.block, "residual", layer.out.out_features))
     return tuple(out)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import duckdb
 
-from ..schemas.array_specs import ARRAYS, arrays, part_files
+from ..schemas.array_specs import ARRAYS, ATTENTION_ARRAYS, MLP_ARRAYS, arrays, part_files
 from ..schemas.database import tables_record
 from ..schemas.errors import BadIndex, DamagedIndex
 from ..schemas.facts import FileFacts, Files, content_facts, file_facts
@@ -141,7 +141,7 @@ class _Repair:
         roots = {p for p in self.damaged if p.startswith(f"{ARRAYS}/")}
         if any(p.endswith("/zarr.json") for p in roots):
             self.facts |= write_metadata(spec, layout)
-        if any(self._damaged_arrays(leaf) for leaf in ("head", "value_vectors", "folded_vectors", "folded_biases")):
+        if any(self._damaged_arrays(leaf) for leaf in ("head", *MLP_ARRAYS, *ATTENTION_ARRAYS)):
             self.facts |= write_weights(self.plan, layout)
         images = [image for entry in self.ledger.entries(len(spec.parts)) for image in entry.images]
         plan = self.plan

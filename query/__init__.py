@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .dissect.composition import composition
     from .dissect.concepts import concept_overlaps, neuron_concepts
     from .dissect.firing import firing_neurons
+    from .dissect.logits import logit_terms
     from .dissect.masks import Masks, open_masks
     from .dissect.regions import class_focus, class_regions, region_unions, regions_figure
     from .dissect.selectivity import selectivity, selectivity_by_block
@@ -99,6 +100,7 @@ _WHERE = {
         "composed_classes",
     ),
     ".dissect.firing": ("firing_neurons",),
+    ".dissect.logits": ("logit_terms",),
     ".dissect.masks": (
         "Masks",
         "open_masks",
@@ -159,6 +161,7 @@ __all__ = [
     "key_neurons",
     "key_value_agreement",
     "labelled_images",
+    "logit_terms",
     "milan_sheet",
     "neighbours",
     "neuron",

@@ -19,6 +19,7 @@ import pandas as pd
 
 from ..schemas.integrity import Finding, verify
 from ..schemas.progress import Progress
+from .dissect.logits import logit_terms
 from .heatmaps.neuron_card import NeuronCard, neuron
 from .lookups.key_neurons import Ranking, key_neurons
 from .lookups.neuron import classes_of
@@ -50,6 +51,20 @@ class Index(StoredIndex):
     def neuron(self, layer: str, unit: int, k: int = 10) -> NeuronCard:
         """A neuron's statistics, thresholds, exemplars, classes and notes in one. See query.NeuronCard."""
         return neuron(self, layer, unit, k)
+
+    def logit_terms(
+        self,
+        class_: str | int,
+        image: str | int | None = None,
+        k: int = 100,
+        seed: int = 0,
+        *,
+        weights: str | Path | None = None,
+        device: str | None = None,
+        progress: Progress | None = None,
+    ) -> pd.DataFrame:
+        """How a class's logit builds up, block by block; runs the model. See query.logit_terms."""
+        return logit_terms(self, class_, image, k, seed, weights=weights, device=device, progress=progress)
 
     def heatmap(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, isqrt, prod
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,18 @@ MAP_ABOUT = {
     "uint8": "value = min + code / 255 * (max - min)",
     "float16": "value on the patch",
 }
+
+
+class VectorArrays(NamedTuple):
+    """The arrays of a kind of layers with value vectors: as stored, folded, and the folded biases."""
+
+    vectors: str
+    folded: str
+    biases: str
+
+
+MLP_ARRAYS = VectorArrays("value_vectors", "folded_vectors", "folded_biases")
+ATTENTION_ARRAYS = VectorArrays("attention_vectors", "folded_attention_vectors", "folded_attention_biases")
 
 
 @dataclass(frozen=True)
@@ -85,7 +98,6 @@ def arrays(spec: RunSpec) -> dict[str, ArraySpec]:
 def _root_arrays(spec: RunSpec) -> Iterator[ArraySpec]:
     n, part = spec.images, spec.part_images
     _, height, width = spec.preprocessing["input_size"]
-    hidden = [layer.units for layer in spec.layers if layer.has_value_vectors]
 
     def rows(path: str, axes: str, shape: tuple[int, ...], dtype: str, about: str) -> ArraySpec:
         return ArraySpec(path, ("image", *axes.split()), (n, *shape), dtype, (part, *shape), None, about)
@@ -110,17 +122,22 @@ def _root_arrays(spec: RunSpec) -> Iterator[ArraySpec]:
     if spec.classes:
         yield rows("logits", "class", (spec.classes,), "float32", "the model's answer")
         yield whole("head", "class feature", (spec.classes, spec.features), "the classifier's weight E")
-    if hidden:
-        layers, units, width_ = len(hidden), hidden[0], spec.features
-        yield whole("value_vectors", "layer neuron feature", (layers, units, width_), "rows of W_out as stored")
+    for names, layers, linear in (
+        (MLP_ARRAYS, spec.neuron_layers, "fc2"),
+        (ATTENTION_ARRAYS, spec.attention_layers, "attn.proj"),
+    ):
+        if not layers:
+            continue
+        shape = len(layers), layers[0].units, spec.features
+        yield whole(names.vectors, "layer neuron feature", shape, f"rows of {linear}'s W_out as stored")
         if spec.readout in READOUTS:
             yield whole(
-                "folded_vectors",
+                names.folded,
                 "layer neuron feature",
-                (layers, units, width_),
+                shape,
                 "value vectors with all gains folded in: folded score = head @ vector",
             )
-            yield whole("folded_biases", "layer feature", (layers, width_), "fc2's bias, folded likewise")
+            yield whole(names.biases, "layer feature", (shape[0], shape[2]), f"{linear}'s bias, folded likewise")
 
 
 def _layer_arrays(spec: RunSpec) -> Iterator[ArraySpec]:
@@ -139,7 +156,7 @@ def _one_layer(spec: RunSpec, layer: LayerSpec) -> Iterator[ArraySpec]:
     yield rows("min", "float32", "smallest patch")
     yield rows("mean", "float32", "mean over the patches")
     yield rows("argmax", "uint16", "the patch of the largest value; the first where several are")
-    if layer.kind == "gated":
+    if layer.both_signs:
         yield rows("argmin", "uint16", "the patch of the smallest value; the first where several are")
     yield rows("post_mean", "float32", "mean over the patches after the nonlinearity")
     if spec.cls:
@@ -153,7 +170,7 @@ def _one_layer(spec: RunSpec, layer: LayerSpec) -> Iterator[ArraySpec]:
             "float32",
             (part,),
             None,
-            "what a constant activation of 1 reads: share of fc2's bias = folded bias score * scale",
+            "what a constant activation of 1 reads: share of the last bias = folded bias score * scale",
         )
     yield ArraySpec(
         f"{name}/token_top",

@@ -64,9 +64,9 @@ def _impossible_layers(run: RunSpec) -> Iterator[str]:
             yield f"a layer is named {layer.name[:80]!r}"
         if not (1 <= layer.units <= NUMBERS and 0 <= layer.block <= NUMBERS):
             yield f"{layer.name} has {layer.units} units in block {layer.block}"
-    hidden = [layer for layer in run.layers if layer.has_value_vectors]
-    if any(a.units != b.units for a, b in pairwise(hidden)):
-        yield "layers of value vectors differ in their units"
+    for alike in (run.neuron_layers, run.attention_layers):
+        if any(a.units != b.units for a, b in pairwise(alike)):
+            yield "layers of value vectors differ in their units"
 
 
 def _impossible_preprocessing(run: RunSpec) -> Iterator[str]:

@@ -12,8 +12,9 @@ FORMAT_VERSION = 1
 
 Maps = Literal["uint8", "float16", "exemplars", "none"]
 Precision = Literal["float32", "bfloat16", "float16"]
-Linear = Literal["fc1", "fc2"]  # of an MLP: those that are indexed
-Kind = Literal["hidden", "gated", "residual"]  # of a layer: key neurons, those of gated MLPs, coordinates of the stream
+Linear = Literal["fc1", "fc2", "attn"]  # of a block: the neurons, the MLP's outputs, what attention hands to attn.proj
+Kind = Literal["hidden", "gated", "attention", "residual"]  # of a layer, see LayerSpec
+MLP_KINDS: tuple[Kind, ...] = ("hidden", "gated")  # of key neurons
 NO_ACTIVATION = "Identity"  # `activation` of a run whose units are gated: no nonlinearity follows them
 Side = Literal["top", "bottom", "quantile"]
 Token = Literal["patch", "cls"]
@@ -44,8 +45,8 @@ class Preprocessing(TypedDict):
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """One indexed layer: `kind` is 'hidden' for fc1 (key neurons), 'gated' for act(gate) * up as fc2 reads it, and
-    'residual' for fc2 (stream coordinates)."""
+    """One indexed layer: `kind` is 'hidden' for fc1 (key neurons), 'gated' for act(gate) * up as fc2 reads it,
+    'attention' for what attn.proj reads (the heads' outputs), and 'residual' for fc2 (stream coordinates)."""
 
     name: str
     block: int
@@ -54,8 +55,13 @@ class LayerSpec:
 
     @property
     def has_value_vectors(self) -> bool:
-        """Whether its units are neurons that a last linear layer reads."""
+        """Whether its units are read by a last linear layer: an MLP's neurons, and attention's units."""
         return self.kind != "residual"
+
+    @property
+    def both_signs(self) -> bool:
+        """Whether its units, having no nonlinearity after them, write as much below 0 as above."""
+        return self.kind in ("gated", "attention")
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,16 @@ class RunSpec:
     @property
     def neurons(self) -> int:
         return sum(layer.units for layer in self.layers)
+
+    @property
+    def neuron_layers(self) -> tuple[LayerSpec, ...]:
+        """The layers of the MLPs' neurons, in the order of the array value_vectors."""
+        return tuple(layer for layer in self.layers if layer.kind in MLP_KINDS)
+
+    @property
+    def attention_layers(self) -> tuple[LayerSpec, ...]:
+        """The layers of attention's units, in the order of the array attention_vectors."""
+        return tuple(layer for layer in self.layers if layer.kind == "attention")
 
     @property
     def parts(self) -> tuple[Part, ...]:

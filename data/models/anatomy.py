@@ -1,6 +1,7 @@
-"""What a dissected model consists of: its MLP layers, the norms around them, and how its head reads the stream.
+"""What a dissected model consists of: layers of units, the norms around them, and how its head reads the stream.
 
-    anatomy.layers[7].value_vectors          # [neuron, d]
+    anatomy.layers[7].value_vectors          # of an MLP: [neuron, d]
+    anatomy.attention[7].value_vectors       # of attention: [unit, d]
     anatomy.readout.kind                     # 'token', 'mean', 'mean of normed' or 'none: why'
 
 `probe.dissect` makes these records and proves them. Imports torch: only code that runs a model imports this module.
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ...schemas.run_spec import READOUTS
+from ...schemas.run_spec import READOUTS, Kind
 
 
 @dataclass(frozen=True)
@@ -45,39 +46,46 @@ class Norm:
 
 
 @dataclass(frozen=True)
-class MlpLayer:
-    """The MLP of one block. `gain` is LayerScale's gamma (ones without it), `post_norm` the norm after the MLP.
+class UnitLayer:
+    """The units of one branch of a block: an MLP's neurons, or what attention hands to its last linear layer.
 
-    `keys` is the module whose output holds the units' values, and `act` makes of them what fc2 reads: fc1 and the
-    nonlinearity, or, in a gated MLP, the module before fc2, whose output fc2 reads as it is.
+    `out` is the linear layer that reads them and writes to the stream: fc2, or attn.proj. `gain` is LayerScale's gamma
+    after it (ones without it), `post_norm` the norm after it. `keys` is the module whose output holds the units' values
+    before `act`; where there is none (gated and attention units), they are what `out` reads, and `act` changes nothing.
     """
 
     name: str
     block: int
-    keys: nn.Module
+    kind: Kind
+    keys: nn.Module | None
     act: nn.Module
-    fc2: nn.Linear
+    out: nn.Linear
     gain: Tensor
     post_norm: Norm | None
     post_norm_module: nn.Module | None
-    gated: bool
 
     @property
     def units(self) -> int:
-        return self.fc2.in_features
+        return self.out.in_features
 
     @property
     def residual_name(self) -> str:
-        """The name of the layer of fc2's outputs."""
-        return self.name.removesuffix(".input") if self.gated else self.name.removesuffix("fc1") + "fc2"
+        """The name of the layer of `out`'s outputs."""
+        return self.name.removesuffix("fc1") + "fc2" if self.kind == "hidden" else self.name.removesuffix(".input")
 
     @property
     def value_vectors(self) -> Tensor:
-        """Rows of W_out as stored: float32 [neuron, d]."""
-        return self.fc2.weight.detach().float().T
+        """Rows of W_out as stored: float32 [unit, d]."""
+        return self.out.weight.detach().float().T
+
+    @property
+    def bias(self) -> Tensor:
+        """What `out` adds whatever the units' values: float32 [d]."""
+        bias = self.out.bias
+        return torch.zeros(self.out.out_features) if bias is None else bias.detach().float()
 
     def into_stream(self, vectors: Tensor) -> Tensor:
-        """Vectors [..., d] at fc2's output as they reach the residual stream (post-norm: up to its sigma)."""
+        """Vectors [..., d] at the output of `out` as they reach the residual stream (post-norm: up to its sigma)."""
         return self.post_norm.fold(vectors) if self.post_norm else vectors * self.gain
 
 
@@ -96,10 +104,15 @@ class Readout:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A model and where its neurons are. `prefix` tokens (CLS, registers) stand before rows * columns patches."""
+    """A model and where its units are. `prefix` tokens (CLS, registers) stand before rows * columns patches.
+
+    `layers` are those of the MLPs, `attention` those of attention: none where `no_attention` says why not.
+    """
 
     model: nn.Module
-    layers: tuple[MlpLayer, ...]
+    layers: tuple[UnitLayer, ...]
+    attention: tuple[UnitLayer, ...]
+    no_attention: str
     prefix: int
     cls: bool
     grid: tuple[int, int]
@@ -111,7 +124,12 @@ class Anatomy:
     def units(self) -> int:
         return self.layers[0].units
 
-    def fold(self, layer: MlpLayer, vectors: Tensor) -> Tensor:
-        """Vectors [..., d] at fc2's output as the head sees them, up to sigma: score = head @ folded."""
+    @property
+    def every_layer(self) -> tuple[UnitLayer, ...]:
+        """All layers in order of blocks; in a block attention comes first, as in the model."""
+        return tuple(sorted((*self.attention, *self.layers), key=lambda layer: layer.block))
+
+    def fold(self, layer: UnitLayer, vectors: Tensor) -> Tensor:
+        """Vectors [..., d] at a layer's output as the head sees them, up to sigma: score = head @ folded."""
         assert self.readout.norm is not None
         return self.readout.norm.fold(layer.into_stream(vectors))

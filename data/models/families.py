@@ -16,7 +16,10 @@ from ...schemas.errors import ModelError
 # An MLP's first linear layer: fc1, which may hold gate and values in one, or the gate beside fc1_x.
 FIRST = re.compile(r"^blocks\.(\d+)\.(?:mlp|ffns\.\d+\.mlp)\.(?:fc1|fc1_g)$")
 OTHER_MLPS = (".fc1", ".w1", ".w12")  # hierarchical or of another kind
-GAINS = ("ls2", "ls", "gamma_2", "gamma2")  # LayerScale
+# The last linear layer of attention: of a block, or of its parallel branches.
+LAST_OF_ATTENTION = re.compile(r"^blocks\.(\d+)\.(?:attn|attns\.\d+\.attn)\.proj$")
+GAINS = ("ls2", "ls", "gamma_2", "gamma2")  # LayerScale after an MLP
+ATTENTION_GAINS = ("ls1", "ls", "gamma_1", "gamma1")  # and after attention
 
 
 class Mlp(NamedTuple):
@@ -66,14 +69,20 @@ def layer_name(name: str, mlp: Mlp) -> str:
     return name if mlp.product is None else f"{name.rpartition('.')[0]}.fc2.input"
 
 
+def attention_names(model: nn.Module) -> list[tuple[str, int]]:
+    """(last linear layer, block) of every attention that keeps it under a known name."""
+    matches = [match for name, _ in model.named_modules() if (match := LAST_OF_ATTENTION.match(name))]
+    return [(match[0], int(match[1])) for match in matches]
+
+
 def parent_of(model: nn.Module, name: str) -> nn.Module:
-    """What stands around an MLP: the block, or one of its branches (parallel blocks)."""
-    return model.get_submodule(name.rpartition(".mlp.")[0])
+    """What stands around an MLP or attention: the block, or one of its branches (parallel blocks)."""
+    return model.get_submodule(re.split(r"\.(?:mlp|attn)\.", name)[0])
 
 
-def gain_of(parent: nn.Module, width: int) -> Tensor:
-    """LayerScale's gamma after an MLP: float32 [d]; ones where there is none."""
-    for name in GAINS:
+def gain_of(parent: nn.Module, width: int, names: tuple[str, ...] = GAINS) -> Tensor:
+    """LayerScale's gamma after an MLP, or under other names after attention: float32 [d]; ones where there is none."""
+    for name in names:
         scale = getattr(parent, name, None)
         gamma = getattr(scale, "gamma", scale)  # a module's, or the parameter itself
         if isinstance(gamma, Tensor):
@@ -84,6 +93,11 @@ def gain_of(parent: nn.Module, width: int) -> Tensor:
 def norm_beside_mlp(parent: nn.Module) -> nn.Module | None:
     """A block's second norm: it stands before the MLP, in post-norm blocks after it."""
     return getattr(parent, "norm2", None)
+
+
+def norm_beside_attention(parent: nn.Module) -> nn.Module | None:
+    """A block's first norm: it stands before attention, in post-norm blocks after it."""
+    return getattr(parent, "norm1", None)
 
 
 def final_norms(model: nn.Module) -> tuple[nn.Module | None, nn.Module | None]:

@@ -1,4 +1,4 @@
-"""Find a model's MLP layers and how its head reads them, and prove both by a run on noise.
+"""Find a model's MLPs and attention and how its head reads them, and prove all of it by a run on noise.
 
     anatomy = dissect(load_model("vit_base_patch16_224").model, (224, 224))
 
@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from ...schemas.errors import ModelError
-from .anatomy import Anatomy, MlpLayer, Norm, Readout
+from .anatomy import Anatomy, Norm, Readout, UnitLayer
 from .families import (
+    ATTENTION_GAINS,
     Mlp,
+    attention_names,
     final_norms,
     first_head,
     gain_of,
@@ -26,69 +28,76 @@ from .families import (
     layer_name,
     mlp_names,
     mlp_of,
+    norm_beside_attention,
     norm_beside_mlp,
     parent_of,
     patch_grid,
     pools_by_attention,
     prefix_tokens,
 )
-
-_TOLERANCE = 1e-3  # of the largest value: float32 through one block
+from .proofs import BlockRun, close, norm_of, way_to_stream
 
 
 def dissect(model: nn.Module, input_size: tuple[int, int]) -> Anatomy:
-    """Find the MLP layers of a model in eval mode on the CPU, and prove by a probe run that they are what they seem.
+    """Find the layers of a model in eval mode on the CPU, and prove by a probe run that they are what they seem.
 
-    Raises ModelError naming the first layer that does not fit.
+    Raises ModelError naming the first MLP that does not fit. Attention that does not fit is left out, and
+    `no_attention` says why: all but attention's own units can be had without it.
     """
-    names = mlp_names(model)
+    names, of_attention = mlp_names(model), attention_names(model)
     with torch.inference_mode():
-        probe = _probe(model, names, input_size)
+        probe = _probe(model, names, of_attention, input_size)
         grid, prefix = _tokens(model, probe, names)
         layers = tuple(_layer(model, name, block, probe) for name, block in names)
+        attention, why = _attention(model, names, of_attention, probe)
         readout = _readout(model, probe, prefix)
-    cls = prefix > 0 and has_class_token(model)
-    return Anatomy(model, layers, prefix, cls, grid, first_head(model), readout, probe.features.shape[-1])
+    cls, features = prefix > 0 and has_class_token(model), probe.features.shape[-1]
+    return Anatomy(model, layers, attention, why, prefix, cls, grid, first_head(model), readout, features)
 
 
 @dataclass
 class _Probe:
-    """What went through the model: outputs and inputs of an MLP's parts by its first layer's name; blocks by number."""
+    """What went through the model: what an MLP's parts wrote, by its first layer's name; what last linear layers read
+    and wrote, by that name or, of attention, their own; blocks by number."""
 
     fc1: dict[str, Tensor] = field(default_factory=dict)
     up: dict[str, Tensor] = field(default_factory=dict)
     product: dict[str, Tensor] = field(default_factory=dict)
-    fc2_in: dict[str, Tensor] = field(default_factory=dict)
-    fc2_out: dict[str, Tensor] = field(default_factory=dict)
-    blocks: dict[int, tuple[tuple[Any, ...], dict[str, Any], Tensor]] = field(default_factory=dict)  # arguments, output
+    read: dict[str, Tensor] = field(default_factory=dict)
+    written: dict[str, Tensor] = field(default_factory=dict)
+    blocks: dict[int, BlockRun] = field(default_factory=dict)
     features: Tensor = field(default_factory=lambda: torch.empty(0))  # what the head reads
 
     @staticmethod
     def on_output(kept: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         return lambda m, args, out: kept.__setitem__(name, out.clone())
 
-    def on_fc2(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def on_last(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def keep(m: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
-            self.fc2_in[name], self.fc2_out[name] = args[0].clone(), out.clone()
+            self.read[name], self.written[name] = args[0].clone(), out.clone()
 
         return keep
 
     def on_block(self, block: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Tensor], None]:
-        return lambda m, args, kwargs, out: self.blocks.__setitem__(block, (args, kwargs, out))
+        return lambda m, args, kwargs, out: self.blocks.__setitem__(block, BlockRun(m, args, kwargs, out))
 
     def on_head(self, m: nn.Module, args: tuple[Tensor, ...]) -> None:
         self.features = args[0].clone()
 
 
-def _probe(model: nn.Module, names: list[tuple[str, int]], input_size: tuple[int, int]) -> _Probe:
-    """Run one noise image and keep what went through every MLP, block and head."""
+def _probe(
+    model: nn.Module, names: list[tuple[str, int]], attention: list[tuple[str, int]], input_size: tuple[int, int]
+) -> _Probe:
+    """Run one noise image and keep what went through every MLP, attention, block and head."""
     probe, hooks = _Probe(), []
     for name, _ in names:
         mlp = mlp_of(model, name)
         for module, kept in ((mlp.fc1, probe.fc1), (mlp.up, probe.up), (mlp.product, probe.product)):
             if module is not None:
                 hooks.append(module.register_forward_hook(probe.on_output(kept, name)))
-        hooks.append(mlp.fc2.register_forward_hook(probe.on_fc2(name)))
+        hooks.append(mlp.fc2.register_forward_hook(probe.on_last(name)))
+    for name, _ in attention:
+        hooks.append(model.get_submodule(name).register_forward_hook(probe.on_last(name)))
     for block in {block for _, block in names}:
         module = model.get_submodule(f"blocks.{block}")
         hooks.append(module.register_forward_hook(probe.on_block(block), with_kwargs=True))
@@ -110,12 +119,12 @@ def _probe(model: nn.Module, names: list[tuple[str, int]], input_size: tuple[int
 def _tokens(model: nn.Module, probe: _Probe, names: list[tuple[str, int]]) -> tuple[tuple[int, int], int]:
     """Patch grid and number of prefix tokens; every layer must show them, and the same width."""
     grid, prefix = patch_grid(model), prefix_tokens(model)
-    first = probe.fc2_in[names[0][0]].shape
+    first = probe.read[names[0][0]].shape
     if first[1:2] == (grid[0] * grid[1],):
         prefix = 0  # a class token that joins only after these blocks
     expected = (1, prefix + grid[0] * grid[1], first[-1])
     for name, _ in names:
-        shape = tuple(probe.fc2_in[name].shape)
+        shape = tuple(probe.read[name].shape)
         if shape != expected:
             raise ModelError(
                 f"'{name}' gives {list(shape)}, not [image, {expected[1]} tokens, {expected[2]} units]",
@@ -126,38 +135,61 @@ def _tokens(model: nn.Module, probe: _Probe, names: list[tuple[str, int]]) -> tu
     return grid, prefix
 
 
-def _layer(model: nn.Module, name: str, block: int, probe: _Probe) -> MlpLayer:
+def _layer(model: nn.Module, name: str, block: int, probe: _Probe) -> UnitLayer:
     """A layer's record, once a shift of fc2's output has reached the stream as the record says."""
     mlp, parent = mlp_of(model, name), parent_of(model, name)
     _prove_units(name, mlp, probe)
     gain = gain_of(parent, mlp.fc2.out_features)
-    norm_module = norm_beside_mlp(parent)
-    norm = _norm(norm_module) if norm_module is not None else None
-    module = model.get_submodule(f"blocks.{block}")
-    args, kwargs, before = probe.blocks[block]
-    out = probe.fc2_out[name]
-    for post_norm in (None, norm) if norm else (None,):
-        noise = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
-        shift = noise * out.std() if post_norm else noise / gain.abs().max().clamp(min=1e-12)
-        with _shifted(mlp.fc2, shift):
-            change = module(*args, **kwargs) - before
-        expected = post_norm(out + shift) - post_norm(out) if post_norm else gain * shift
-        if _close(change, expected):
-            after = norm_module if post_norm else None
-            gated = mlp.product is not None
-            keys, act = (mlp.product, nn.Identity()) if mlp.product is not None else (mlp.fc1, mlp.act)
-            return MlpLayer(layer_name(name, mlp), block, keys, act, mlp.fc2, gain, post_norm, after, gated)
-    raise ModelError(
-        f"what '{name}' writes does not reach the stream by a known gain or norm",
-        "Its value vectors cannot be read off the weights.",
-    )
+    module = norm_beside_mlp(parent)
+    norm = norm_of(module) if module is not None else None
+    way = way_to_stream(probe.blocks[block], mlp.fc2, probe.written[name], gain, norm)
+    if way is None:
+        raise ModelError(
+            f"what '{name}' writes does not reach the stream by a known gain or norm",
+            "Its value vectors cannot be read off the weights.",
+        )
+    after = (norm, module) if way == "norm" else (None, None)
+    if mlp.product is not None:
+        return UnitLayer(layer_name(name, mlp), block, "gated", None, nn.Identity(), mlp.fc2, gain, *after)
+    return UnitLayer(name, block, "hidden", mlp.fc1, mlp.act, mlp.fc2, gain, *after)
+
+
+def _attention(
+    model: nn.Module, names: list[tuple[str, int]], attention: list[tuple[str, int]], probe: _Probe
+) -> tuple[tuple[UnitLayer, ...], str]:
+    """Records of attention's last linear layers, or none and why: proved as those of MLPs, with the MLPs held still."""
+    missing = sorted({block for _, block in names} - {block for _, block in attention})
+    if missing:
+        return (), f"blocks.{missing[0]} has no 'attn.proj'"
+    tokens, layers = probe.read[names[0][0]].shape[:2], []
+    for name, block in attention:
+        linear, parent = model.get_submodule(name), parent_of(model, name)
+        if block not in probe.blocks or name not in probe.read or not isinstance(linear, nn.Linear):
+            return (), f"'{name}' is not a plain linear layer of a block with an MLP"
+        read, out = probe.read[name], probe.written[name]
+        if read.shape[:-1] != tokens or not close(nn.functional.linear(read, linear.weight, linear.bias), out):
+            return (), f"'{name}' is not a linear layer that reads every token"
+        gain = gain_of(parent, linear.out_features, ATTENTION_GAINS)
+        module = norm_beside_attention(parent)
+        norm = norm_of(module) if module is not None else None
+        still: dict[nn.Module, Tensor] = {
+            mlp_of(model, mlp).fc2: probe.written[mlp] for mlp, beside in names if beside == block
+        }
+        way = way_to_stream(probe.blocks[block], linear, out, gain, norm, still)
+        if way is None:
+            return (), f"what '{name}' writes does not reach the stream by a known gain or norm"
+        after = (norm, module) if way == "norm" else (None, None)
+        layers.append(UnitLayer(f"{name}.input", block, "attention", None, nn.Identity(), linear, gain, *after))
+    if len({layer.units for layer in layers}) > 1:
+        return (), "its blocks differ in the width of what 'attn.proj' reads"
+    return tuple(layers), ""
 
 
 def _prove_units(name: str, mlp: Mlp, probe: _Probe) -> None:
     """Raise ModelError where fc2 does not read act(fc1), or act(gate) * up in a gated MLP, normed if it has a norm."""
-    read = probe.fc2_in[name]
+    read = probe.read[name]
     if mlp.product is None:
-        if not _close(mlp.act(probe.fc1[name].clone()), read):
+        if not close(mlp.act(probe.fc1[name].clone()), read):
             raise ModelError(
                 f"something stands between '{name}', its nonlinearity and fc2 (a norm, a gate)",
                 "The key-value picture does not hold for such an MLP.",
@@ -166,51 +198,20 @@ def _prove_units(name: str, mlp: Mlp, probe: _Probe) -> None:
     pair = (probe.fc1[name], probe.up[name]) if mlp.up is not None else probe.fc1[name].chunk(2, dim=-1)
     either = (pair, pair[::-1]) if mlp.up is None else (pair,)  # GLU gates with its second half, SwiGLU with its first
     products = [mlp.product(mlp.act(gate.clone()) * up) for gate, up in either]
-    if name not in probe.product or not any(_close(product, read) for product in products):
+    if name not in probe.product or not any(close(product, read) for product in products):
         raise ModelError(
             f"what fc2 reads after '{name}' is not act(gate) * up", "vitdex reads gated MLPs of GluMlp and SwiGLU."
         )
 
 
-class _shifted:
-    """Add a shift to a module's output while inside the `with`."""
-
-    def __init__(self, module: nn.Module, shift: Tensor) -> None:
-        self.module, self.shift = module, shift
-
-    def __enter__(self) -> None:
-        self.hook = self.module.register_forward_hook(lambda m, args, out: out + self.shift)
-
-    def __exit__(self, *_: object) -> None:
-        self.hook.remove()
-
-
-def _norm(module: nn.Module | None) -> Norm | None:
-    """The arithmetic of a norm module, or None where it is of an unknown kind."""
-    weight = getattr(module, "weight", None)
-    if module is None or isinstance(module, nn.Identity):
-        return Norm(False, torch.ones(1), torch.zeros(1), 0.0, scales=False)
-    if not isinstance(weight, Tensor):
-        return None
-    bias = getattr(module, "bias", None)
-    bias = bias.detach().float() if isinstance(bias, Tensor) else torch.zeros_like(weight, dtype=torch.float32)
-    eps = float(getattr(module, "eps", 1e-6) or 1e-6)
-    probe = torch.randn(2, 3, weight.shape[0], generator=torch.Generator().manual_seed(2)) + 0.5
-    for centred in (True, False):
-        norm = Norm(centred, weight.detach().float(), bias, eps)
-        if _close(module(probe), norm(probe)):
-            return norm
-    return None
-
-
 def _readout(model: nn.Module, probe: _Probe, prefix: int) -> Readout:
     """Find by trial how what the head reads comes out of the last block."""
-    stream = probe.blocks[max(probe.blocks)][2]
+    stream = probe.blocks[max(probe.blocks)].output
     features = probe.features
     if features.ndim != 2:
         return Readout("none: the head reads all tokens", None, None)
     for module in final_norms(model):
-        norm = _norm(module)
+        norm = norm_of(module)
         if norm is None:
             continue
         trials: dict[str, Callable[[Norm], Tensor]] = {
@@ -219,11 +220,7 @@ def _readout(model: nn.Module, probe: _Probe, prefix: int) -> Readout:
             "mean of normed": lambda n: n(stream)[:, prefix:].mean(1),
         }
         for kind, read in trials.items():
-            if _close(read(norm), features):
+            if close(read(norm), features):
                 return Readout(kind, norm, module)
     pooled = "attention pooling" if pools_by_attention(model) else "an unknown pooling"
     return Readout(f"none: the head reads through {pooled}", None, None)
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and bool((a - b).abs().max() <= _TOLERANCE * b.abs().max().clamp(min=1e-12))

@@ -16,6 +16,7 @@ draw similarity similarity "$out"
 draw selectivity selectivity "$out"
 draw agreement agreement "$out"
 draw composition composition "$out"
+draw logits logits "$out" coin
 draw pairs pairs "$out" bird --by margin -k 10
 draw sets sets "$out" bird --by margin
 draw composed composed "$out" --by margin

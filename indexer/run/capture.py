@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ...data.images.preprocess import mean_and_std, normalise
-from ...data.models.anatomy import Anatomy, MlpLayer
+from ...data.models.anatomy import Anatomy, UnitLayer
 from ...data.models.checkpoints import listed
 from ...data.models.head import Head
 from ...schemas.errors import ModelError
@@ -53,7 +53,7 @@ class _Pass:
 
     ids: Sequence[int] = ()
     picked: Tensor | None = None
-    raw: dict[str, Tensor] = field(default_factory=dict)  # values before the nonlinearity until fc2 is reached
+    raw: dict[str, Tensor] = field(default_factory=dict)  # values before the nonlinearity until they are read
     out: dict[str, Tensor] = field(default_factory=dict)
     activated: dict[str, Tensor] = field(default_factory=dict)  # after the nonlinearity, as far as the head reads it
     post_sigma: dict[str, Tensor] = field(default_factory=dict)
@@ -79,16 +79,17 @@ class Capture:
 
     def __enter__(self) -> Capture:
         wanted = {layer.name for layer in self.spec.layers}
-        for layer in self.anatomy.layers:
+        for layer in self.anatomy.every_layer:
             if layer.name in wanted:
                 if getattr(layer.act, "inplace", False):  # it would overwrite the values before they are read
                     layer.act.inplace = False  # type: ignore[assignment]
-                self._hook(layer.keys, self._keep_raw(layer.name))
-                self._hook_input(layer.fc2, self._on_active(layer))
+                if layer.keys is not None:
+                    self._hook(layer.keys, self._keep_raw(layer.name))
+                self._hook_input(layer.out, self._on_active(layer))
                 if layer.post_norm_module is not None:
                     self._hook_input(layer.post_norm_module, self._on_post_norm(layer))
             if layer.residual_name in wanted:
-                self._hook(layer.fc2, self._on_residual(layer.residual_name))
+                self._hook(layer.out, self._on_residual(layer.residual_name))
         if self.anatomy.readout.norm_module is not None and self.anatomy.readout.defined:
             self._hook_input(self.anatomy.readout.norm_module, self._on_final_norm)
         self._hook_input(self.anatomy.head, self._on_head)
@@ -180,7 +181,7 @@ class Capture:
         """Of tokens [image, token, d], those that the head reads: token 0, or all patches."""
         return x[:, 0] if self.spec.readout == "token" else x[:, self.spec.prefix :]
 
-    def _on_post_norm(self, layer: MlpLayer) -> Callable[[Tensor], None]:
+    def _on_post_norm(self, layer: UnitLayer) -> Callable[[Tensor], None]:
         def keep(x: Tensor) -> None:
             assert layer.post_norm is not None
             self.kept.post_sigma[layer.name] = layer.post_norm.sigma(self._head_tokens(x))
@@ -190,12 +191,12 @@ class Capture:
     def _keep_raw(self, name: str) -> Callable[[Tensor], None]:
         return lambda x: self.kept.raw.__setitem__(name, x)
 
-    def _on_active(self, layer: MlpLayer) -> Callable[[Tensor], None]:
-        """Where fc2 begins both are there: values before the nonlinearity and after it; of gated units, the same."""
+    def _on_active(self, layer: UnitLayer) -> Callable[[Tensor], None]:
+        """Where the last linear layer begins both are there: values before the nonlinearity, if any, and after it."""
 
         def reduce(y: Tensor) -> None:
-            self._summaries(layer.name, self.kept.raw.pop(layer.name), y)
-            if layer.gated and not self._calibrating:
+            self._summaries(layer.name, y if layer.keys is None else self.kept.raw.pop(layer.name), y)
+            if layer.keys is None and not self._calibrating:
                 self._keep_lowest(layer.name, y)
             if self.anatomy.readout.defined and not self._calibrating:
                 self._keep_activated(layer, y)
@@ -229,13 +230,14 @@ class Capture:
         return x.to(torch.float32, copy=True)
 
     def _keep_lowest(self, name: str, y: Tensor) -> None:
-        """Where gated units are lowest: below 0 they speak as well, so their bottom exemplars want a patch."""
+        """Where units without a nonlinearity are lowest: below 0 they speak as well, and their bottom exemplars want a
+        patch."""
         lowest = y[:, self.spec.prefix :].argmin(1)
         if name in self._room:
             lowest = first_rows(self._room[name]["argmin"], len(y)).copy_(lowest)
         self.kept.out[f"{name}/argmin"] = lowest
 
-    def _keep_activated(self, layer: MlpLayer, y: Tensor) -> None:
+    def _keep_activated(self, layer: UnitLayer, y: Tensor) -> None:
         """Keep what the head will read of a layer: one token, a pooled vector, or, where sigma differs, all patches."""
         kind = self.anatomy.readout.kind
         if kind == "token":

@@ -69,8 +69,8 @@ class Statistics:
         self.positive = {a.name: torch.zeros(a.units, dtype=torch.int64, device=device) for a in layers}
         self.square = {a.name: torch.zeros(a.units, dtype=exact, device=device) for a in layers}
         self.total = {a.name: torch.zeros(a.units, dtype=exact, device=device) for a in layers}
-        self._both_signs = {a.name for a in layers if a.kind == "gated"}
-        # the largest value on prefix tokens; of gated units, the largest in size
+        self._both_signs = {a.name for a in layers if a.both_signs}
+        # the largest value on prefix tokens; of units that write below 0 as well, the largest in size
         self.prefix_max = {a.name: torch.full((a.units,), -torch.inf, device=device) for a in layers}
         self.largest = {a.name: torch.full((a.units, tail), -torch.inf, device=device) for a in layers}
         self._counted = {a.name: 0 for a in layers}  # values of each neuron so far, where kernels count on the device

@@ -188,7 +188,7 @@ def _exemplars(
     k = min(OTHER_EXEMPLARS, int(finish.valid.sum()))
     for side, ids in sides.items():
         pre, place = by_neuron[units, ids], "argmax"
-        if side == "bottom" and layer.kind == "gated":  # below 0 such a unit speaks as well
+        if side == "bottom" and layer.both_signs:  # below 0 such a unit speaks as well
             minima = ((first, -values) for first, values in finish.reader.parts(f"{layer.name}/min"))
             negated, ids = largest(minima, layer.units, k)
             pre, place = -negated, "argmin"

@@ -41,8 +41,8 @@ def class_columns(finish: Finish, layer: LayerSpec, means: dict[str, Means]) -> 
     out = {column: of_column.class_means for column, of_column in means.items()}
     read = out.pop("read", None)
     if read is not None and finish.head.weight is not None:
-        mlp = finish.hidden[layer.name]
-        folded = finish.anatomy.fold(mlp, mlp.value_vectors)
+        units = finish.hidden[layer.name]
+        folded = finish.anatomy.fold(units, units.value_vectors)
         out["contribution"] = (finish.head.weight.double() @ folded.double().T).numpy() * read
     return {column: values.astype(np.float32) for column, values in out.items()}
 
@@ -63,10 +63,10 @@ def insert_scores(finish: Finish, db: duckdb.DuckDBPyConnection) -> None:
 
 
 def _scores(finish: Finish) -> dict[str, Floats]:
-    """score, cosine, probability, folded of every hidden neuron: [class, neuron of all layers]."""
+    """score, cosine, probability, folded of every unit with a value vector: [class, unit of all layers]."""
     E = finish.head.weight
     hidden = [a.name for a in finish.spec.layers if a.has_value_vectors]
-    if E is None or not hidden or finish.hidden[hidden[0]].fc2.out_features != E.shape[1]:
+    if E is None or not hidden or finish.hidden[hidden[0]].out.out_features != E.shape[1]:
         return {}
     vectors = torch.cat([finish.hidden[name].value_vectors for name in hidden])
     score = E @ vectors.T

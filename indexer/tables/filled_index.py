@@ -26,7 +26,7 @@ from .class_order import Accuracy, Ints, accuracy, settled_order
 
 QUANTILES = {"q001": 0.001, "q50": 0.5, "q90": 0.9, "q99": 0.99, "q995": 0.995, "q999": 0.999}
 KEPT = ("pre_std", "positive_share", *QUANTILES, "dead")  # columns of `neurons` that no array holds
-DEAD_IN_SIZE = 1e-6  # of gated units: GELU and SiLU of a gate far below 0 come near 0 and seldom reach it
+DEAD_IN_SIZE = 1e-6  # of units of both signs: GELU and SiLU of a gate far below 0 come near 0 and seldom reach it
 
 Columns = dict[str, NDArray[Any]]  # of one layer, by name: an array [neuron]
 
@@ -56,7 +56,7 @@ class Finish:
         self.arrays = arrays(self.spec)
         self.reader = ArrayReader(LocalStore(self.layout.root), self.spec)
         self.valid: NDArray[np.bool_] = self.reader.whole("valid")
-        self.hidden = {layer.name: layer for layer in self.anatomy.layers}
+        self.hidden = {layer.name: layer for layer in self.anatomy.every_layer}
 
     @cached_property
     def answers(self) -> Ints:
@@ -101,7 +101,7 @@ class Finish:
         return [image.label for image in self.images]
 
     def act(self, layer: LayerSpec, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What follows the layer's values: its nonlinearity; fc2 has none, and in a gated unit it has had its part."""
+        """What follows the layer's values: its nonlinearity; without keys of its own, nothing."""
         module = self.hidden[layer.name].act if layer.has_value_vectors else nn.Identity()
         with torch.inference_mode():  # torch wants arrays that may be written to, and does not write
             out: NDArray[np.float32] = module(torch.from_numpy(np.require(values, requirements="W"))).numpy()
@@ -117,7 +117,7 @@ class Finish:
             "pre_std": self.statistics.deviation(layer.name),
             "positive_share": self.statistics.positive_share(layer.name),
             **{name: np.ascontiguousarray(quantiles[:, i]) for i, name in enumerate(QUANTILES)},
-            "dead": self._largest(layer, by_neuron, prefix) <= (DEAD_IN_SIZE if layer.kind == "gated" else 0),
+            "dead": self._largest(layer, by_neuron, prefix) <= (DEAD_IN_SIZE if layer.both_signs else 0),
         }
         del self.statistics.counts[layer.name]
         return columns
@@ -125,9 +125,9 @@ class Finish:
     def _largest(
         self, layer: LayerSpec, by_neuron: NDArray[np.float32], prefix: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Each neuron's largest value on any token [neuron]; of gated units, which speak below 0 too, in size."""
+        """Each neuron's largest value on any token [neuron]; of units that write below 0 as well, in size."""
         largest = np.fmax(np.fmax.reduce(by_neuron, 1), prefix)  # fmax: NaN is an unreadable image
-        if layer.kind == "gated":
+        if layer.both_signs:
             for _, values in self.reader.parts(f"{layer.name}/min"):
                 largest = np.fmax(largest, -np.fmin.reduce(values, 0))
         return largest

@@ -11,7 +11,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec
 
-from ...schemas.array_specs import ARRAYS, ArraySpec, arrays
+from ...schemas.array_specs import ARRAYS, ATTENTION_ARRAYS, MLP_ARRAYS, ArraySpec, arrays
 from ...schemas.facts import Files, file_facts
 from ...schemas.layout import Layout
 from ...schemas.run_spec import FORMAT_VERSION, LayerSpec, RunSpec
@@ -26,19 +26,19 @@ from .filled_index import Finish
 
 
 def write_weights(plan: Plan, layout: Layout) -> Files:
-    """head, value_vectors, folded_vectors, folded_biases: one file a layer."""
-    specs, anatomy = arrays(plan.spec), plan.anatomy
-    hidden = [layer for layer in anatomy.layers if layer.name in {a.name for a in plan.spec.layers}]
+    """head, and of the MLPs and of attention value vectors, folded vectors and folded biases: one file a layer."""
+    run, anatomy, specs = plan.spec, plan.anatomy, arrays(plan.spec)
     values: dict[str, torch.Tensor] = {}
     if plan.head.weight is not None:
         values["head"] = plan.head.weight
-    if hidden:
-        values["value_vectors"] = torch.stack([layer.value_vectors for layer in hidden])
-    if "folded_vectors" in specs:
-        values["folded_vectors"] = torch.stack([anatomy.fold(layer, layer.value_vectors) for layer in hidden])
-        width = hidden[0].fc2.out_features
-        biases = [layer.fc2.bias.float() if layer.fc2.bias is not None else torch.zeros(width) for layer in hidden]
-        values["folded_biases"] = torch.stack([anatomy.fold(a, b) for a, b in zip(hidden, biases, strict=True)])
+    units = {layer.name: layer for layer in anatomy.every_layer}
+    for names, indexed in ((MLP_ARRAYS, run.neuron_layers), (ATTENTION_ARRAYS, run.attention_layers)):
+        layers = [units[layer.name] for layer in indexed]
+        if names.vectors in specs:
+            values[names.vectors] = torch.stack([layer.value_vectors for layer in layers])
+        if names.folded in specs:
+            values[names.folded] = torch.stack([anatomy.fold(layer, layer.value_vectors) for layer in layers])
+            values[names.biases] = torch.stack([anatomy.fold(layer, layer.bias) for layer in layers])
     written = {}
     for path, tensor in values.items():
         spec, array = specs[path], tensor.numpy()

@@ -23,6 +23,9 @@ BY = click.option(
 ANALYSIS_OPTIONS: dict[str, Callable[[Any], Option]] = {
     "class_": lambda default: click.argument("class_", metavar="CLASS"),
     "image": lambda default: click.argument("image", metavar="IMAGE"),
+    "one_image": lambda default: click.option(
+        "--image", "one_image", metavar="IMAGE", help="Of one image, by number or path, instead of a mean."
+    ),
     "by": lambda default: BY,
     "measure": lambda default: _option(
         "--by", "measure", default, "What the sum is judged by.", type=click.Choice(MEASURES)
@@ -51,7 +54,9 @@ ANALYSIS_OPTIONS: dict[str, Callable[[Any], Option]] = {
     "random": lambda default: _option(
         "--random", "random", default, "Random neurons of the same block to compare with.", type=click.IntRange(1)
     ),
-    "seed": lambda default: _option("--seed", "seed", default, "Draws them.", type=click.IntRange(0)),
+    "seed": lambda default: _option(
+        "--seed", "seed", default, "Draws what is drawn at random.", type=click.IntRange(0)
+    ),
     "size": lambda default: _option("--size", "size", default, "Neurons of a set.", type=click.IntRange(2)),
     "candidates": lambda default: _option(
         "--candidates", "candidates", default, "Neurons of which all pairs are tried.", type=click.IntRange(2)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ...schemas.progress import Progress, tracked
 from ...schemas.run_spec import TOKEN_TOP, LayerSpec
 from ..lookups.class_images import labelled_images
-from ..lookups.key_neurons import needs_head
+from ..lookups.key_neurons import needs_head, needs_neurons
 from ..stored.stored_index import StoredIndex
 
 
@@ -51,12 +51,13 @@ def key_value_agreement(index: StoredIndex, *, progress: Progress | None = None)
         chance (that two sets of five drawn from the layer's units meet).
 
     Raises:
-        QueryError: no head, or no image with a class.
+        QueryError: no head, no neurons of MLPs, or no image with a class.
 
     Example:
         >>> key_value_agreement(index).query("tokens == 'cls'")
     """
     needs_head(index)
+    needs_neurons(index)
     images = labelled_images(index)
     ids, classes = images.image_id.to_numpy(), images.class_id.to_numpy()
     rows = []

@@ -23,6 +23,7 @@ from .agreement import class_value_agreement, key_value_agreement
 from .classes import activations_of_class, carried_by_first, class_blocks
 from .concepts import neuron_concepts
 from .firing import firing_neurons
+from .logits import logit_terms
 from .masks import Masks, open_masks
 from .region_rules import Threshold
 from .regions import TOPS, Show, class_focus, class_regions, region_unions, regions_figure
@@ -76,8 +77,8 @@ def _activations(index: StoredIndex, class_: str, k: int = 10, by: Ranking | Non
     def draw() -> Figure:
         from ..drawing.class_figures import activations_figure
 
-        gated = any(layer.kind == "gated" for layer in index.spec.layers)
-        return activations_figure(table, index.class_name(class_), by, gated=gated)
+        kinds = {index.neuron_layer(layer, 0).kind for layer in table.layer.unique()}
+        return activations_figure(table, index.class_name(class_), by, kinds=kinds)
 
     return Answer(_ranked(table, by), draw)
 
@@ -266,6 +267,27 @@ def _composed(
     return Answer(table, draw)
 
 
+def _logits(
+    index: StoredIndex,
+    class_: str,
+    one_image: str | None = None,
+    k: int = 100,
+    seed: int = 0,
+    weights: Path | None = None,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> Answer:
+    table = logit_terms(index, class_, one_image, k, seed, weights=weights, device=device, progress=progress)
+
+    def draw() -> Figure:
+        from ..drawing.logit_figure import logit_figure
+
+        where = "mean over images of the class" if one_image is None else f"on image {index.image_id(one_image)}"
+        return logit_figure(table, index.class_name(class_), where)
+
+    return Answer(table, draw)
+
+
 def _fires(index: StoredIndex, image: str, patch: str | None = None, layer: str | None = None) -> Answer:
     table = firing_neurons(index, image, patch, layer)
 
@@ -307,6 +329,11 @@ ANALYSES = (
         "composition",
         "How classes come about: by single neurons or by sums of them, and from which block on. Runs the model.",
         _composition,
+    ),
+    Analysis(
+        "logits",
+        "How a class's logit builds up: what attention and MLP of each block add to it. Runs the model.",
+        _logits,
     ),
     Analysis("pairs", "Pairs of neurons whose summed value vectors say a class better than each alone.", _pairs),
     Analysis("sets", "Small sets of neurons, grown from a class's best pairs.", _sets),

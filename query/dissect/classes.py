@@ -80,10 +80,10 @@ def activations_of_class(index: StoredIndex, class_: str | int, k: int = 10, by:
         by: ranks key neurons, see key_neurons.
 
     Returns:
-        Columns blocks ('all', or the block's number), rank, layer, block, unit, auroc (of the largest patch); and for
-        each of mean_max (largest patch), mean (of the patches), post_mean (after the nonlinearity) and cls_post_mean
-        (on the CLS token) its mean over the class's images and `_others`, its mean over the images of all other
-        classes.
+        Columns blocks ('all', or the block's number, with 'attention' after it for its attention units), rank, layer,
+        block, unit, auroc (of the largest patch); and for each of mean_max (largest patch), mean (of the patches),
+        post_mean (after the nonlinearity) and cls_post_mean (on the CLS token) its mean over the class's images and
+        `_others`, its mean over the images of all other classes.
 
     Raises:
         QueryError: no class scores or no labelled images.
@@ -93,10 +93,10 @@ def activations_of_class(index: StoredIndex, class_: str | int, k: int = 10, by:
     """
     at_least(1, k=k)
     class_id = index.class_id(class_)
-    hidden = index.sql("SELECT layer, block FROM layers WHERE kind <> 'residual' ORDER BY block")
     frames = [key_neurons(index, class_id, k, by).assign(blocks="all")]
-    for layer, block in hidden.itertuples(index=False):
-        frames.append(key_neurons(index, class_id, k, by, layer).assign(blocks=str(block)))
+    for spec in (layer for layer in index.spec.layers if layer.has_value_vectors):
+        blocks = f"{spec.block} attention" if spec.kind == "attention" else str(spec.block)
+        frames.append(key_neurons(index, class_id, k, by, spec.name).assign(blocks=blocks))
     top = pd.concat([f for f in frames if len(f)] or frames, ignore_index=True)
     if top.empty or top.mean_max.isna().all():
         raise QueryError(

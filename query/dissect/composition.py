@@ -18,7 +18,7 @@ from ...schemas.errors import QueryError
 from ...schemas.progress import Progress, tracked
 from ...schemas.run_spec import TOKEN_TOP
 from ..lookups.class_images import labelled_images
-from ..lookups.key_neurons import needs_head
+from ..lookups.key_neurons import needs_head, needs_neurons
 from ..model.edits import recording
 from ..model.live_model import LiveModel, open_model
 from ..stored.stored_index import StoredIndex
@@ -48,12 +48,13 @@ def composition(
         / classes, with the rank (from 0) of the image's class in head(norm(x)), x the token after the block.
 
     Raises:
-        QueryError: no head, labels or inputs. ModelError: other weights than those of the index.
+        QueryError: no head, neurons of MLPs, labels or inputs. ModelError: other weights than those of the index.
 
     Example:
         >>> composition(index).query("tokens == 'cls'").match
     """
     needs_head(index)
+    needs_neurons(index)
     images = labelled_images(index)
     ids, classes = images.image_id.to_numpy(), images.class_id.to_numpy()
     live = open_model(index, weights, device)
@@ -67,10 +68,11 @@ def composition(
     for start in tracked(range(0, len(ids), IMAGES_AT_ONCE), progress):
         some = ids[start : start + IMAGES_AT_ONCE]
         truth = torch.tensor(classes[start : start + IMAGES_AT_ONCE], device=live.device)
-        with recording(_modules(live, [s.name for s in hidden])) as kept:
-            live(live.pixels(some.tolist()), [])
+        names = [s.name for s in hidden]
+        with recording(_modules(live, names)) as kept:
+            fc1s = live(live.pixels(some.tolist()), names)[1]
         for layer in hidden:
-            fc1, fc2, stream = (kept[f"{layer.name} {what}"] for what in ("fc1", "fc2", "block"))
+            fc1, fc2, stream = fc1s[layer.name], kept[f"{layer.name} fc2"], kept[f"{layer.name} block"]
             says = speaker(fc2).argmax(-1)
             top = own[layer.name][fc1.topk(TOKEN_TOP, -1).indices]
             match[layer.name] += (top == says[..., None]).any(-1).sum(0).cpu().numpy()
@@ -103,12 +105,12 @@ class _Speaker:
 
 
 def _modules(live: LiveModel, names: list[str]) -> dict[str, nn.Module]:
-    """What writes each layer's values before the nonlinearity, its fc2 output, and the stream after its block."""
+    """What writes each layer's fc2 output, and the stream after its block."""
     modules: dict[str, nn.Module] = {}
     for name in names:
         layer = live.layer(name)
         block = live.anatomy.model.get_submodule(f"blocks.{layer.block}")
-        modules |= {f"{name} fc1": layer.keys, f"{name} fc2": layer.fc2, f"{name} block": block}
+        modules |= {f"{name} fc2": layer.out, f"{name} block": block}
     return modules
 
 

@@ -126,8 +126,9 @@ class AboveImagePercentile(RegionRule):
 
     @property
     def words(self) -> str:
-        activation = self.reader.index.spec.activation
-        after = "" if activation == NO_ACTIVATION else f" after {activation}"
+        spec = self.reader.index.spec
+        after = "" if spec.activation == NO_ACTIVATION else f" after {spec.activation}"
+        after += " (attention units as they are)" if after and spec.attention_layers else ""
         return f"summed{after}, negative values cut to 0, above the image's own {_ordinal(self.percent)} percentile"
 
     @property

@@ -20,7 +20,7 @@ from ..stored.names import at_least
 from ..stored.stored_index import StoredIndex
 
 Floats = NDArray[np.float64]
-Space = tuple[NDArray[np.float32], NDArray[np.float32]]
+Space = tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]
 Measure = Literal["probability", "margin"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 WHERE = ("layer_a", "unit_a", "layer_b", "unit_b")
@@ -203,14 +203,15 @@ def loudest(
         raise QueryError("this index has one class, and a sum is judged against the others", "Give a head of several.")
     neurons = key_neurons(index, class_id, k, "score", louder_elsewhere=others)[["layer", "block", "unit"]]
     head, vectors = space or _space(index)
-    hidden = [layer.name for layer in index.hidden_layers]
-    rows = vectors[[hidden.index(layer) for layer in neurons.layer], neurons.unit]
+    rows = np.stack([vectors[layer][unit] for layer, unit in zip(neurons.layer, neurons.unit, strict=True)])
     return class_id, neurons, (head @ rows.T).astype(np.float64)
 
 
 def _space(index: StoredIndex) -> Space:
-    """The head [class, d] and all value vectors [layer, neuron, d], float32."""
-    return index.reader.whole("head"), index.reader.whole("value_vectors")
+    """The head [class, d] and all value vectors [unit, d] by layer, float32."""
+    places = {layer.name: index.vectors_of(layer.name) for layer in index.spec.layers if layer.has_value_vectors}
+    whole = {arrays.vectors: index.reader.whole(arrays.vectors) for arrays in {arrays for arrays, _ in places.values()}}
+    return index.reader.whole("head"), {name: whole[arrays.vectors][at] for name, (arrays, at) in places.items()}
 
 
 def measure(scores: Floats, class_id: int, by: Measure) -> Floats:

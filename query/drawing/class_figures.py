@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ...schemas.run_spec import Kind
 from .colours import COLOURS, GREY
 from .figure_style import PlainFigure, new_axes
 
-KINDS = {
-    "mean_max": "largest patch before the nonlinearity",
-    "mean": "mean of the patches before the nonlinearity",
-    "post_mean": "mean of the patches after the nonlinearity",
-    "cls_post_mean": "CLS token after the nonlinearity",
+MEASURES = {
+    "mean_max": "largest patch",
+    "mean": "mean of the patches",
+    "post_mean": "mean of the patches",
+    "cls_post_mean": "CLS token",
 }
-GATED_KINDS = {  # no nonlinearity follows what fc2 reads
-    "mean_max": "largest patch of what fc2 reads",
-    "mean": "mean of the patches of what fc2 reads",
-    "post_mean": "mean of the patches of what fc2 reads",
-    "cls_post_mean": "what fc2 reads on the CLS token",
-}
+AFTER = ("post_mean", "cls_post_mean")  # the nonlinearity, where a layer has one
+NEURONS: tuple[Kind, ...] = ("hidden",)
+READ: dict[Kind, str] = {"gated": "what fc2 reads", "attention": "what attn.proj reads"}  # kinds of layers without one
 
 
 def blocks_figure(blocks: pd.DataFrame, carried: pd.DataFrame, by: str) -> Figure:
@@ -47,9 +46,9 @@ def blocks_figure(blocks: pd.DataFrame, carried: pd.DataFrame, by: str) -> Figur
 
 
 def activations_figure(
-    activations: pd.DataFrame, title: str, by: str, measure: str = "mean_max", gated: bool = False
+    activations: pd.DataFrame, title: str, by: str, measure: str = "mean_max", kinds: Collection[Kind] = NEURONS
 ) -> Figure:
-    """Each neuron's activation on the class's images against all others, ten a group."""
+    """Each neuron's activation on the class's images against all others, ten a group; `kinds` of layers they are of."""
     groups = list(dict.fromkeys(activations.blocks))
     columns = min(4, len(groups))
     rows = -(-len(groups) // columns)
@@ -70,11 +69,19 @@ def activations_figure(
         axis.invert_yaxis()
         axis.axvline(0, color="#cccccc", lw=0.8, zorder=0)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel(f"{(GATED_KINDS if gated else KINDS)[measure]}, mean over the images", fontsize=9)
+    figure.supxlabel(f"{_measured(measure, kinds)}, mean over the images", fontsize=9)
     figure.supylabel(f"unit (block:unit), best by {by} first", fontsize=9)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, loc="outside upper center", ncols=2)
     return figure
+
+
+def _measured(measure: str, kinds: Collection[Kind]) -> str:
+    """What a column of activations holds, in layers of these kinds."""
+    when = "after" if measure in AFTER else "before"
+    of = [f"{when} the nonlinearity"] if "hidden" in kinds else []
+    of += [f"of {what}" for kind, what in READ.items() if kind in kinds]
+    return f"{MEASURES[measure]} {' or '.join(of)}"
 
 
 def similarity_figure(similarity: pd.DataFrame) -> Figure:

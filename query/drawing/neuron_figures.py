@@ -36,12 +36,10 @@ def concepts_figure(concepts: pd.DataFrame) -> Figure:
     count = concepts.label.value_counts().head(20)[::-1]
     left.barh(count.index, count, color=COLOURS[0])
     left.set(xlabel="neurons labelled (IoU > 0.04)")
-    ious = {b: np.sort(one.iou.dropna())[::-1] for b, one in concepts.groupby("block")}
+    ious = {label: np.sort(one.iou.dropna())[::-1] for label, one in _by_layer(concepts).items()}
     shades = np.linspace(0.15, 0.9, len(ious))
-    for shade, (block, values) in zip(shades, ious.items(), strict=True):
-        right.plot(
-            np.arange(1, len(values) + 1), values, color=colormaps["viridis"](shade), label=f"block {int(str(block))}"
-        )
+    for shade, (label, values) in zip(shades, ious.items(), strict=True):
+        right.plot(np.arange(1, len(values) + 1), values, color=colormaps["viridis"](shade), label=f"block {label}")
     right.axhline(0.04, color=GREY, ls="--", lw=1)
     right.set(xscale="log", xlabel="neurons of the block, best first", ylabel="IoU with the best concept")
     right.legend(frameon=False, fontsize=8, ncols=2 if len(ious) > 6 else 1)
@@ -51,7 +49,7 @@ def concepts_figure(concepts: pd.DataFrame) -> Figure:
 def selectivity_figure(neurons: pd.DataFrame) -> Figure:
     """By block: the best class's AUROC of every neuron, the share of positive patches, dead neurons."""
     figure, (auroc, sparse, dead) = new_axes(10, 3.2, 3)
-    blocks = sorted(neurons.block.unique())
+    layers = _by_layer(neurons)
     style = {
         "showfliers": False,
         "patch_artist": True,
@@ -60,18 +58,32 @@ def selectivity_figure(neurons: pd.DataFrame) -> Figure:
         "whis": (5, 95),
     }
     for axis, column in ((auroc, "auroc"), (sparse, "positive_share")):
-        values = [neurons.loc[neurons.block == b, column].dropna() for b in blocks]
-        axis.boxplot(values, tick_labels=blocks, **style)
-    counts = neurons.groupby("block")[["dead", "no_region"]].sum()
-    place = np.arange(len(blocks))
-    dead.bar(place - 0.2, counts.dead, 0.4, color=GREY, label="dead")
-    dead.bar(place + 0.2, counts.no_region, 0.4, color=COLOURS[1], label="q99 below 0")
-    dead.set_xticks(place, blocks)
+        axis.boxplot([one[column].dropna() for one in layers.values()], tick_labels=list(layers), **style)
+    place = np.arange(len(layers))
+    dead.bar(place - 0.2, [one.dead.sum() for one in layers.values()], 0.4, color=GREY, label="dead")
+    dead.bar(place + 0.2, [one.no_region.sum() for one in layers.values()], 0.4, color=COLOURS[1], label="q99 below 0")
+    dead.set_xticks(place, list(layers))
+    if len(layers) > neurons.block.nunique():  # the labels are names
+        for axis in (auroc, sparse, dead):
+            axis.tick_params(axis="x", rotation=90, labelsize=8)
     dead.legend(frameon=False, fontsize=8)
     auroc.set(xlabel="block", ylabel="AUROC of the best class")
     sparse.set(xlabel="block", ylabel="share of patches with a > 0")
     dead.set(xlabel="block", ylabel="neurons")
     return figure
+
+
+def _by_layer(neurons: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The neurons of each layer, in order of blocks, by the block's number; where blocks hold several, by name too."""
+    groups = {(block, str(layer)): one for (block, layer), one in neurons.groupby(["block", "layer"])}
+    if len(groups) == neurons.block.nunique():
+        return {str(block): one for (block, _), one in groups.items()}
+    return {f"{block} {_in_block(layer, block)}": one for (block, layer), one in groups.items()}
+
+
+def _in_block(layer: str, block: object) -> str:
+    """A layer's name in its block, short: fc1, fc2, fc2.input, attn."""
+    return layer.removeprefix(f"blocks.{block}.").removeprefix("mlp.").removesuffix(".proj.input")
 
 
 def lines_figure(table: pd.DataFrame, columns: dict[str, str]) -> Figure:

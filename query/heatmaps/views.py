@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...schemas.errors import QueryError
-from ...schemas.run_spec import NO_ACTIVATION
 from ..drawing.colours import Scale, symmetric
 from ..drawing.text import number
-from ..lookups.neuron import needs_value_vectors, quantiles
+from ..lookups.neuron import quantiles
 from ..model.map_source import MapSource
 from ..stored.names import Neuron
 
@@ -85,7 +84,7 @@ def _activations(reader: MapSource, neurons: Sequence[Neuron], ids: list[int]) -
     for layer, unit in neurons:
         kind = reader.index.neuron_layer(layer, unit).kind
         if kind != "hidden":
-            what = "gated units" if kind == "gated" else "coordinates of the stream"
+            what = f"{kind} units" if kind != "residual" else "coordinates of the stream"
             remedy = "Name an fc1 layer, or take --view map." if kind == "residual" else "Take --view map."
             raise QueryError(f"{layer} holds {what}: no nonlinearity follows it", remedy)
     values, scales = _values(reader, neurons, ids), []
@@ -109,7 +108,8 @@ def _contributions(reader: MapSource, neurons: Sequence[Neuron], ids: list[int],
         values[:, column] = score * reader.activated(layer, values[:, column])
         scales.append(symmetric(abs(score) * float(np.abs(ends).max())))
     notes = ("A lens: the raw score of the value vector, no share of the logit.",)
-    return Shown(values, tuple(scales), f"{_after(reader)} × raw score for {name}", (*notes, *_unread(reader, neurons)))
+    title = f"{_after(reader, neurons)} × raw score for {name}"
+    return Shown(values, tuple(scales), title, (*notes, *_unread(reader, neurons)))
 
 
 def _gradient_times_activation(
@@ -176,7 +176,7 @@ def _quantiles(reader: MapSource, neurons: Sequence[Neuron]) -> list[tuple[float
 
 
 def _score(reader: MapSource, layer: str, unit: int, class_id: int) -> float:
-    needs_value_vectors(reader.index, layer)
+    reader.index.vectors_of(layer)  # raises where it has none
     query = "SELECT score FROM class_scores WHERE class_id = ? AND layer = ? AND unit = ?"
     return float(reader.index.look_up(query, [class_id, layer, unit]).score[0])
 
@@ -190,13 +190,17 @@ def _read_from(reader: MapSource, neurons: Sequence[Neuron]) -> str:
     words = {
         "hidden": f"Activation on the patches, before {_act(reader)}",
         "gated": "Value that fc2 reads on the patches",
+        "attention": "Value that attn.proj reads on the patches",
         "residual": "Coordinate of what fc2 writes on the patches",
     }
     return "; ".join(dict.fromkeys(words[reader.index.neuron_layer(*neuron).kind] for neuron in neurons))
 
 
-def _after(reader: MapSource) -> str:
-    return "Value that fc2 reads" if _act(reader) == NO_ACTIVATION else f"{_act(reader)}(a)"
+def _after(reader: MapSource, neurons: Sequence[Neuron]) -> str:
+    """What a last linear layer reads of the neurons, by the kinds of their layers."""
+    words = {"hidden": f"{_act(reader)}(a)", "gated": "Value that fc2 reads", "attention": "Value that attn.proj reads"}
+    kinds = dict.fromkeys(reader.index.neuron_layer(*neuron).kind for neuron in neurons)
+    return " or ".join(words[kind] for kind in kinds)
 
 
 def _unread(reader: MapSource, neurons: Sequence[Neuron]) -> tuple[str, ...]:

@@ -36,6 +36,12 @@ def needs_head(index: StoredIndex) -> None:
         raise QueryError("this index has no class scores: its model has no head", "Index again with --head FILE.")
 
 
+def needs_neurons(index: StoredIndex) -> None:
+    """Raise QueryError where the index holds no neurons of MLPs."""
+    if not index.hidden_layers:
+        raise QueryError("this index holds no neurons of MLPs", "Index again with --layer fc1.")
+
+
 def default_ranking(index: StoredIndex, class_: str | int | None = None) -> Ranking:
     """How neurons are ranked where nobody says: by contribution, else folded, else score.
 

@@ -38,13 +38,12 @@ def classes_of(index: StoredIndex, layer: str, unit: int, k: int = 10) -> pd.Dat
         >>> classes_of(index, "blocks.4.mlp.fc1", 473, k=3)["class"].tolist()
     """
     at_least(1, k=k)
-    spec = index.neuron_layer(layer, unit)
-    needs_value_vectors(index, layer)
+    index.neuron_layer(layer, unit)
+    names, place = index.vectors_of(layer)
     needs_head(index)
     reader = index.reader
     head = reader.chunk("head")
-    place = index.hidden_layers.index(spec)
-    vector = reader.cell("value_vectors", place, unit)
+    vector = reader.cell(names.vectors, place, unit)
     score = np.einsum("cd,d->c", head, vector)  # a BLAS call may wait for other processes longer than it works
     share = np.exp(score - score.max())
     table = index.classes.rename(columns={"name": "class"})[["class_id", "class", "wnid"]].assign(
@@ -53,17 +52,11 @@ def classes_of(index: StoredIndex, layer: str, unit: int, k: int = 10) -> pd.Dat
         probability=share / share.sum(),
         folded=np.nan,
     )
-    if "folded_vectors" in reader:
-        table["folded"] = np.einsum("cd,d->c", head, reader.cell("folded_vectors", place, unit))
+    if names.folded in reader:
+        table["folded"] = np.einsum("cd,d->c", head, reader.cell(names.folded, place, unit))
     first = table.sort_values("score", ascending=False, kind="stable").head(k).reset_index(drop=True)
     first.insert(0, "rank", range(1, len(first) + 1))
     return first
-
-
-def needs_value_vectors(index: StoredIndex, layer: str) -> None:
-    """Raise QueryError where a layer has no value vectors."""
-    if not index.neuron_layer(layer, 0).has_value_vectors:
-        raise QueryError(f"{layer} holds coordinates of the stream, which have no value vectors", "Name an fc1 layer.")
 
 
 def quantiles(index: StoredIndex, layer: str, units: Sequence[int], quantile: Quantile) -> NDArray[np.float32]:

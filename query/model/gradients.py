@@ -72,7 +72,7 @@ def logit_gradient(
 def gradient_times_activation(
     live: LiveModel, layer: str, units: Sequence[int], class_id: int, image_id: int
 ) -> Attribution:
-    """h * d logit / d h on every token, where h is the neuron after the nonlinearity: what fc2 reads.
+    """h * d logit / d h on every token, where h is what the last linear layer reads: a neuron after the nonlinearity.
 
     To first order, what the logit would lose were the neuron silent on that token. Exactly zero on the patches of
     the last block where the head reads token 0. For a coordinate of the stream (fc2) h is the coordinate itself.
@@ -103,8 +103,8 @@ def _leaf(live: LiveModel, layer: str) -> Iterator[list[Tensor]]:
         leaves.append(value.detach().requires_grad_())
         return leaves[-1]
 
-    mlp = live.layer(layer)
-    with changed(mlp.fc2, cut, "input" if layer == mlp.name else "output"):
+    units = live.layer(layer)
+    with changed(units.out, cut, "input" if layer == units.name else "output"):
         yield leaves
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...data.images.preprocess import mean_and_std
-from ...data.models.anatomy import Anatomy, MlpLayer
+from ...data.models.anatomy import Anatomy, UnitLayer
 from ...data.models.configs import CONFIG_FILE
 from ...data.models.device import choose_device
 from ...data.models.load import LOCAL, load_model
@@ -27,7 +27,7 @@ from ...data.packaged import MODEL
 from ...schemas.errors import ModelError
 from ...schemas.run_spec import RunSpec
 from ..stored.stored_index import StoredIndex
-from .edits import recording
+from .edits import End, recording
 
 BATCH = 32
 
@@ -46,15 +46,17 @@ class LiveModel:
     def spec(self) -> RunSpec:
         return self.index.spec
 
-    def layer(self, name: str) -> MlpLayer:
-        """The MLP that holds a layer of the index."""
+    def layer(self, name: str) -> UnitLayer:
+        """The MLP or attention that holds a layer of the index."""
         self.index.neuron_layer(name, 0)
-        return next(a for a in self.anatomy.layers if name in (a.name, a.residual_name))
+        return next(a for a in self.anatomy.every_layer if name in (a.name, a.residual_name))
 
-    def module(self, name: str) -> nn.Module:
-        """The module whose output a layer of the index holds."""
+    def module(self, name: str) -> tuple[nn.Module, End]:
+        """The module whose input or output a layer of the index holds, and which of the two."""
         layer = self.layer(name)
-        return layer.keys if name == layer.name else layer.fc2
+        if name != layer.name:
+            return layer.out, "output"
+        return (layer.out, "input") if layer.keys is None else (layer.keys, "output")
 
     def pixels(self, image_ids: Sequence[int]) -> Tensor:
         """The stored inputs of images, 0 to 1: float32 [image, channel, y, x]. Raises QueryError where none are."""
@@ -63,7 +65,9 @@ class LiveModel:
 
     def __call__(self, pixels: Tensor, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """The model's answer and layers' values [image, token, unit] for pixels 0 to 1, in float32, differentiable."""
-        with recording({name: self.module(name) for name in names}) as kept:
+        modules = {name: self.module(name) for name in names}
+        outputs, inputs = ({n: m for n, (m, at) in modules.items() if at == end} for end in ("output", "input"))
+        with recording(outputs, inputs) as kept:
             answer = self.anatomy.model((pixels - self.mean) / self.std)
         return answer, kept
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ...schemas.run_spec import NO_ACTIVATION
 from ..stored.maps import exemplar_maps, stored_maps
 from ..stored.stored_index import StoredIndex
 
@@ -57,8 +56,9 @@ class MapSource:
         return stored_maps(index.reader, spec, layer, units, ids).reshape(len(ids), len(units), *spec.grid)
 
     def activated(self, layer: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Values of an fc1 layer after the model's own nonlinearity; only one other than GELU needs the model."""
-        if self.index.spec.activation == NO_ACTIVATION:
+        """Values after the model's own nonlinearity; units without one as they are. Only others than GELU need the
+        model."""
+        if self.index.neuron_layer(layer, 0).kind != "hidden":
             return values
         if self.index.spec.activation != "GELU":
             from .gradients import activate

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ...schemas.array_specs import ATTENTION_ARRAYS, MLP_ARRAYS, VectorArrays
 from ...schemas.errors import QueryError
 from ...schemas.layout import Layout
 from ...schemas.manifest import read_manifest
@@ -200,8 +201,21 @@ class StoredIndex:
 
     @property
     def hidden_layers(self) -> tuple[LayerSpec, ...]:
-        """The layers of neurons with value vectors, in order of blocks."""
-        return tuple(layer for layer in self.spec.layers if layer.has_value_vectors)
+        """The layers of the MLPs' neurons, in order of blocks."""
+        return self.spec.neuron_layers
+
+    def vectors_of(self, layer: str) -> tuple[VectorArrays, int]:
+        """Where the value vectors of a layer lie: the arrays, and the layer's place in them.
+
+        Raises QueryError for an unknown layer and one without value vectors.
+        """
+        spec = self.neuron_layer(layer, 0)
+        if not spec.has_value_vectors:
+            fact = f"{layer} holds coordinates of the stream, which have no value vectors"
+            raise QueryError(fact, "Name a layer of fc1 or attn.")
+        if spec.kind == "attention":
+            return ATTENTION_ARRAYS, self.spec.attention_layers.index(spec)
+        return MLP_ARRAYS, self.spec.neuron_layers.index(spec)
 
     def exemplars(self, layer: str, unit: int, k: int = 15, side: Side = "top", token: Token = "patch") -> pd.DataFrame:
         """The k distinct images at one side of a neuron, best first.
@@ -209,7 +223,8 @@ class StoredIndex:
         Args:
             layer: such as 'blocks.4.mlp.fc1'; unit: the neuron in it. A Neuron unpacks: `exemplars(*neuron)`.
             k: how many, at most 100 on top, 20 at the bottom or by the CLS token, 9 quantiles.
-            side: 'top', 'bottom' or 'quantile' of the image maxima; of gated units 'bottom' are the lowest minima.
+            side: 'top', 'bottom' or 'quantile' of the image maxima; of units without a nonlinearity (gated,
+                attention) 'bottom' are the lowest minima.
             token: 'patch', or 'cls' for the CLS token's own top.
 
         Returns:

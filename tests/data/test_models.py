@@ -28,6 +28,7 @@ from vitdex.data.models.load import load_model
 from vitdex.data.models.probe import dissect
 from vitdex.indexer.build import Quiet, build
 from vitdex.indexer.plan import Request, make_plan
+from vitdex.query.dissect.logits import logit_terms
 from vitdex.query.heatmaps.heatmap import neuron_heatmaps
 from vitdex.query.index import Index
 from vitdex.query.model.gradients import gradient_times_activation
@@ -56,7 +57,7 @@ class Family:
     gain: str = ""  # where a block keeps its LayerScale
     post_norm: bool = False
     centred: bool = True
-    layers: tuple[Linear, ...] = ("fc1",)
+    layers: tuple[Linear, ...] = ("fc1", "attn")
     gated: bool = False
 
     @property
@@ -65,7 +66,7 @@ class Family:
 
 
 FAMILIES = {
-    "plain": Family("vit_tiny_patch16_224", "token", layers=("fc1", "fc2")),
+    "plain": Family("vit_tiny_patch16_224", "token", layers=("fc1", "fc2", "attn")),
     "patch 8, not square": Family("vit_small_patch8_224", "token", size=(32, 64)),
     "registers, no head": Family(
         "vit_small_patch14_reg4_dinov2", "token", size=(56, 56), classes=0, prefix=5, gain="ls2.gamma"
@@ -101,7 +102,7 @@ FAMILIES = {
     "EVA, mixed rope": Family("vit_small_patch16_rope_mixed_224", "token", gain="gamma_2"),
     "parallel": Family("vit_small_patch16_18x2_224", "token", gain="ls.gamma", args={"init_values": 0.1}),
     "SwiGLU in one layer, DINOv2-g": Family(
-        "vit_giant_patch14_dinov2", "token", size=(42, 42), gain="ls2.gamma", layers=("fc1", "fc2"), gated=True
+        "vit_giant_patch14_dinov2", "token", size=(42, 42), gain="ls2.gamma", layers=("fc1", "fc2", "attn"), gated=True
     ),
     "SwiGLU in one layer, EVA-02": Family("eva02_tiny_patch14_224", "mean", "fc_norm", (42, 42), gated=True),
     "SwiGLU in two layers, normed, EVA-02": Family("eva02_base_patch14_224", "mean", "fc_norm", (42, 42), gated=True),
@@ -110,7 +111,7 @@ FAMILIES = {
         "mean of normed",
         prefix=5,
         gain="gamma_2",
-        layers=("fc1", "fc2"),
+        layers=("fc1", "fc2", "attn"),
         gated=True,
     ),
     "attention pooling": Family(
@@ -171,17 +172,29 @@ class Case:
         blocks = [name for name in names if name.startswith("blocks.") and ".attn." not in name]
         return [f"{name}.input" if self.family.gated else name.replace("fc2", "fc1") for name in blocks]
 
+    @cached_property
+    def attention(self) -> list[str]:
+        """The blocks' own attention."""
+        names = [name for name, _ in self.model.named_modules() if name.endswith(".attn.proj")]
+        return [f"{name}.input" for name in names if name.startswith("blocks.")]
+
     def values(self, name: str) -> Tensor:
-        """A layer's values [image, token, unit]: the outputs of a module, of gated units the inputs of fc2."""
+        """A layer's values [image, token, unit]: the outputs of a module, or the inputs of fc2 or attn.proj."""
         return self.seen[f"in {name.removesuffix('.input')}" if name.endswith(".input") else name]
 
     def patches(self, name: str) -> NDArray[np.float32]:
         found: NDArray[np.float32] = self.values(name)[:, self.family.prefix :].transpose(1, 2).numpy()
         return found
 
-    def fc2(self, layer: str, what: str) -> Tensor:
-        """Weight or bias of the last linear layer of a layer's MLP."""
-        return self.state[f"{layer.partition('.mlp.')[0]}.mlp.fc2.{what}"]
+    def last(self, layer: str, what: str) -> Tensor:
+        """Weight or bias of the last linear layer of a layer's MLP or attention."""
+        return self.state[f"{layer.removesuffix('.input').replace('fc1', 'fc2')}.{what}"]
+
+    def beside(self, layer: str, name: str) -> str:
+        """The module beside a layer's MLP (gain, norm2, drop_path2), or the like of it beside attention."""
+        if ".proj." not in layer:
+            return layer.partition("mlp.")[0] + name
+        return layer.partition("attn.proj")[0] + name.replace("2", "1")
 
     def through_final_norm(self, written: Tensor) -> Tensor:
         """What vectors [image, token, d] in the stream give the head, the final norm held at its own sigma."""
@@ -197,20 +210,24 @@ class Case:
 
     def folded(self, layer: str, vectors: Tensor) -> Tensor:
         """Vectors [n, d] of fc2 with all gains, by the definition."""
-        block = layer.partition("mlp.")[0]
         if self.family.gain:
-            vectors = vectors * self.state[block + self.family.gain]
+            vectors = vectors * self.state[self.beside(layer, self.family.gain)]
         if self.family.post_norm:
-            vectors = (vectors - vectors.mean(-1, keepdim=True)) * self.state[f"{block}norm2.weight"]
+            vectors = (vectors - vectors.mean(-1, keepdim=True)) * self.state[self.beside(layer, "norm2.weight")]
         if self.family.centred:
             vectors = vectors - vectors.mean(-1, keepdim=True)
         return vectors * self.state[f"{self.family.norm}.weight"]
 
     def written(self, layer: str) -> Tensor:
-        """What the MLP adds to the stream, as the hooks saw it; a post-norm's bias is no neuron's."""
-        block = layer.partition("mlp.")[0]
-        out = self.seen[block + ("drop_path" if ".ffns." in block else "drop_path2")]
-        return out - self.state[f"{block}norm2.bias"] if self.family.post_norm else out
+        """What the MLP or attention adds to the stream, as the hooks saw it; a post-norm's bias is no unit's."""
+        parallel = ".ffns." in layer or ".attns." in layer
+        out = self.seen[self.beside(layer, "drop_path" if parallel else "drop_path2")]
+        return out - self.state[self.beside(layer, "norm2.bias")] if self.family.post_norm else out
+
+    def handed(self, layer: str) -> Tensor:
+        """All that the MLP or attention adds to the stream, a post-norm's bias included."""
+        bias = self.state[self.beside(layer, "norm2.bias")] if self.family.post_norm else 0
+        return self.written(layer) + bias
 
     def table(self, column: str, table: str, layer: str) -> NDArray[np.float64]:
         """A column of a class table: [unit, class]."""
@@ -262,7 +279,8 @@ def test_maps_and_summaries_are_those_of_plain_hooks(case: Case) -> None:
     assert case.index.sql("SELECT path FROM images ORDER BY image_id").path.tolist() == case.paths
     kinds = {layer.name for layer in spec.layers}
     residual = {f"{name.partition('.mlp.')[0]}.mlp.fc2" for name in case.layers if "fc2" in family.layers}
-    assert kinds == {*case.layers, *residual}
+    assert kinds == {*case.layers, *case.attention, *residual}
+    assert {layer.name for layer in spec.layers if layer.kind == "attention"} == set(case.attention)
     assert {layer.kind for layer in spec.layers} >= {"gated" if family.gated else "hidden"}
     for name in kinds:
         truth, group = case.patches(name), case.index.arrays[name]
@@ -286,9 +304,16 @@ def test_maps_and_summaries_are_those_of_plain_hooks(case: Case) -> None:
 
 def test_gated_units_have_no_value_before_a_nonlinearity(case: Case) -> None:
     """What stands where other neurons have the value after it is the value itself."""
-    if not case.family.gated:
-        return
-    index, name = case.index, case.layers[-1]
+    if case.family.gated:
+        check_units_of_both_signs(case, case.layers, "gated", "fc2")
+
+
+def test_attention_units_are_of_both_signs(case: Case) -> None:
+    check_units_of_both_signs(case, case.attention, "attention", "attn.proj")
+
+
+def check_units_of_both_signs(case: Case, layers: list[str], kind: str, reader: str) -> None:
+    index, name = case.index, layers[-1]
     close(index.arrays[name]["post_mean"][:], case.patches(name).mean(2))
     top = index.exemplars(name, 5, k=3)
     assert (top.pre == top.post).all()
@@ -299,23 +324,25 @@ def test_gated_units_have_no_value_before_a_nonlinearity(case: Case) -> None:
     assert (low.pre == low.post).all()
     assert low.image_id.tolist() == np.argsort(lowest, kind="stable")[:3].tolist()
     close(case.patches(name)[low.image_id, 5, low.patch], low.pre)  # by value: float32 may break a tie the other way
-    tokens = torch.cat([case.values(layer) for layer in case.layers], -1).flatten(0, 1)
+    tokens = torch.cat([case.values(layer) for layer in layers], -1).flatten(0, 1)
     dead = index.sql(
-        "SELECT dead FROM neurons JOIN layers USING (layer) WHERE kind = 'gated' ORDER BY block, unit"
+        "SELECT dead FROM neurons JOIN layers USING (layer) WHERE kind = ? ORDER BY block, layer, unit", [kind]
     ).dead
     assert dead.tolist() == (tokens.abs() <= 1e-6).all(0).tolist()
     live = open_model(index, case.weights, "cpu")
     close(live.maps(name, [5, 7], [0, 3]).reshape(2, 2, -1), case.patches(name)[[0, 3]][:, [5, 7]], 1e-4)
+    if not case.family.classes:
+        return
     given = gradient_times_activation(live, name, [5], 2, 3)
     assert given.patches.shape == (1, *index.spec.grid)
-    assert np.abs(given.patches).max() + np.abs(given.prefix).max() > 0 or case.family.readout == "token"
+    assert np.abs(given.patches).sum() + np.abs(given.prefix).sum() > 0 or case.family.readout == "token"
     picture = neuron_heatmaps(index, [f"{name}:5"], [0])
     assert "before" not in picture.title
     lens = neuron_heatmaps(index, [f"{name}:5"], [0], view="contribution", class_="owl")  # no weights: none are needed
-    assert lens.title == "Value that fc2 reads × raw score for owl"
-    score = case.fc2(name, "weight").T[5] @ case.state["head.weight"][CLASSES.index("owl")]
+    assert lens.title == f"Value that {reader} reads × raw score for owl"
+    score = case.last(name, "weight").T[5] @ case.state["head.weight"][CLASSES.index("owl")]
     close(lens.values[0, 0].reshape(-1), case.patches(name)[0, 5] * float(score), 1e-2)
-    with pytest.raises(QueryError, match=r"holds gated units: no nonlinearity follows it\. Take --view map"):
+    with pytest.raises(QueryError, match=rf"holds {kind} units: no nonlinearity follows it\. Take --view map"):
         neuron_heatmaps(index, [f"{name}:5"], [0], view="post")
 
 
@@ -334,8 +361,8 @@ def test_class_scores_are_their_definitions_from_the_state_dict(case: Case) -> N
         assert case.index.sql("FROM class_scores").empty
         return
     E = case.state["head.weight"]
-    for name in case.layers:
-        value = case.fc2(name, "weight").T
+    for name in (*case.layers, *case.attention):
+        value = case.last(name, "weight").T
         score = value @ E.T
         close(case.table("score", "class_scores", name), score)
         norms = value.norm(dim=1)[:, None] * E.norm(dim=1)[None]
@@ -361,15 +388,17 @@ def test_contributions_add_up_to_what_the_mlp_gives_the_logit(case: Case) -> Non
         offset = offset + case.state["head.bias"]
         close(case.through_final_norm(stream) @ E.T + offset, case.seen["head"])
         close(index.sql("SELECT logit_offset AS x FROM classes ORDER BY class_id").x, offset)
-    hidden = [layer.name for layer in index.spec.layers if layer.has_value_vectors]
+    places = [("", i, layer.name) for i, layer in enumerate(index.spec.neuron_layers)]
+    places += [("attention_", i, layer.name) for i, layer in enumerate(index.spec.attention_layers)]
+    assert {name for *_, name in places} == {*case.layers, *case.attention}
     labels = index.sql("SELECT class_id FROM images ORDER BY image_id").class_id.to_numpy(float, na_value=-1)
-    for i, name in enumerate(hidden):
+    for of, i, name in places:
+        vectors, biases = index.arrays[f"folded_{of}vectors"][i], index.arrays[f"folded_{of}biases"][i]
         share = case.through_final_norm(case.written(name)) @ E.T
         read, scale = index.arrays[f"{name}/read"][:], index.arrays[f"{name}/scale"][:]
-        folded = index.arrays["folded_vectors"][i] @ E.numpy().T
-        bias = index.arrays["folded_biases"][i] @ E.numpy().T
+        folded, bias = vectors @ E.numpy().T, biases @ E.numpy().T
         close(read @ folded + scale[:, None] * bias, share, 3e-4)
-        close(index.arrays["folded_biases"][i], case.folded(name, case.fc2(name, "bias")[None])[0])
+        close(biases, case.folded(name, case.last(name, "bias")[None])[0])
         if not family.classes:
             continue
         found = case.table("contribution", "class_activations", name)
@@ -382,6 +411,48 @@ def test_contributions_add_up_to_what_the_mlp_gives_the_logit(case: Case) -> Non
                 close(found[:, c].sum() + rest, share[of_class, c].mean(), 3e-4)
             else:
                 assert np.isnan(found[:, c]).all()
+
+
+def test_the_terms_of_a_logit_are_those_of_plain_hooks_and_add_up_to_it(case: Case) -> None:
+    """Each block's attention and MLP by what they hand to the stream, the start by what the first block reads."""
+    family, index = case.family, case.index
+    if family.readout.startswith("none") or not family.classes:
+        expected = "can be taken apart: none" if family.classes else "no class scores"
+        with pytest.raises(QueryError, match=expected):
+            logit_terms(index, 0, 0, weights=case.weights, device="cpu")
+        return
+    E, logits = case.state["head.weight"].double(), case.seen["head"].double()
+    shares: dict[str, Tensor] = {"embedding": case.through_final_norm(case.seen["in blocks.0"]) @ E.float().T}
+    for name in (*case.layers, *case.attention):
+        key = f"{name.split('.')[1]} {'attention' if name in case.attention else 'MLP'}"
+        share = case.through_final_norm(case.handed(name)) @ E.float().T
+        shares[key] = shares.get(key, torch.zeros_like(share)) + share  # parallel branches are one
+    for image, class_id in ((0, 0), (7, 3), (11, 1)):
+        table = logit_terms(index, class_id, image, weights=case.weights, device="cpu")
+        size = float(logits.abs().max())
+        assert abs(table.value.sum() - float(logits[image, class_id])) <= 1e-4 * size
+        close(table.after, table.value.cumsum(), 1e-9)
+        close(table.before, table.after - table.value, 1e-9)
+        found = table.assign(of=table.part.str.split().str[0]).dropna().groupby(["block", "of"]).value.sum()
+        assert len(found) == len(shares) - 1 == 2 * SMALL["depth"]
+        for key, share in shares.items():
+            if key != "embedding":
+                block, of = key.split()
+                assert abs(found[int(block), of] - float(share[image, class_id])) <= 1e-4 * size
+        assert abs(table.value[0] - float(shares["embedding"][image, class_id])) <= 1e-4 * size
+        bias = case.state["head.bias"][class_id]
+        assert abs(table.value.iloc[-1] - float(bias)) <= 1e-5 * size
+        for spec in index.spec.layers if ".ffns." not in case.layers[0] else ():
+            if spec.has_value_vectors:
+                of, layers = (
+                    ("attention_", index.spec.attention_layers)
+                    if spec.kind == "attention"
+                    else ("", index.spec.neuron_layers)
+                )
+                folded = index.arrays[f"folded_{of}vectors"][layers.index(spec)] @ E[class_id].numpy()
+                part = "attention units" if of else "MLP neurons"
+                value = table.value[(table.block == spec.block) & (table.part == part)].item()
+                assert abs(value - index.arrays[f"{spec.name}/read"][image] @ folded) <= 1e-4 * size
 
 
 def test_folders_find_their_classes_by_name(case: Case) -> None:

@@ -60,6 +60,7 @@ def dissect(index: Index) -> list[DataFrame]:
         query.class_value_agreement(index),
         query.key_value_agreement(index),
         query.composition(index, progress=lambda done, total: None),
+        query.logit_terms(index, "coin", k=2, progress=lambda done, total: None),
         query.neuron_pairs(index, "coin", "margin", candidates=3),
         query.neuron_sets(index, "coin", candidates=3),
         query.composed_classes(index, candidates=3),

@@ -35,6 +35,7 @@ ASKING_NO_TABLE = {
     "neuron_layer",
     "open_model",
     "readable",
+    "vectors_of",
     "verify",
 }
 # What is no question: kinds of things that the questions take or give.
@@ -67,6 +68,7 @@ FUNCTIONS: dict[str, Ask] = {
     "key_neurons": lambda i, _: query.key_neurons(i, "coin"),
     "key_value_agreement": lambda i, _: query.key_value_agreement(i),
     "labelled_images": lambda i, _: query.labelled_images(i),
+    "logit_terms": lambda i, _: query.logit_terms(i, "coin", k=2),
     "MapSource": lambda i, _: query.MapSource(i)(LAYER, [UNIT], [0]),
     "milan_sheet": lambda i, _: query.milan_sheet(i, NEURON, 2),
     "neighbours": lambda i, _: query.neighbours(i, 0, [NEURON]),
@@ -98,12 +100,14 @@ METHODS: dict[str, Ask] = {
     "image_id": lambda i, _: i.image_id("coin/013.jpg"),
     "inputs": lambda i, _: i.inputs([0]),
     "key_neurons": lambda i, _: i.key_neurons("coin"),
+    "logit_terms": lambda i, _: i.logit_terms("coin", "coin/013.jpg"),
     "look_up": lambda i, _: i.look_up("FROM neurons", []),
     "map": lambda i, _: i.map(LAYER, UNIT, 0),
     "neuron": lambda i, _: i.neuron(LAYER, UNIT),
     "neuron_layer": lambda i, _: i.neuron_layer(LAYER, UNIT),
     "readable": lambda i, _: i.readable(0),
     "sql": lambda i, _: i.sql(f"SELECT list_sum(activation_map('{LAYER}', {UNIT}, 0)) AS s"),
+    "vectors_of": lambda i, _: i.vectors_of(LAYER),
     "verify": lambda i, _: i.verify(quick=True),
 }
 COMMANDS: dict[str, list[str]] = {
@@ -123,6 +127,7 @@ COMMANDS: dict[str, list[str]] = {
     "dissect selectivity": [],
     "dissect agreement": [],
     "dissect composition": [],
+    "dissect logits": ["coin", "-k", "2"],
     "dissect pairs": ["coin", "--candidates", "3"],
     "dissect sets": ["coin", "--candidates", "3"],
     "dissect composed": ["--candidates", "3"],

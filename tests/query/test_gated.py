@@ -144,7 +144,7 @@ def test_titles_say_what_a_layer_holds(index: Index) -> None:
     rows = index.sql(
         "SELECT 'all' AS blocks, 1 AS block, 1 AS unit, 1 AS rank, 0.5 AS post_mean, 0.2 AS post_mean_others"
     )
-    figure = activations_figure(rows, "owl", "score", "post_mean", gated=True)
+    figure = activations_figure(rows, "owl", "score", "post_mean", kinds={"gated"})
     assert figure.get_supxlabel() == "mean of the patches of what fc2 reads, mean over the images"
 
 

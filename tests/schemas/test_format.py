@@ -22,7 +22,7 @@ def table(heading: str) -> list[list[str]]:
 def test_arrays_are_those_of_the_page(sample: Index) -> None:
     said = {}
     for name, kind, axes, meaning in table("array"):
-        if meaning.endswith("(of gated units alone)"):  # the sample has none; tests/query/test_gated.py looks
+        if meaning.endswith("units alone)"):  # the sample has none; test_gated.py and test_attention.py look
             continue
         for layer in [a.name for a in sample.spec.layers] if name.startswith("LAYER") else [""]:
             said[name.replace("LAYER", layer)] = (kind, tuple(axes.split(", ")))
