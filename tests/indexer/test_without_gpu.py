@@ -30,7 +30,7 @@ class Crossings(TorchDispatchMode):
     """Every operator that brings something from the device to the host: a plain `.cpu()` a fake tensor lets pass."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -139,7 +139,7 @@ class LateStream:
         place.view(torch.uint8).random_(1, 255)
         self.copies.append(LateCopy(place, piece))
 
-    def mark(self) -> lanes.Mark:
+    def mark(self) -> LateMark:
         return LateMark(list(self.copies))
 
 
