@@ -6,24 +6,23 @@ is taken over the whole data set, in pixels: intersection / (active + labelled -
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from ...schemas.errors import QueryError
-from ...schemas.progress import Progress, tracked
+from ...schemas.progress import Progress, silent
 from ...schemas.run_spec import LayerSpec, Part
-from ..drawing.upsample import smooth
 from ..lookups.neuron import QUANTILES, Quantile, quantiles
 from ..model.map_source import MapSource
 from ..stored.stored_index import StoredIndex
-from .masks import Bools, Masks
+from .masks import Masks
 
 LABEL_IOU = 0.04
-PIXELS_AT_ONCE = 8_000_000  # of upsampled maps, float32
 MAPS_AT_ONCE = 10_000_000  # values of stored maps
 
 Counts = NDArray[np.int64]
@@ -58,7 +57,7 @@ def neuron_concepts(
         masks: of concepts, see open_masks. Images without a mask count nowhere.
         quantile: the neuron's own, above which it is active.
         layer: only neurons of this layer.
-        progress: told layers done, and all layers.
+        progress: told parts of layers done, and all of them.
 
     Returns:
         Columns layer, block, unit, threshold, negative, concept, iou, label. label: the concept where IoU > 0.04, else
@@ -109,9 +108,11 @@ def concept_overlaps(
         index.neuron_layer(layer, 0)
     names = masks.concepts
     frames = []
-    for spec in tracked([s for s in index.spec.layers if layer in (None, s.name)], progress):
+    layers = [s for s in index.spec.layers if layer in (None, s.name)]
+    done, steps, tell = count(1), len(layers) * len(list(_parts(index, masks))), progress or silent
+    for spec in layers:
         threshold = quantiles(index, spec.name, list(range(spec.units)), quantile)
-        found = overlap(index, masks, spec, threshold).iou
+        found = overlap(index, masks, spec, threshold, lambda: tell(next(done), steps)).iou
         columns = {"layer": spec.name, "block": spec.block, "unit": np.repeat(np.arange(spec.units), len(names))}
         frame = pd.DataFrame(columns)
         frame["threshold"] = np.repeat(threshold, len(names))
@@ -120,33 +121,47 @@ def concept_overlaps(
     return pd.concat(frames, ignore_index=True)
 
 
-def overlap(index: StoredIndex, masks: Masks, layer: LayerSpec, threshold: NDArray[np.float32]) -> Overlap:
-    """Count a layer's pixels, part by part: in memory are some units' maps of one part and one image's pixels."""
+def overlap(
+    index: StoredIndex,
+    masks: Masks,
+    layer: LayerSpec,
+    threshold: NDArray[np.float32],
+    advance: Callable[[], object] = lambda: None,
+) -> Overlap:
+    """Count a layer's pixels, part by part: in memory are some units' maps of one part.
+
+    `advance` is called whenever a part is done.
+    """
     counts = Overlap(
         np.zeros(layer.units, np.int64),
         np.zeros(len(masks.concepts), np.int64),
         np.zeros((layer.units, len(masks.concepts)), np.int64),
     )
-    _, height, width = index.spec.preprocessing["input_size"]
     read = MapSource(index)
     for part, ids in _parts(index, masks):
-        shown = {i: masks.of_concepts(i) for i in ids}
-        for labels in shown.values():
-            for concept, mask in labels.items():
-                counts.labelled[concept] += np.count_nonzero(mask)
+        shown = [_kinds(masks, i) for i in ids]
+        for kinds, concepts in shown:
+            pixels = np.bincount(kinds.reshape(-1), minlength=len(concepts))
+            for concept in set().union(*concepts):
+                counts.labelled[concept] += sum(n for n, of in zip(pixels, concepts, strict=True) if concept in of)
         step = max(1, MAPS_AT_ONCE // (part.images * index.spec.patches))
         for start in range(0, layer.units, step):
             units = range(start, min(start + step, layer.units))
-            for image_id, maps in zip(ids, read(layer.name, units, ids), strict=True):
-                _count_image(
-                    counts,
-                    np.asarray(units),
-                    maps,
-                    threshold[units.start : units.stop],
-                    shown[image_id],
-                    (height, width),
-                )
+            for (kinds, concepts), maps in zip(shown, read(layer.name, units, ids), strict=True):
+                _count_image(counts, np.asarray(units), maps, threshold[units.start : units.stop], kinds, concepts)
+        advance()
     return counts
+
+
+def _kinds(masks: Masks, image_id: int) -> tuple[NDArray[np.int32], list[frozenset[int]]]:
+    """What every pixel of an image shows, int32 [y, x], and the concepts of each such kind: they may overlap."""
+    _, height, width = masks.index.spec.preprocessing["input_size"]
+    kinds, concepts = np.zeros((height, width), np.int64), [frozenset[int]()]
+    for concept, mask in masks.of_concepts(image_id).items():
+        both = np.unique(2 * kinds + mask, return_inverse=True)
+        concepts = [concepts[k // 2] | ({concept} if k % 2 else set()) for k in both[0].tolist()]
+        kinds = both[1].reshape(height, width)
+    return kinds.astype(np.int32), concepts
 
 
 def _parts(index: StoredIndex, masks: Masks) -> Iterator[tuple[Part, list[int]]]:
@@ -162,18 +177,17 @@ def _count_image(
     units: NDArray[np.int64],
     maps: NDArray[np.float32],
     threshold: NDArray[np.float32],
-    labels: dict[int, Bools],
-    size: tuple[int, int],
+    kinds: NDArray[np.int32],
+    concepts: list[frozenset[int]],
 ) -> None:
     """Add one image's pixels of some units: only those whose largest patch is above the threshold can have any."""
+    from .overlap_kernel import count_above, places_along  # Numba takes its time to import
+
     some = np.flatnonzero(maps.max((1, 2)) > threshold)
-    step = max(1, PIXELS_AT_ONCE // (size[0] * size[1]))
-    # one column a concept and one of ones: a product of zeros and ones counts exactly below 2^24
-    columns = np.stack([np.ones(size, bool), *labels.values()]).reshape(len(labels) + 1, -1).T.astype(np.float32)
-    for start in range(0, len(some), step):
-        few = some[start : start + step]
-        active = smooth(maps[few], *size) > threshold[few, None, None]
-        found = (active.reshape(len(few), -1).astype(np.float32) @ columns).astype(np.int64)
-        counts.active[units[few]] += found[:, 0]
-        for column, concept in enumerate(labels, start=1):
-            counts.both[units[few], concept] += found[:, column]
+    found = np.zeros((len(some), len(concepts)), np.int64)
+    along = (places_along(patches, pixels) for patches, pixels in zip(maps.shape[1:], kinds.shape, strict=True))
+    count_above(np.ascontiguousarray(maps[some]), threshold[some], kinds, *along, found)
+    counts.active[units[some]] += found.sum(1)
+    for column, shown in zip(found.T, concepts, strict=True):
+        for concept in shown:
+            counts.both[units[some], concept] += column
