@@ -17,9 +17,9 @@ def places_along(patches: int, pixels: int) -> tuple[np.ndarray, np.ndarray, np.
 
 @compiled(parallel=True)
 def count_above(maps, limits, kinds, y, x, counts):
-    """Add to counts [unit, kind] the pixels whose upsampled value is above the unit's limit.
+    """Add to counts [unit, set, kind] the pixels whose upsampled value is above the unit's limit.
 
-    maps [unit, row, column]; limits [unit]; kinds: what every pixel is, below the width of counts [y, x]; y, x: places
+    maps [unit, row, column]; limits [unit]; kinds: what every pixel is to each set of masks [set, y, x]; y, x: places
     along rows and columns. A pixel's value lies between those of four patches: where these are low, it is passed over.
     """
     (upper, lower, down), (left, right, across) = y, x
@@ -37,4 +37,5 @@ def count_above(maps, limits, kinds, y, x, counts):
             for j in range(len(across)):
                 first, second = line[left[j]], line[right[j]]
                 if first + across[j] * (second - first) > limit:
-                    counts[u, kinds[i, j]] += 1
+                    for s in range(len(kinds)):
+                        counts[u, s, kinds[s, i, j]] += 1
