@@ -68,3 +68,13 @@ def table_options(command: Command) -> Command:
     )
     forms = click.Choice(["table", "csv", "json"])
     return click.option("--format", "form", type=forms, default="table", show_default=True, help="Of the answer.")(run)
+
+
+def shown_options(command: Command) -> Command:
+    """The same, and --wide, with which `form` is 'wide': for tables of many columns."""
+
+    @functools.wraps(command)
+    def run(*args: Any, form: str, wide: bool, **options: Any) -> Any:
+        return command(*args, form="wide" if wide and form == "table" else form, **options)
+
+    return table_options(click.option("--wide", is_flag=True, help="All columns, however long the lines become.")(run))

@@ -25,8 +25,9 @@ from vitdex.query.commands.output import progress_bar, save_table, show
 from vitdex.query.commands.terminal import say, tell
 from vitdex.query.drawing.class_figures import activations_figure, shared_figure, similarity_figure
 from vitdex.query.drawing.contact_sheet import sheet
+from vitdex.query.drawing.focus_figure import focus_figure
 from vitdex.query.drawing.generated_figure import Column, draw_columns
-from vitdex.query.drawing.neuron_figures import concepts_figure, fires_figure, focus_figure
+from vitdex.query.drawing.neuron_figures import concepts_figure, fires_figure
 from vitdex.query.drawing.region_figure import Regions, draw_regions
 from vitdex.query.export.tables import export_tables
 from vitdex.query.index import Index
