@@ -33,7 +33,8 @@ def of_activations(index: StoredIndex, class_: str | int, by: Ranking, table: pd
     return caption(
         f"Key neurons of {name} by {by}: mean activation on its images (n = {first.n:,}) and on those of all other "
         f"classes (n = {first.n_others:,}).",
-        "Bars: the middle half of the images' largest patches (quantiles 0.25 to 0.75).",
+        "Bars: the middle half of the images' largest patches (quantiles 0.25 to 0.75). Hollow: not told from the other "
+        "classes, its AUROC within 1.96 standard errors of chance, 0.5.",
         terms=(by, "activations", "auroc"),
     )
 
@@ -98,7 +99,9 @@ def of_selectivity(every: pd.DataFrame, layer: str | None, images: pd.Series[int
     return caption(
         f"Selectivity of {len(every):,} neurons{where}: AUROC of the best of {images.nunique():,} classes against the "
         f"rest, by the largest patch of {len(images):,} images with a class.",
-        "" if chance is None else f"Chance: {chance:.3f}, the median of the best class's AUROC were the classes drawn.",
+        ""
+        if chance is None
+        else f"Chance: {chance:.3f}, the median of the best class's AUROC were the classes drawn at random.",
         "Boxes: quantiles 0.25, 0.5, 0.75; whiskers: 0.05 and 0.95.",
         terms=("auroc", "positive_share"),
     )

@@ -22,6 +22,7 @@ GATED_KINDS = {  # no nonlinearity follows what fc2 reads
     "post_mean": "mean of the patches of what fc2 reads",
     "cls_post_mean": "what fc2 reads on the CLS token",
 }
+INTERVAL = 1.96  # standard errors: 95%
 ROWS = 20  # neurons of a panel, or shared neurons
 MATRIX = 300  # classes whose squares are larger than pixels
 PANEL_ROWS = 11  # panels below each other
@@ -84,20 +85,27 @@ def activations_figure(
         axis.set_visible(False)
     for axis in axes[max(len(groups) - columns, 0) : len(groups)]:
         axis.tick_params(labelbottom=True)
-    figure.supxlabel(f"{(GATED_KINDS if gated else KINDS)[measure]}, mean over the images", fontsize=LABEL + 1)
     figure.supylabel(f"unit (block:unit), best by {by} first", fontsize=LABEL + 1)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=2, fontsize=LABEL)
+    figure.legend(
+        handles, labels, frameon=False, loc="outside lower center", ncols=2, fontsize=LABEL, title_fontsize=LABEL + 1,
+        title=f"{(GATED_KINDS if gated else KINDS)[measure]}, mean over the images",
+    )  # fmt: skip
     return figure
 
 
 def _against_others(axis: Axes, some: pd.DataFrame, measure: str, name: str) -> None:
-    """One panel: two dots a neuron, with the middle half of the images where it is known."""
+    """One panel: two dots a neuron, with the middle half of the images where it is known; hollow: told by chance."""
+    chance = (some.auroc - 0.5).abs() <= INTERVAL * (
+        (some.n + some.n_others + 1) / (12 * some.n * some.n_others)
+    ) ** 0.5
     place = np.arange(len(some))
     for end, colour, label, shift in (("_others", GREY, "all other classes", 0.14), ("", COLOURS[0], name, -0.14)):
         if measure == "mean_max" and f"max_25{end}" in some:
             axis.hlines(place + shift, some[f"max_25{end}"], some[f"max_75{end}"], color=colour, lw=2, alpha=0.45)
         axis.plot(some[f"{measure}{end}"], place + shift, "o", color=colour, ms=3.5, label=label)
+        if not end:
+            axis.plot(some[measure][chance], (place + shift)[chance], "o", color=colour, ms=3.5, mfc="white")
     all_blocks = some.blocks.iloc[0] == "all"
     labels = [f"{b}:{u}" if all_blocks else str(u) for b, u in zip(some.block, some.unit, strict=True)]
     axis.axvline(0, color="#cccccc", lw=0.8, zorder=0)
@@ -192,6 +200,7 @@ def shared_figure(shared: pd.DataFrame, top: int, by: str, caption: str = "") ->
     counts = shared.n.value_counts().sort_index()
     right.bar(counts.index, counts, width=0.8, color=COLOURS[4])
     right.set_title("all of them", fontsize=9)
+    right.set_xlim(1.4, max(counts.index.max() if len(counts) else 2, 4) + 0.6)
     right.set(xlabel="classes that share a neuron", ylabel="neurons", yscale="log" if len(shared) > MANY else "linear")
     for axis in (left, right):
         axis.xaxis.get_major_locator().set_params(integer=True)

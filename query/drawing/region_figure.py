@@ -56,7 +56,7 @@ def draw_regions(regions: Regions, caption: str, colours: str | None) -> Figure:
         axes[row, 0].set_ylabel(name, fontsize=9)
     figure.legend(
         handles=_legend(regions.neurons, plain=colours is None),
-        loc="outside right upper",
+        loc="outside right center",
         frameon=False,
         fontsize=8,
         title="block:unit" if colours is None else f"block:unit,\n{colours}",

@@ -85,7 +85,7 @@ def sets_figure(sets: pd.DataFrame, name: str, by: str, caption: str = "") -> Fi
     axis.plot(longest["size"], longest.by_score, "--", color="black", lw=1.5, label="largest scores")
     axis.set_xticks(longest["size"])
     axis.set(xlabel="neurons summed", ylabel=f"{by} of {short(name)}")
-    figure.legend(frameon=False, fontsize=TICK, loc="outside right upper", title="block:unit", title_fontsize=LABEL)
+    figure.legend(frameon=False, fontsize=TICK, loc="outside right center", title="block:unit", title_fontsize=LABEL)
     return figure
 
 

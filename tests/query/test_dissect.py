@@ -337,8 +337,12 @@ def test_from_image_to_neurons(sample: Index, reference: Reference) -> None:
     here = firing_neurons(sample, reference.paths[100], patch=12, layer=LAST)
     assert set(here.unit) == set(top[13])
     assert set(firing_neurons(sample, 100, "cls", LAST).unit) == set(top[0])
+    values = reference.fc1[LAST][100]
+    largest = everywhere.activation[units].to_numpy()
+    np.testing.assert_allclose(largest, values[:, units].max(0), rtol=1e-4)
     for row in rows(here):
-        assert row[6] == names[scores[:, row.unit].argmax()]
+        assert row.activation == pytest.approx(values[13, row.unit], abs=np.ptp(values[1:, row.unit]) / 500)
+        assert (row.says, row[8]) == (names[scores[:, row.unit].argmax()], "coin")
         assert row.score == pytest.approx(scores[2, row.unit], abs=1e-5)  # image 100 is a coin
         assert row.rank_in_unit == (scores[:, row.unit] > scores[2, row.unit]).sum() + 1
         assert row.rank_in_layer == (scores[2] > scores[2, row.unit]).sum() + 1
