@@ -15,7 +15,7 @@ from ..lookups.key_neurons import Ranking, named
 from ..stored.names import Neuron
 from .analysis_options import BY
 from .classes import chosen_class
-from .files import PIXELS, check_output
+from .files import FIGURES, check_output
 from .options import CLASS, INDEX, PICTURE, model_options
 from .output import save_picture
 
@@ -64,13 +64,15 @@ def heatmap_command(
 
     Images are those named, else the class's of which the model is surest, else the neuron's strongest.
     """
-    check_output(output, PIXELS)
+    check_output(output, FIGURES)
     with Index(index_path) as index:
         row = chosen_class(index, class_)
         columns, note = _columns(index, view, neurons, row, k, by)
         rows = _rows(index, images, row, columns, count)
         shown = index.heatmaps(columns, rows, view, row, scale, weights=weights, device=device)
-        save_picture(replace(shown, notes=(*note, *shown.notes)).picture(blocks=blocky), output)
+        named_by = replace(shown, title=" ".join([*note, f"{shown.title}."]))
+        lines = output.suffix.lower() in (".pdf", ".svg")
+        save_picture(named_by.figure(blocky) if lines else named_by.picture(blocky), output)
 
 
 def _columns(
@@ -84,7 +86,9 @@ def _columns(
     if class_ is None:
         raise QueryError("nothing to show", "Give --class NAME or --neuron LAYER:UNIT.")
     ranked = index.key_neurons(class_, k, by)
-    return named(ranked), (f"Key neurons of {index.class_name(class_)}, by {ranked.attrs['by']}.",)
+    from ..heatmaps.heatmap import chosen_neurons
+
+    return named(ranked), (chosen_neurons(index, class_, ranked),)
 
 
 def _rows(

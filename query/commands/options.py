@@ -39,7 +39,7 @@ OUTPUT = _outputs(f"the picture (.png, .jpg, .pdf, .svg) or {TABLE}")
 PIXELS_OUTPUT = _outputs(f"the picture (.png, .jpg, .pdf) or {TABLE}")
 TABLE_OUTPUT = _outputs(TABLE)
 PICTURE = click.option(
-    "-o", "--output", type=FILE, required=True, metavar="FILE", help="The picture: .png, .jpg or .pdf."
+    "-o", "--output", type=FILE, required=True, metavar="FILE", help="The picture: .png, .jpg, .pdf or .svg."
 )
 CLASS = click.option("--class", "class_", metavar="CLASS", help="A class by name, number or WordNet id.")
 LAYERS = click.option("--layer", "layers", multiple=True, required=True, help="A layer's name; may be repeated.")

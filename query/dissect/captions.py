@@ -33,8 +33,8 @@ def of_activations(index: StoredIndex, class_: str | int, by: Ranking, table: pd
     return caption(
         f"Key neurons of {name} by {by}: mean activation on its images (n = {first.n:,}) and on those of all other "
         f"classes (n = {first.n_others:,}).",
-        "Bars: the middle half of the images' largest patches (quantiles 0.25 to 0.75). Hollow: not told from the other "
-        "classes, its AUROC within 1.96 standard errors of chance, 0.5.",
+        "Bars: the middle half of the images' largest patches (quantiles 0.25 to 0.75).",
+        "Hollow: not told from the other classes, its AUROC within 1.96 standard errors of chance, 0.5.",
         terms=(by, "activations", "auroc"),
     )
 

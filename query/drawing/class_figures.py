@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .colours import COLOURS, GREY
-from .figure_style import CAPTION, LABEL, MANY, TICK, new_axes, new_figure, plain, short
+from .figure_style import CAPTION, LABEL, MANY, TICK, block_ticks, new_axes, new_figure, plain, powers, short
 
 KINDS = {
     "mean_max": "largest patch before the nonlinearity",
@@ -41,7 +41,7 @@ def blocks_figure(blocks: pd.DataFrame, carried: pd.DataFrame, by: str, caption:
     left.step(np.arange(-1, len(share) + 1), np.r_[chance[0], chance, chance[-1]], where="mid", color="black", lw=1,
               ls="--", label="chance: the block's share of all neurons")  # fmt: skip
     left.set(xlabel="block", ylabel="share of the classes' top neurons", xlim=(-0.6, len(share) - 0.4))
-    left.set_xticks(range(len(share)), share.index)
+    block_ticks(left, share.index.tolist(), range(len(share)))
     left.set_ylim(0, 1.35 * max(share.max().max(), chance.max()))
     left.legend(frameon=False, fontsize=TICK, ncols=2)
     _carried(right, carried)
@@ -202,6 +202,8 @@ def shared_figure(shared: pd.DataFrame, top: int, by: str, caption: str = "") ->
     right.set_title("all of them", fontsize=9)
     right.set_xlim(1.4, max(counts.index.max() if len(counts) else 2, 4) + 0.6)
     right.set(xlabel="classes that share a neuron", ylabel="neurons", yscale="log" if len(shared) > MANY else "linear")
+    if len(shared) > MANY:
+        powers(right.yaxis)
     for axis in (left, right):
         axis.xaxis.get_major_locator().set_params(integer=True)
     return figure

@@ -5,10 +5,12 @@ A table comes in, a matplotlib Figure goes out. Colours after Okabe and Ito and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from textwrap import wrap
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -18,6 +20,7 @@ DPI = 130
 MOST_PIXELS = 4000  # of a side
 MANY = 40  # classes: up to so many have a row each, more are shown by their extremes and how they are spread
 EXTREME = 12  # rows at either end
+BLOCKS = 14  # numbers of blocks below an axis
 NAME = 28  # letters of a name
 CAPTION, LABEL, TICK = 9, 8, 7  # heights of letters, in points
 LETTER = 0.6  # width of a letter of its height
@@ -60,6 +63,18 @@ def plain(axis: Axes) -> None:
     axis.tick_params(labelsize=LABEL)
     axis.xaxis.label.set_fontsize(LABEL + 1)
     axis.yaxis.label.set_fontsize(LABEL + 1)
+
+
+def powers(axis: Axis) -> None:
+    """A logarithmic axis whose numbers are written out, for in a PlainFigure '10^2' is no mathematics."""
+    axis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axis.set_minor_formatter(lambda value, _: "")
+
+
+def block_ticks(axis: Axes, blocks: Sequence[int], places: Sequence[float] | None = None) -> None:
+    """The numbers of blocks below an axis, of many every second or third."""
+    step = -(-len(blocks) // BLOCKS)
+    axis.set_xticks(list(blocks if places is None else places)[::step], [str(block) for block in blocks][::step])
 
 
 def short(name: object, most: int = NAME) -> str:

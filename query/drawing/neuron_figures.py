@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from .colours import COLOURS, GREY
-from .figure_style import LABEL, TICK, new_axes, short
+from .figure_style import LABEL, TICK, block_ticks, new_axes, powers, short
 
 LABELS = 20  # concepts with a bar each
 NAMED_BLOCKS = 12  # in a legend
@@ -33,6 +33,7 @@ def concepts_figure(concepts: pd.DataFrame, caption: str = "") -> Figure:
         right.plot(np.arange(1, len(values) + 1), values, color=colormaps["viridis"](shade), label=label)
     right.axhline(0.04, color=GREY, ls="--", lw=1)
     right.set(xscale="log", xlabel="neurons of the block, best first", ylabel="IoU with the best concept")
+    powers(right.xaxis)
     right.legend(frameon=False, fontsize=TICK, ncols=2 if len(ious) > 6 else 1)
     return figure
 
@@ -67,7 +68,7 @@ def selectivity_figure(neurons: pd.DataFrame, chance: float | None = None, capti
     sparse.set(ylabel="share of patches with a > 0")
     dead.set(ylabel="neurons")
     for axis in (auroc, sparse, dead):
-        axis.set_xticks(place, blocks, fontsize=TICK if len(blocks) <= 12 else 5)
+        block_ticks(axis, blocks, place.tolist())
         axis.set_xlabel("block")
     return figure
 
@@ -93,7 +94,7 @@ def lines_figure(
             axis.plot(one.block, one[chance], color="black", ls="--", lw=1, label="chance")
         if axis.get_legend_handles_labels()[0]:
             axis.legend(frameon=False, fontsize=TICK)
-        axis.set_xticks(blocks[:: max(1, len(blocks) // 12)])
+        block_ticks(axis, blocks)
         axis.set(xlabel="block", ylabel=label, ylim=(0, None))
     return figure
 
@@ -113,7 +114,7 @@ def fires_figure(fires: pd.DataFrame, caption: str = "") -> Figure:
         one = some[chosen]
         area = 8 + 240 * one.tokens.astype(float) / largest
         axis.scatter(one.block, one.score, area, color=colour, alpha=0.5, lw=0, label=label)
-    axis.set_xticks(sorted(fires.block.unique()))
+    block_ticks(axis, sorted(fires.block.unique()))
     axis.set(xlabel="block", ylabel=f"score for {name}")
     handles = axis.get_legend_handles_labels()[0]
     drawn = figure.legend(frameon=False, loc="outside lower center", ncols=2, fontsize=LABEL)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .colours import COLOURS
 from .figure_style import new_figure
 
-SHEET_DPI = 75  # of pictures of photographs
+SHEET_DPI = 90  # of pictures of photographs
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ DEFINED = {
     **dict.fromkeys(("key-value agreement", "class-value agreement", "compositional share", "identifiability"), VALUES),
     **dict.fromkeys(("margin", "gain", "over_twice", "composed"), SUMS),
     **dict.fromkeys(("region",), REGIONS),
+    **dict.fromkeys(("map", "post", "neuron-gradient", "logit-gradient", "grad-times-activation"), VIEWS),
     **dict.fromkeys(("ratio", "percentile", "pre_mean"), GENERATED),
 }
 

@@ -31,10 +31,10 @@ def names(count: int, long: bool) -> list[str]:
     return [f"{i} {LONG * 2}"[:150] if long else f"class {i}" for i in range(count)]
 
 
-def figures(count: int, long: bool = False) -> dict[str, Callable[[], Figure]]:
-    """Every figure of so many classes, by name. Models of many classes have more blocks, too."""
-    draw, blocks, of = np.random.default_rng(count), 12 if count < 1000 else 24, names(count, long)
-    name = of[0]
+def figures(of: list[str]) -> dict[str, Callable[[], Figure]]:
+    """Every figure of classes of these names. Models of many classes have more blocks, too."""
+    name, count = of[0], len(of)
+    draw, blocks = np.random.default_rng(count), 12 if count < 1000 else 24
 
     def layers(k: int) -> dict[str, Any]:
         block = draw.integers(0, blocks, k)
@@ -122,7 +122,7 @@ def figures(count: int, long: bool = False) -> dict[str, Callable[[], Figure]]:
 
     def lines() -> Figure:
         rows = [
-            {"block": b, "tokens": t, "n": 50 * count, "agreement": b / 30 + (t == "cls") / 10, "chance": 0.01, "v": b / 40}
+            {"block": b, "tokens": t, "n": 50, "agreement": b / 30 + (t == "cls") / 10, "chance": 0.01, "v": b / 40}
             for b in range(blocks)
             for t in ("cls", "patches", "all")
         ]  # fmt: skip
@@ -155,5 +155,5 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     for number in COUNTS:
         for long_names in (False, True) if number == 100 else (False,):
-            for title, make in figures(number, long_names).items():
+            for title, make in figures(names(number, long_names)).items():
                 make().savefig(folder / f"{title}-{number}{'-long' * long_names}.png")
