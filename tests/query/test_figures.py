@@ -35,9 +35,8 @@ def drawn(figure: Figure) -> FigureCanvasAgg:
     return canvas
 
 
-def boxes(figure: Figure, texts: list[Text]) -> list[Bbox]:
-    renderer = drawn(figure).get_renderer()
-    return [text.get_window_extent(renderer) for text in texts]
+def boxes(canvas: FigureCanvasAgg, texts: list[Text]) -> list[Bbox]:
+    return [text.get_window_extent(canvas.get_renderer()) for text in texts]
 
 
 def overlapping(found: list[Bbox]) -> bool:
@@ -59,17 +58,17 @@ def test_a_figure_of_many_classes_is_legible(kind: str, count: int) -> None:
     titles = [text for axis in axes for text in (axis.title, axis.xaxis.label, axis.yaxis.label) if text.get_text()]
     whole = Bbox.from_extents(-1, -1, *(side + 1 for side in canvas.get_width_height()))
     shown = [*figure.texts, *titles, *itertools.chain(*ticks)]
-    for text, box in zip(shown, boxes(figure, shown), strict=True):
+    for text, box in zip(shown, boxes(canvas, shown), strict=True):
         assert Bbox.intersection(whole, box).bounds == pytest.approx(box.bounds), text.get_text()  # type: ignore[union-attr]
     for labels in ticks:
-        assert not overlapping(boxes(figure, labels))
+        assert not overlapping(boxes(canvas, labels))
 
 
 def tick_labels(axis: Axes, way: str) -> list[Text]:
     """Of the ticks that are drawn: those within the limits."""
     which = axis.xaxis if way == "x" else axis.yaxis
     low, high = sorted(which.get_view_interval())
-    places = zip(which.get_majorticklocs(), which.get_majorticklabels(), strict=True)
+    places = zip(which.get_majorticklocs(), which.get_majorticklabels(), strict=False)  # none where they are shared
     return [text for place, text in places if low <= place <= high and text.get_text() and text.get_visible()]
 
 
