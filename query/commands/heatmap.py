@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from ...schemas.errors import QueryError
+from ..heatmaps.heatmap import chosen_images, chosen_neurons
 from ..heatmaps.views import SCALES, VIEWS, ScaleOf, View
 from ..index import Index
 from ..lookups.class_images import class_images
@@ -70,7 +71,10 @@ def heatmap_command(
         columns, note = _columns(index, view, neurons, row, k, by)
         rows = _rows(index, images, row, columns, count)
         shown = index.heatmaps(columns, rows, view, row, scale, weights=weights, device=device)
-        named_by = replace(shown, title=" ".join([*note, f"{shown.title}."]))
+        notes = shown.notes
+        if row is not None and not images:
+            notes = (chosen_images(index, row, len(rows)), *notes)
+        named_by = replace(shown, title=" ".join([*note, f"{shown.title}."]), notes=notes)
         lines = output.suffix.lower() in (".pdf", ".svg")
         save_picture(named_by.figure(blocky) if lines else named_by.picture(blocky), output)
 
@@ -86,8 +90,6 @@ def _columns(
     if class_ is None:
         raise QueryError("nothing to show", "Give --class NAME or --neuron LAYER:UNIT.")
     ranked = index.key_neurons(class_, k, by)
-    from ..heatmaps.heatmap import chosen_neurons
-
     return named(ranked), (chosen_neurons(index, class_, ranked),)
 
 

@@ -114,14 +114,21 @@ def class_heatmaps(
     ranked = key_neurons(index, class_, k, by)
     rows = class_images(index, class_, images).image_id.tolist()
     shown = neuron_heatmaps(index, named(ranked), rows, view, class_, scale, weights=weights, device=device)
-    return replace(shown, title=f"{chosen_neurons(index, class_, ranked)} {shown.title}.")
+    notes = (chosen_images(index, class_, len(rows)), *shown.notes)
+    return replace(shown, title=f"{chosen_neurons(index, class_, ranked)} {shown.title}.", notes=notes)
 
 
 def chosen_neurons(index: StoredIndex, class_: str | int, ranked: pd.DataFrame) -> str:
-    """How neurons and images of a class were chosen, for a title."""
+    """How neurons of a class were chosen, for a title."""
     every = sum(layer.units for layer in index.hidden_layers)
     name = index.class_name(class_)
     return f"Key neurons of {name}: the first {len(ranked)} of {every:,} by {ranked.attrs['by']}."
+
+
+def chosen_images(index: StoredIndex, class_: str | int, shown: int) -> str:
+    """How images of a class were chosen, for a note."""
+    count = len(class_images(index, class_))
+    return f"Images: of {count:,} of {index.class_name(class_)}, the {shown:,} of which the model is surest."
 
 
 def _rows(index: StoredIndex, images: Sequence[int | str]) -> pd.DataFrame:

@@ -66,8 +66,9 @@ def scale_words(view: View) -> str:
         return "Colours: ± the largest value shown."
     if view == "contribution":
         return "Colours: ± the largest value shown, at least that of the 0.001 and 0.999 quantiles over all images."
-    low = "" if view == "post" else "blue to the smallest, at least its 0.001 quantile; "
-    return f"Colours, a neuron: {low}red to the largest value shown, at least its 0.999 quantile over all images."
+    red = "red to the largest value shown (at least to the neuron's 0.999 quantile over all images)"
+    blue = "" if view == "post" else ", blue to the smallest (at least to its 0.001 quantile)"
+    return f"Colours: {red}{blue}."
 
 
 def image_scales(values: Values, view: View) -> tuple[tuple[tuple[Scale, ...], ...], str]:

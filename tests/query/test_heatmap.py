@@ -40,7 +40,7 @@ def test_map_and_scale_are_the_neurons_own(sample: Index, reference: Reference) 
         q001, q999 = np.quantile(patches, [0.001, 0.999], method="hazen")
         ends = [min(q001, direct.min()), max(q999, direct.max())]
         np.testing.assert_allclose([found.scales[column].low, found.scales[column].high], ends, rtol=0.02)
-    assert "red to the largest value shown, at least its 0.999 quantile" in found.notes[-1]
+    assert "red to the largest value shown (at least to the neuron's 0.999 quantile over all images)" in found.notes[-1]
     np.testing.assert_array_equal(found.images[0], np.asarray(sample.arrays["inputs"][IMAGE]))
     assert found.row_headings[0] == ("coin", "predicted coin", f"image {IMAGE}")
 
