@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from vitdex.query.commands.main import cli
-from vitdex.query.console.readable import MAIN, WIDTH, readable
+from vitdex.query.console.readable import MAIN, readable
 from vitdex.query.console.table_text import shown_text
 from vitdex.query.index import Index
 
+WIDTH = 100
 QUESTIONS = {
     "top": ["top", "INDEX", "--class", "coin"],
     "exemplars": ["top", "INDEX", "--neuron", "blocks.4.mlp.fc1:473"],
