@@ -150,7 +150,9 @@ def test_colours_end_at_the_largest_value_shown(sample: Index, reference: Refere
     for view in ("map", "post"):
         peak = sample.heatmap(rare.layer, rare.unit, int(rare.image_id), view)
         assert peak.scales[0].high == pytest.approx(peak.values.max(), rel=1e-4)
-        assert peak.scales[0].high == pytest.approx(patches.max(), rel=0.02, abs=0.02)
+        largest = torch.tensor(patches.max())
+        direct = (torch.nn.functional.gelu(largest) if view == "post" else largest).item()
+        assert peak.scales[0].high == pytest.approx(direct, rel=0.02)
         calm = sample.heatmap(rare.layer, rare.unit, silent, view)
         assert calm.values.max() < 0.2 * calm.scales[0].high
 
