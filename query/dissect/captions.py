@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from ...schemas.run_spec import NO_ACTIVATION
 from ..drawing.terms import definitions
 from ..lookups.key_neurons import Ranking
 from ..stored.stored_index import StoredIndex
@@ -85,10 +86,11 @@ def of_own(by: Ranking, table: pd.DataFrame) -> str:
     )
 
 
-def of_similarity(table: pd.DataFrame, images: pd.DataFrame) -> str:
+def of_similarity(index: StoredIndex, table: pd.DataFrame, images: pd.DataFrame) -> str:
+    of = "of what fc2 reads" if index.spec.activation == NO_ACTIVATION else "after the nonlinearity"
     return caption(
         f"Similarity of {images.class_id.nunique():,} classes in {len(table):,} pairs: cosine of their rows of the "
-        f"head, and of their activation (mean after the nonlinearity over {len(images):,} images, each neuron centred "
+        f"head, and of their activation (mean {of} over {len(images):,} images, each neuron centred "
         "and scaled).",
         terms=("similarity", "activation"),
     )

@@ -190,7 +190,7 @@ def _shared(index: StoredIndex, by: Ranking | None = None, top: int = 1, classes
 
 def _similarity(index: StoredIndex) -> Answer:
     table = class_similarity(index)
-    caption = captions.of_similarity(table, labelled_images(index))
+    caption = captions.of_similarity(index, table, labelled_images(index))
 
     def draw() -> Figure:
         from ..drawing.class_figures import similarity_figure
