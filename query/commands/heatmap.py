@@ -71,10 +71,8 @@ def heatmap_command(
         columns, note = _columns(index, view, neurons, row, k, by)
         rows = _rows(index, images, row, columns, count)
         shown = index.heatmaps(columns, rows, view, row, scale, weights=weights, device=device)
-        notes = shown.notes
-        if row is not None and not images:
-            notes = (chosen_images(index, row, len(rows)), *notes)
-        named_by = replace(shown, title=" ".join([*note, f"{shown.title}."]), notes=notes)
+        chosen = () if images else (_chosen(index, row, columns, len(rows)),)
+        named_by = replace(shown, title=" ".join([*note, f"{shown.title}."]), notes=(*chosen, *shown.notes))
         lines = output.suffix.lower() in (".pdf", ".svg")
         save_picture(named_by.figure(blocky) if lines else named_by.picture(blocky), output)
 
@@ -91,6 +89,13 @@ def _columns(
         raise QueryError("nothing to show", "Give --class NAME or --neuron LAYER:UNIT.")
     ranked = index.key_neurons(class_, k, by)
     return named(ranked), (chosen_neurons(index, class_, ranked),)
+
+
+def _chosen(index: Index, class_: int | None, neurons: list[Neuron], count: int) -> str:
+    """How the images that nobody named were chosen."""
+    if class_ is not None:
+        return chosen_images(index, class_, count)
+    return f"Images: the {count:,} with the largest patch of {neurons[0]}."
 
 
 def _rows(

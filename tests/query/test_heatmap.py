@@ -169,6 +169,7 @@ def test_letters_stay_letters(sample_path: Path, tmp_path: Path) -> None:
         first = index.key_neurons("coin", 2)
     for text in ("blocks.5.mlp.fc1:16", "predicted coin", "Key neurons of coin: the first 2 of 4,608 by contribution."):
         assert text in drawn
+    assert "of which the model is surest" in drawn
     assert drawn.count("<image") == 2 + 2 * len(first) + len(first)  # inputs, heatmaps, colour bars
     assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
     with Image.open(tmp_path / "a.png") as picture:
