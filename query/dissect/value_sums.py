@@ -23,18 +23,21 @@ Floats = NDArray[np.float64]
 Space = tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]
 Measure = Literal["probability", "margin"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
+FLAT = 2.0  # times chance: where no sum reaches it, probability tells nothing
+TRIES = 200  # pairs from which sets are grown, until there are enough
 WHERE = ("layer_a", "unit_a", "layer_b", "unit_b")
 VALUES_AT_ONCE = 10_000_000  # of pairs times classes, float64
 
 
 def neuron_pairs(
-    index: StoredIndex, class_: str | int, by: Measure = "probability", candidates: int = 300, k: int = 20
+    index: StoredIndex, class_: str | int, by: Measure = "margin", candidates: int = 300, k: int = 20
 ) -> pd.DataFrame:
     """The k best of all pairs of a class's `candidates` neurons with the largest score, by their gain.
 
     Args:
         class_: by name or WordNet id; an int is its row in the head.
-        by: 'probability' or 'margin', see above.
+        by: 'margin' or 'probability', see above. Where raw scores are small, probability is flat: near 1 / classes for
+            every sum.
         candidates: neurons of which all pairs are tried.
         k: how many pairs.
 
@@ -71,17 +74,20 @@ def neuron_sets(
     index: StoredIndex,
     class_: str | int,
     size: int = 4,
-    by: Measure = "probability",
+    by: Measure = "margin",
     candidates: int = 300,
     starts: int = 5,
 ) -> pd.DataFrame:
-    """Small sets grown from the class's `starts` best pairs: each step adds the neuron after which `by` is largest.
+    """Small sets grown from the class's best pairs: each step adds the neuron after which `by` is largest.
+
+    Any two sets share at most half of their neurons: a pair or a neuron with which a set would share more with an
+    earlier one is passed over.
 
     Args:
         class_: by name or WordNet id; an int is its row in the head.
         size: neurons of a set; it ends before where no neuron adds anything.
         by, candidates: as in neuron_pairs.
-        starts: how many sets.
+        starts: how many sets, at most.
 
     Returns:
         One row a set and step: set, size, layer, unit (the neuron that joins; the pair's two have size 1 and 2), value
@@ -97,18 +103,42 @@ def neuron_sets(
     class_id, neurons, scores = loudest(index, class_, candidates, by)
     in_order = measure(np.cumsum(scores[:, :size], axis=1), class_id, by)
     position = {neuron: i for i, neuron in enumerate(zip(neurons.layer, neurons.unit, strict=True))}
-    rows = []
-    for row in neuron_pairs(index, class_id, by, candidates, starts).itertuples(index=False):
+    sets: list[list[tuple[int, float]]] = []
+    for row in neuron_pairs(index, class_id, by, candidates, TRIES).itertuples(index=False):
         first = [position[row.layer_a, row.unit_a], position[row.layer_b, row.unit_b]]
         first.sort(key=lambda i: -measure(scores[:, [i]], class_id, by)[0])
-        for step, (unit, value) in enumerate(grow(scores, class_id, by, first, size)):
-            where = {"layer": neurons.layer[unit], "unit": neurons.unit[unit]}
-            rows.append({"set": row.rank, "size": step + 1, **where, "value": value, "by_score": in_order[step]})
+        earlier = [{unit for unit, _ in members} for members in sets]
+        if any(2 * len(other & {*first}) > size for other in earlier):
+            continue
+        grown = grow(scores, class_id, by, first, size, earlier)
+        if all(2 * len(other & {unit for unit, _ in grown}) <= min(len(other), len(grown)) for other in earlier):
+            sets.append(grown)
+        if len(sets) == starts:
+            break
+    rows = [
+        {"set": number, "size": step, "layer": neurons.layer[unit], "unit": neurons.unit[unit], "value": value,
+         "by_score": in_order[step - 1]}
+        for number, members in enumerate(sets, 1) for step, (unit, value) in enumerate(members, 1)
+    ]  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def grow(scores: Floats, class_id: int, by: Measure, first: Sequence[int], size: int) -> list[tuple[int, float]]:
-    """A set from its first neurons to at most `size`, greedily: (neuron, value of the sum so far)."""
+def flatness(index: StoredIndex, by: Measure, sums: pd.Series[float]) -> str:
+    """A line where sums by probability are all near chance, as with raw scores that are small; else ''."""
+    chance = 1 / index.spec.classes
+    if by != "probability" or not len(sums) or sums.max() > FLAT * chance:
+        return ""
+    ends = f"{sums.min():.3f} to {sums.max():.3f}, where chance is {chance:.3f}"
+    return f"Probability is flat here, {ends}: raw scores are too small for a softmax. Take --by margin."
+
+
+def grow(
+    scores: Floats, class_id: int, by: Measure, first: Sequence[int], size: int, earlier: Sequence[set[int]] = ()
+) -> list[tuple[int, float]]:
+    """A set from its first neurons to at most `size`, greedily: (neuron, value of the sum so far).
+
+    It shares at most size / 2 neurons with each of the `earlier` sets.
+    """
     members = list(first)
     values = [
         float(measure(scores[:, members[: i + 1]].sum(1, keepdims=True), class_id, by)[0]) for i in range(len(first))
@@ -116,6 +146,9 @@ def grow(scores: Floats, class_id: int, by: Measure, first: Sequence[int], size:
     while len(members) < size:
         options = measure(scores + scores[:, members].sum(1, keepdims=True), class_id, by)
         options[members] = -np.inf
+        for other in earlier:
+            if 2 * len(other.intersection(members)) + 2 > size:
+                options[list(other)] = -np.inf
         best = int(options.argmax())
         if options[best] <= values[-1]:
             break
@@ -125,7 +158,7 @@ def grow(scores: Floats, class_id: int, by: Measure, first: Sequence[int], size:
 
 
 def composed_classes(
-    index: StoredIndex, by: Measure = "probability", candidates: int = 300, *, progress: Progress | None = None
+    index: StoredIndex, by: Measure = "margin", candidates: int = 300, *, progress: Progress | None = None
 ) -> pd.DataFrame:
     """For every class, its best pair of neurons of other classes: each says another class loudest, their sum this one.
 

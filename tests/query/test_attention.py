@@ -137,7 +137,7 @@ def test_an_index_of_other_layers_has_the_same_terms(index: Index, sample: Index
 
 def test_the_figure_shows_what_the_table_says(index: Index) -> None:
     terms = index.logit_terms(CLASS, k=5)
-    figure = logit_figure(terms, "coin$", "here")
+    figure = logit_figure(terms, "The logit of coin$, here.")
     above, below = cast(Any, figure.axes)
     heights = sorted(bar.get_height() for bar in above.patches)
     assert heights == pytest.approx(sorted(terms.value))
@@ -146,7 +146,7 @@ def test_the_figure_shows_what_the_table_says(index: Index) -> None:
     assert drawn["images of other classes (n = 5)"][-1] == terms.others_after.iloc[-1]
     assert "s.d." in above.get_ylabel()
     assert figure.get_suptitle() == "How the logit of coin$ builds up, here"
-    single: Any = logit_figure(index.logit_terms(CLASS, 90), "coin", "there").axes
+    single: Any = logit_figure(index.logit_terms(CLASS, 90)).axes
     assert "s.d." not in single[0].get_ylabel()
     assert [text.get_text() for text in single[1].get_legend().get_texts()] == ["this image"]
 

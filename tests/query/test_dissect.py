@@ -363,8 +363,12 @@ def test_from_image_to_neurons(sample: Index, reference: Reference) -> None:
     here = firing_neurons(sample, reference.paths[100], patch=12, layer=LAST)
     assert set(here.unit) == set(top[13])
     assert set(firing_neurons(sample, 100, "cls", LAST).unit) == set(top[0])
+    values = reference.fc1[LAST][100]
+    largest = everywhere.activation[units].to_numpy()
+    np.testing.assert_allclose(largest, values[:, units].max(0), rtol=1e-4)
     for row in rows(here):
-        assert row[6] == names[scores[:, row.unit].argmax()]
+        assert row.activation == pytest.approx(values[13, row.unit], abs=float(np.ptp(values[1:, row.unit])) / 500)
+        assert (row.says, row[8]) == (names[scores[:, row.unit].argmax()], "coin")
         assert row.score == pytest.approx(scores[2, row.unit], abs=1e-5)  # image 100 is a coin
         assert row.rank_in_unit == (scores[:, row.unit] > scores[2, row.unit]).sum() + 1
         assert row.rank_in_layer == (scores[2] > scores[2, row.unit]).sum() + 1
@@ -406,7 +410,9 @@ def test_the_commands_print_and_draw(sample_path: Path, tmp_path: Path) -> None:
     assert "x.txt' is of no kind that can be written here. One of .png, .jpg" in str(out.exception)
 
 
-@pytest.mark.parametrize("pairs", [[(0.1, 0.2)], [(0.1, 1.0), (0.2, 1.0)], [(0.5, 0.1), (0.5, 0.2), (0.5, 0.3)]])
+@pytest.mark.parametrize(
+    "pairs", [[(0.1, 0.2)], [(0.1, 1.0), (0.2, 1.0), (0.3, 1.0)], [(0.5, 0.1), (0.5, 0.2), (0.5, 0.3)]]
+)
 def test_no_correlation_is_told_where_nothing_varies(pairs: list[tuple[float, float]]) -> None:
     from vitdex.query.drawing.class_figures import similarity_figure
 
