@@ -70,7 +70,7 @@ def of_concepts(masks: int, concepts: int, quantile: str, table: pd.DataFrame) -
         f"Best concept of each of {len(table):,} neurons, by IoU of its region (above its own {quantile}) over "
         f"{masks:,} images with a mask, {concepts:,} concepts.",
         f"Labelled: {len(labelled):,} (IoU > 0.04, threshold not negative). Above chance, the largest best IoU of 19 "
-        f"drawings with masks of other images: {labelled.passes.sum():,} of them, {table.passes.sum():,} of all neurons.",
+        f"drawings with masks of other images: {labelled.passes.sum():,} of these, {table.passes.sum():,} of all.",
         terms=("iou", "label", "passes"),
     )
 

@@ -145,7 +145,7 @@ def test_the_figure_shows_what_the_table_says(index: Index) -> None:
     assert drawn["images of the class (n = 5)"][-1] == terms.after.iloc[-1]
     assert drawn["images of other classes (n = 5)"][-1] == terms.others_after.iloc[-1]
     assert "s.d." in above.get_ylabel()
-    assert figure.get_suptitle() == "How the logit of coin$ builds up, here"
+    assert figure.get_suptitle() == "The logit of coin$, here."
     single: Any = logit_figure(index.logit_terms(CLASS, 90)).axes
     assert "s.d." not in single[0].get_ylabel()
     assert [text.get_text() for text in single[1].get_legend().get_texts()] == ["this image"]
