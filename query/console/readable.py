@@ -39,9 +39,9 @@ MAIN: dict[str, tuple[str, ...]] = {
                     "auroc_median", "auroc_90", "positive_share", "dead"),
     "agreement": ("block", "tokens", "n", "agreement", "chance", "class_value"),
     "composition": ("block", "tokens", "n", "compositional", "identifiability"),
-    "pairs": ("rank", "neuron_a", "neuron_b", "a", "b", "sum", "gain"),
-    "sets": ("set", "size", "neuron", "value", "by_score"),
-    "composed": ("class", "neuron_a", "class_a", "neuron_b", "class_b", "sum", "pairs"),
+    "pairs": ("rank", "neuron_a", "neuron_b", "a", "b", "sum", "gain", "chance", "passes"),
+    "sets": ("set", "size", "neuron", "value", "by_score", "chance", "passes"),
+    "composed": ("class", "neuron_a", "class_a", "neuron_b", "class_b", "sum", "chance", "passes"),
     "fires": ("neuron", "tokens", "first", "activation", "says", "class", "score", "rank_in_unit"),
 }  # fmt: skip
 

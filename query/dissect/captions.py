@@ -11,7 +11,10 @@ from ..drawing.terms import definitions
 from ..lookups.key_neurons import Ranking
 from ..stored.stored_index import StoredIndex
 from .region_rules import Threshold
-from .value_sums import Measure, flatness
+from .sum_search import Measure
+from .value_sums import flatness
+
+DRAWN = "the largest that the same search finds in 19 drawings with the head's coordinates shuffled"
 
 
 def caption(*sentences: str, terms: Iterable[str]) -> str:
@@ -148,8 +151,9 @@ def of_pairs(index: StoredIndex, class_: str | int, measure: Measure, candidates
     return caption(
         f"Sums of two value vectors for {index.class_name(class_)}: the first {len(table):,} by gain in {measure}, of "
         f"all pairs of the {candidates:,} neurons with the largest score.",
+        f"{table.passes.sum():,} of them gain more than chance, {table.chance.iloc[0]:.3f}: {DRAWN}.",
         flatness(index, measure, table["sum"]),
-        terms=(measure, "gain", "over_twice", "score"),
+        terms=(measure, "gain", "over_twice", "by chance", "score"),
     )
 
 
@@ -157,9 +161,9 @@ def of_sets(index: StoredIndex, class_: str | int, measure: Measure, candidates:
     return caption(
         f"Sets of value vectors for {index.class_name(class_)}: {table.set.nunique()} sets grown from the pairs with "
         f"the largest gain in {measure}, among the {candidates:,} neurons with the largest score.",
-        "Any two sets share at most half of their neurons.",
+        f"Any two sets share at most half of their neurons. Chance: {DRAWN}.",
         flatness(index, measure, table.value),
-        terms=(measure, "gain", "score"),
+        terms=(measure, "gain", "by chance", "score"),
     )
 
 
@@ -167,8 +171,9 @@ def of_composed(index: StoredIndex, measure: Measure, candidates: int, table: pd
     return caption(
         f"{(table.pairs > 0).sum():,} of {len(table):,} classes are the loudest of a sum of two neurons that each say "
         f"another class; the best pair by {measure}, of the {candidates:,} such neurons with the largest score.",
+        f"{table.passes.sum():,} of these sums are larger than chance: {DRAWN}.",
         flatness(index, measure, table["sum"].dropna()),
-        terms=(measure, "composed", "score"),
+        terms=(measure, "composed", "by chance", "score"),
     )
 
 

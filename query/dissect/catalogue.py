@@ -31,7 +31,8 @@ from .region_rules import Threshold
 from .regions import TOPS, Show, class_focus, class_regions, region_unions, regions_figure
 from .selectivity import auroc_by_chance, selectivity, selectivity_by_block
 from .sharing import class_similarity, own_neurons, shared_neurons
-from .value_sums import Measure, composed_classes, neuron_pairs, neuron_sets
+from .sum_search import Measure
+from .value_sums import composed_classes, neuron_pairs, neuron_sets
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -159,10 +160,11 @@ def _concepts(
     masks: Path | None = None,
     names: Path | None = None,
     layer: str | None = None,
+    seed: int = 0,
     progress: Progress | None = None,
 ) -> Answer:
     shown = open_masks(index, masks, names)
-    table = neuron_concepts(index, shown, quantile, layer, progress=progress)
+    table = neuron_concepts(index, shown, quantile, layer, seed, progress=progress)
     caption = captions.of_concepts(len(shown.images), len(shown.concepts), quantile, table)
 
     def draw() -> Figure:
@@ -250,8 +252,10 @@ def _composition(
     return Answer(table, draw, caption)
 
 
-def _pairs(index: StoredIndex, class_: str, measure: Measure = "margin", candidates: int = 300, k: int = 20) -> Answer:
-    table = neuron_pairs(index, class_, measure, candidates, k)
+def _pairs(
+    index: StoredIndex, class_: str, measure: Measure = "margin", candidates: int = 300, k: int = 20, seed: int = 0
+) -> Answer:
+    table = neuron_pairs(index, class_, measure, candidates, k, seed)
     caption = captions.of_pairs(index, class_, measure, candidates, table)
 
     def draw() -> Figure:
@@ -262,8 +266,10 @@ def _pairs(index: StoredIndex, class_: str, measure: Measure = "margin", candida
     return Answer(table, draw, caption)
 
 
-def _sets(index: StoredIndex, class_: str, measure: Measure = "margin", candidates: int = 300, size: int = 4) -> Answer:
-    table = neuron_sets(index, class_, size, measure, candidates)
+def _sets(
+    index: StoredIndex, class_: str, measure: Measure = "margin", candidates: int = 300, size: int = 4, seed: int = 0
+) -> Answer:
+    table = neuron_sets(index, class_, size, measure, candidates, seed=seed)
     caption = captions.of_sets(index, class_, measure, candidates, table)
 
     def draw() -> Figure:
@@ -278,9 +284,10 @@ def _composed(
     index: StoredIndex,
     measure: Measure = "margin",
     candidates: int = 300,
+    seed: int = 0,
     progress: Progress | None = None,
 ) -> Answer:
-    table = composed_classes(index, measure, candidates, progress=progress)
+    table = composed_classes(index, measure, candidates, seed, progress=progress)
     caption = captions.of_composed(index, measure, candidates, table)
 
     def draw() -> Figure:

@@ -14,7 +14,7 @@ MOST = 24  # rows of many
 
 
 def sums_figure(pairs: pd.DataFrame, name: str, by: str, caption: str = "") -> Figure:
-    """Each pair's two parts and their sum; at most MANY pairs, the first."""
+    """Each pair's two parts and their sum, hollow where chance gains as much; at most MANY pairs, the first."""
     shown = pairs.head(MANY)
     figure, (axis,) = new_axes(7.2, 0.25 * max(len(shown), 2) + 1.2, caption)
     units = zip(shown.layer_a, shown.unit_a, shown.layer_b, shown.unit_b, strict=True)
@@ -63,7 +63,10 @@ def _rows(axis: Axes, pairs: pd.DataFrame, names: list[str]) -> None:
     axis.hlines(place, pairs[["a", "b"]].max(axis=1), pairs["sum"], color=GREY, lw=1)
     axis.plot(pairs.a, place, "o", ms=5, color=COLOURS[4], label="one alone")
     axis.plot(pairs.b, place, "o", ms=5, mfc="none", color=COLOURS[4], label="the other alone")
-    axis.plot(pairs["sum"], place, "D", ms=5, color=COLOURS[0], label="their sum")
+    passes = pairs.passes.to_numpy(bool)
+    for some, face, label in ((passes, COLOURS[0], "their sum"), (~passes, "white", "their sum, not above chance")):
+        if some.any():
+            axis.plot(pairs["sum"][some], place[some], "D", ms=5, color=COLOURS[0], mfc=face, label=label)
     axis.set_yticks(place, names, fontsize=LABEL)
     axis.set_ylim(max(len(pairs), 2) - 0.4, -0.6)
     axis.grid(axis="y", color="#eeeeee")
@@ -83,6 +86,7 @@ def sets_figure(sets: pd.DataFrame, name: str, by: str, caption: str = "") -> Fi
         axis.plot(one["size"], one.value, "o-", ms=4, color=COLOURS[i % len(COLOURS)], label=short(units, 40))
     longest = sets[sets.set == sets.groupby("set").size().idxmax()]
     axis.plot(longest["size"], longest.by_score, "--", color="black", lw=1.5, label="largest scores")
+    axis.plot(longest["size"], longest.chance, ":", color=GREY, lw=1.5, label="chance")
     axis.set_xticks(longest["size"])
     axis.set(xlabel="neurons summed", ylabel=f"{by} of {short(name)}")
     figure.legend(frameon=False, fontsize=TICK, loc="outside right center", title="block:unit", title_fontsize=LABEL)

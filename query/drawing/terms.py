@@ -31,7 +31,7 @@ DEFINED = {
         CLASSES,
     ),
     **dict.fromkeys(("key-value agreement", "class-value agreement", "compositional share", "identifiability"), VALUES),
-    **dict.fromkeys(("margin", "gain", "over_twice", "composed"), SUMS),
+    **dict.fromkeys(("margin", "gain", "over_twice", "composed", "by chance"), SUMS),
     **dict.fromkeys(("logits",), LOGITS),
     **dict.fromkeys(("region",), REGIONS),
     **dict.fromkeys(("map", "post", "neuron-gradient", "logit-gradient", "grad-times-activation"), VIEWS),

@@ -29,7 +29,8 @@ from vitdex.query.dissect.masks import Masks, open_masks
 from vitdex.query.dissect.regions import class_focus, class_regions, region_unions
 from vitdex.query.dissect.selectivity import selectivity
 from vitdex.query.dissect.sharing import class_similarity, own_neurons, shared_neurons
-from vitdex.query.dissect.value_sums import Measure, composed_classes, neuron_pairs, neuron_sets
+from vitdex.query.dissect.sum_search import Measure
+from vitdex.query.dissect.value_sums import composed_classes, neuron_pairs, neuron_sets
 from vitdex.query.index import Index
 from vitdex.query.lookups.neuron import quantiles
 from vitdex.schemas.errors import QueryError
