@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ...schemas.run_spec import LayerSpec
+from ...schemas.run_spec import READOUTS, LayerSpec
 from ..statistics.image_ranks import Means, score_ranks
 from .filled_index import Finish
 from .rows import Column, insert
@@ -41,8 +41,7 @@ def class_columns(finish: Finish, layer: LayerSpec, means: dict[str, Means]) -> 
     out = {column: of_column.class_means for column, of_column in means.items()}
     read = out.pop("read", None)
     if read is not None and finish.head.weight is not None:
-        units = finish.hidden[layer.name]
-        folded = finish.anatomy.fold(units, units.value_vectors)
+        folded = finish.space.folded(layer.name)
         out["contribution"] = (finish.head.weight.double() @ folded.double().T).numpy() * read
     return {column: values.astype(np.float32) for column, values in out.items()}
 
@@ -66,18 +65,19 @@ def _scores(finish: Finish) -> dict[str, Floats]:
     """score, cosine, probability, folded of every unit with a value vector: [class, unit of all layers]."""
     E = finish.head.weight
     hidden = [a.name for a in finish.spec.layers if a.has_value_vectors]
-    if E is None or not hidden or finish.hidden[hidden[0]].out.out_features != E.shape[1]:
+    if E is None or not hidden:
         return {}
-    vectors = torch.cat([finish.hidden[name].value_vectors for name in hidden])
+    vectors = torch.cat([finish.space.vectors(name) for name in hidden])
+    if vectors.shape[1] != E.shape[1]:
+        return {}
     score = E @ vectors.T
     out = {
         "score": score,
         "cosine": nn.functional.normalize(E, dim=1) @ nn.functional.normalize(vectors, dim=1).T,
         "probability": score.softmax(0),
     }
-    if finish.anatomy.readout.defined:
-        folded = torch.cat([finish.anatomy.fold(finish.hidden[n], finish.hidden[n].value_vectors) for n in hidden])
-        out["folded"] = E @ folded.T
+    if finish.spec.readout in READOUTS:
+        out["folded"] = E @ torch.cat([finish.space.folded(name) for name in hidden]).T
     return {name: value.numpy() for name, value in out.items()}
 
 
