@@ -34,8 +34,15 @@ from ..schemas.run_bounds import beyond_bounds
 from ..schemas.run_spec import RunSpec
 from ..schemas.sizes import bytes_text
 from ..schemas.storage.atomic_files import write_file, write_voucher
+from ..schemas.storage.room import check_room
 from .ledger import Ledger, PartEntry
-from .place import check_place, clear, free_bytes, only_writer, remove_leftovers, tables_bytes
+from .place import (
+    check_place,
+    clear,
+    only_writer,
+    remove_leftovers,
+    tables_bytes,
+)
 from .run.part_writer import encode_file
 from .shared_files import share_files
 from .stored_source import StoredSource
@@ -93,13 +100,14 @@ def put_head(request: HeadRequest, listener: HeadListener) -> Path:
     _check_apart(source.layout, out)
     check_place(out, request.overwrite, head=True)
     plan = plan_head(request, source)
+    _check_room(source, plan.spec, out)
+    making = _Making(source, plan, out, start)
     out.parts.mkdir(parents=True, exist_ok=True)
     with only_writer(out):
         check_place(out, request.overwrite, head=True)  # again: another run may have ended since
-        _check_room(plan.spec, out)
         clear(out)
         listener.settled(plan)
-        listener.finished(*_Making(source, plan, out, start).run(listener.layers))
+        listener.finished(*making.run(listener.layers))
     return request.out
 
 
@@ -137,13 +145,13 @@ def _check_apart(source: Layout, out: Layout) -> None:
         raise BadIndex(f"one of {source.root} and {out.root} lies in the other", "Choose a place beside the index.")
 
 
-def _check_room(spec: RunSpec, out: Layout) -> None:
-    """Raise BadIndex where what is new would not fit on the disk."""
-    needed = sum(array.total_bytes for path, array in arrays(spec).items() if path in OWN)
+def _check_room(source: StoredSource, spec: RunSpec, out: Layout) -> None:
+    """Raise QueryError where what is new has no room on its disk: on another than the index's own, all arrays."""
+    place = next(p for p in (out.root.absolute(), *out.root.absolute().parents) if p.exists())
+    other_disk = place.stat().st_dev != source.layout.root.stat().st_dev
+    needed = sum(array.total_bytes for path, array in arrays(spec).items() if other_disk or path in OWN)
     needed += tables_bytes(spec, spec.classes)
-    if needed > (free := free_bytes(out.root)):
-        fact = f"what the head decides needs {bytes_text(needed)} and {bytes_text(free)} are free"
-        raise BadIndex(fact, "Choose another disk, or make space.")
+    check_room(out.root, needed, "choose the disk of the index" if other_disk else "")
 
 
 class _Making:
@@ -151,6 +159,8 @@ class _Making:
 
     def __init__(self, source: StoredSource, plan: HeadPlan, out: Layout, start: float) -> None:
         self.source, self.plan, self.out, self.start = source, plan, out, start
+        self.name = source.layout.root.resolve().name
+        self.kept, self.space = source.kept(), source.space()  # before anything is made: here a stranger's index fails
         self.ledger, self.files = Ledger(out), Files()
 
     def run(self, progress: Progress) -> tuple[str, list[str], Accuracy | None]:
@@ -162,8 +172,7 @@ class _Making:
         self.files |= write_metadata(plan.spec, out)
         self._write("head", 0, np.asarray(plan.head.weight))
         exactness = self._write_logits()
-        kept, space = self.source.kept(), self.source.space()
-        finish = Finish(out, plan.spec, space, plan.head, plan.names, plan.label_rows, kept, plan.images)
+        finish = Finish(out, plan.spec, self.space, plan.head, plan.names, plan.label_rows, self.kept, plan.images)
         self.files |= build_tables(finish, progress)
         self._write_entries()
         notes = [note for note in (finish.settled.note, exactness) if note is not None]
@@ -181,10 +190,9 @@ class _Making:
         self.files = {name: listed[name] for name in names}
         reason = share_files(self.source.layout, self.out, self.files)
         size = bytes_text(sum(size for size, _ in self.files.values()))
-        name = self.source.layout.root.name
         if reason is not None:
-            return f"{len(self.files):,} files ({size}) are copies of {name}'s: no links can be made ({reason})"
-        return f"{len(self.files):,} files ({size}) are shared with {name} by hard links"
+            return f"{len(self.files):,} files ({size}) are copies of {self.name}'s: no links can be made ({reason})"
+        return f"{len(self.files):,} files ({size}) are shared with {self.name} by hard links"
 
     def _write(self, path: str, file: int, values: NDArray[np.float32]) -> None:
         spec = arrays(self.plan.spec)[path]
@@ -217,7 +225,7 @@ class _Making:
             self.files[path.relative_to(self.out.root).as_posix()] = file_facts(path)
 
     def _manifest(self, notes: Sequence[str], accuracy: Accuracy | None) -> dict[str, object]:
-        made, name = self.source.manifest, self.source.layout.root.name
+        made = self.source.manifest
         content: dict[str, object] = {
             "tables": tables_record(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -225,8 +233,8 @@ class _Making:
             "images": made["images"],
             "machine": made["machine"],
             "seconds": round(time.monotonic() - self.start, 1),
-            "notes": [*(f"{name}: {note}" for note in made["notes"]), *self.plan.notes, *notes],
-            "source_index": {"name": name, "sha256": manifest_sha256(made)},
+            "notes": [*(f"{self.name}: {note}" for note in made["notes"]), *self.plan.notes, *notes],
+            "source_index": {"name": self.name, "sha256": manifest_sha256(made)},
             "files": dict(sorted(self.files.items())),
         }
         return content if accuracy is None else {**content, "accuracy": accuracy.to_json()}

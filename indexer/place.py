@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 from filelock import FileLock, Timeout
 
@@ -68,11 +67,6 @@ def tables_bytes(spec: RunSpec, classes: int) -> int:
     """About how large the tables of so many classes become."""
     exemplars = spec.neurons * min(150, 2 * spec.images) * 12
     return exemplars + spec.neurons * classes * 60 + 2_000_000
-
-
-def free_bytes(folder: Path) -> int:
-    """What is free on the disk of a folder, which need not exist yet."""
-    return shutil.disk_usage(next(p for p in (folder, *folder.absolute().parents) if p.exists())).free
 
 
 def remove_leftovers(layout: Layout) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +28,7 @@ from ..schemas.run_bounds import beyond_bounds
 from ..schemas.run_spec import EXEMPLARS, LayerSpec, Linear, Maps, Precision, RunSpec
 from ..schemas.sizes import bytes_text
 from .memory import fitting_decoders
-from .place import free_bytes, tables_bytes
+from .place import tables_bytes
 from .run.reduce import without_kernels
 from .statistics.bins import BINS
 from .statistics.threshold_counts import counted_patches
@@ -236,7 +237,8 @@ def layer_specs(anatomy: Anatomy, kinds: tuple[Linear, ...]) -> tuple[LayerSpec,
 
 def check_space(plan: Plan, out: Path, already: int) -> None:
     """Raise BadIndex where the index would not fit on the disk."""
-    free = free_bytes(out)
+    place = next(p for p in (out, *out.absolute().parents) if p.exists())
+    free = shutil.disk_usage(place).free
     needed = plan.index_bytes - already
     if needed > free:
         choices: tuple[Maps, ...] = ("uint8", "exemplars", "none")

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import xxhash
 
-from ..schemas.errors import BadIndex, DamagedIndex
+from ..schemas.errors import DamagedIndex
 from ..schemas.facts import BLOCK_BYTES, FileFacts, Files
 from ..schemas.layout import Layout
-from ..schemas.sizes import bytes_text
 from ..schemas.storage.plain_files import open_plain, plain_size, replacing
-from .place import free_bytes
+from ..schemas.storage.room import check_room
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 LINKED_ITSELF = {"follow_symlinks": False} if os.link in os.supports_follow_symlinks else {}
@@ -25,7 +24,7 @@ LINKED_ITSELF = {"follow_symlinks": False} if os.link in os.supports_follow_syml
 def share_files(source: Layout, out: Layout, files: Files) -> str | None:
     """Give files of `source` the same places in `out`. Returns why they are copies; None where they are links.
 
-    Raises DamagedIndex where one is missing, no file or of another size, or, copied, has another checksum; BadIndex
+    Raises DamagedIndex where one is missing, no file or of another size, or, copied, has another checksum; QueryError
     where copies would not fit on the disk.
     """
     reason: str | None = None
@@ -33,7 +32,7 @@ def share_files(source: Layout, out: Layout, files: Files) -> str | None:
         _check(source, path, facts)
         (out.root / path).parent.mkdir(parents=True, exist_ok=True)
         if reason is None and (reason := _link(source.root / path, out.root / path)) is not None:
-            _check_room(out, sum(size for size, _ in files.values()))
+            check_room(out.root, sum(size for size, _ in files.values()))
         if reason is not None:
             _copy(source.root, path, out.root / path, facts)
     return reason
@@ -71,10 +70,3 @@ def _copy(root: Path, path: str, target: Path, facts: FileFacts) -> None:
             raise DamagedIndex(f"{root / path} has a wrong checksum")
         copy.flush()
         os.fsync(copy.fileno())
-
-
-def _check_room(out: Layout, needed: int) -> None:
-    free = free_bytes(out.root)
-    if needed > free:
-        fact = f"no links can be made, copies need {bytes_text(needed)}, and {bytes_text(free)} are free"
-        raise BadIndex(fact, "Choose a place on the index's own disk, or make space.")

@@ -161,8 +161,8 @@ def _logit_offset(finish: Finish) -> NDArray[np.float32] | None:
     head, bias = finish.head, finish.space.norm_bias
     if head.weight is None or bias is None:
         return None
-    offset = head.weight @ bias
-    return (offset + head.bias if head.bias is not None else offset).numpy()
+    offset = head.weight.double() @ bias.double()
+    return (offset + head.bias if head.bias is not None else offset).float().numpy()
 
 
 def _neurons(

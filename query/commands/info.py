@@ -42,7 +42,7 @@ def _facts(index: Index) -> Iterator[str]:
     spec, made = index.spec, index.manifest
     images, seconds = made["images"], made["seconds"]
     size = sum(count for count, _ in made["files"].values())
-    rate = f", {images['indexed'] / seconds:.1f} images/s" if seconds else ""
+    rate = f", {images['indexed'] / seconds:.1f} images/s" if seconds and "source_index" not in made else ""
     lines = {
         "model": f"{spec.model}, weights {spec.weights_sha256[:12]}",
         "layers": f"{len(spec.layers)}, {spec.layers[0].name} ... {spec.layers[-1].name}; {spec.neurons:,} neurons",
