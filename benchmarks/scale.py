@@ -27,6 +27,7 @@ from vitdex.indexer.plan import Plan, Request, make_plan
 from vitdex.indexer.run.part_writer import encode_file
 from vitdex.indexer.statistics.threshold_counts import Statistics
 from vitdex.indexer.tables import build_tables as tables
+from vitdex.indexer.tables.class_space import ModelSpace
 from vitdex.indexer.tables.filled_index import Finish
 from vitdex.indexer.tables.whole_arrays import write_by_neuron
 from vitdex.schemas.array_specs import arrays
@@ -114,7 +115,7 @@ def main(images: int, model: str, folder: Path | None, out: Path | None) -> None
         classes = len(names.names)
         rows = {name: row for row, name in enumerate(names.names)}
         every = [ImageFacts(f"{i}.jpg", names.names[i * classes // images]) for i in range(images)]
-        finish = Finish(layout, spec, plan.anatomy, plan.head, names, rows, counted(spec), every)
+        finish = Finish(layout, spec, ModelSpace(plan.anatomy), plan.head, names, rows, counted(spec), every)
         click.echo(f"{images:,} images, {spec.neurons:,} neurons, {classes:,} classes; {own():.2f} GB before")
         most, steps = own(), {}
 

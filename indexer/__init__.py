@@ -2,10 +2,10 @@
 
 import os
 
-from .from_python import build_index, repair_index
+from .from_python import build_index, index_with_head, repair_index
 
 # Torch and Numba each keep a pool of OpenMP threads. Idle threads that spin take the cores from the other pool (a tenth
 # of a run on two cores); they must be told before torch is imported, and a choice of the user's own stands.
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
-__all__ = ["build_index", "repair_index"]
+__all__ = ["build_index", "index_with_head", "repair_index"]

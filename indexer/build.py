@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import platform
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from filelock import FileLock, Timeout
 
 from ..schemas.array_specs import part_bytes
-from ..schemas.database import check_name, tables_record
-from ..schemas.errors import BadIndex, SourceError
+from ..schemas.database import tables_record
+from ..schemas.errors import SourceError
 from ..schemas.facts import Files, ImageFacts, file_facts
 from ..schemas.layout import Layout
 from ..schemas.manifest import Manifest, seal_manifest
 from ..schemas.run_spec import Part
 from ..schemas.storage.atomic_files import write_file, write_voucher
 from .ledger import Ledger, PartEntry
+from .place import check_place, clear, only_writer, remove_leftovers
 from .plan import Plan, Request, check_space, make_plan
 from .run.part_runner import Filled, fresh_statistics, run_parts
 from .run.part_writer import PartBuffer
 from .statistics.threshold_counts import Statistics
 from .tables.build_tables import build_tables
 from .tables.class_order import Accuracy
+from .tables.class_space import ModelSpace
 from .tables.filled_index import Finish
 from .tables.whole_arrays import write_by_neuron, write_exemplar_maps, write_metadata, write_weights
-
-PATIENCE = 10  # seconds: the decoders of a run that was killed hold its lock until they notice, which takes up to five
 
 
 class Listener(Protocol):
@@ -74,13 +71,13 @@ class Quiet:
 def build(request: Request, listener: Listener) -> Path:
     """Make, or finish, the index that `request` describes. Returns its folder."""
     layout = Layout(request.out)
-    _check_place(request, layout)
+    check_place(layout, request.overwrite)
     plan = make_plan(request)
     layout.parts.mkdir(parents=True, exist_ok=True)
     with only_writer(layout):
-        _check_place(request, layout)  # again: another run may have ended since
+        check_place(layout, request.overwrite)  # again: another run may have ended since
         if request.overwrite:
-            _clear(layout)
+            clear(layout)
         ledger = Ledger(layout)
         done = ledger.begin(plan.spec)
         check_space(plan, request.out, done * part_bytes(plan.spec))
@@ -108,41 +105,6 @@ def fill(plan: Plan, ledger: Ledger, done: int, statistics: Statistics, advance:
     run_parts(plan, plan.spec.parts[done:], statistics, advance, write)
 
 
-def _check_place(request: Request, layout: Layout) -> None:
-    check_name(request.out)
-    if request.out.exists() and not request.out.is_dir():
-        raise BadIndex(f"{request.out} is a file", "Choose another name for the index.")
-    if layout.manifest.exists() and not request.overwrite:
-        raise BadIndex(f"{request.out} is a finished index", "Choose another name, or give --overwrite.")
-    ours = layout.manifest.exists() or layout.parts.exists()
-    if request.out.exists() and not ours and any(request.out.iterdir()):
-        raise BadIndex(f"{request.out} holds other files", "Choose a new folder for the index.")
-
-
-@contextlib.contextmanager
-def only_writer(layout: Layout) -> Iterator[None]:
-    lock = FileLock(layout.lock)
-    try:
-        lock.acquire(timeout=PATIENCE)
-    except Timeout:
-        raise BadIndex(f"another run is filling {layout.root}", "Wait for it, or stop it.") from None
-    try:
-        yield
-    finally:
-        if layout.manifest.exists():  # a finished index keeps no lock
-            layout.lock.unlink(missing_ok=True)
-        lock.release()
-
-
-def _clear(layout: Layout) -> None:
-    layout.manifest.unlink(missing_ok=True)
-    shutil.rmtree(layout.arrays, ignore_errors=True)
-    layout.database.unlink(missing_ok=True)
-    for file in layout.parts.iterdir():
-        if file != layout.lock:
-            file.unlink()
-
-
 def _finish(plan: Plan, layout: Layout, ledger: Ledger, statistics: Statistics) -> tuple[list[str], Accuracy | None]:
     """Weights, metadata, tables; last the manifest, without which there is no index."""
     spec = plan.spec
@@ -153,7 +115,8 @@ def _finish(plan: Plan, layout: Layout, ledger: Ledger, statistics: Statistics) 
     plan.anatomy.model.cpu()
     files |= write_weights(plan, layout)
     files |= write_metadata(spec, layout)
-    finish = Finish(layout, spec, plan.anatomy, plan.head, plan.names, plan.label_rows, statistics, images)
+    space = ModelSpace(plan.anatomy)
+    finish = Finish(layout, spec, space, plan.head, plan.names, plan.label_rows, statistics, images)
     for layer in spec.layers:
         files |= write_by_neuron(finish, layer)
         if spec.maps == "exemplars":
@@ -201,9 +164,3 @@ def describe(plan: Plan, entries: list[PartEntry], files: Files, notes: Sequence
         "notes": [*plan.notes, *notes],
         "files": dict(sorted(files.items())),
     }
-
-
-def remove_leftovers(layout: Layout) -> None:
-    """What a finished index no longer needs. Counts go first: where they are, the candidates still are."""
-    for file in layout.leftovers():
-        file.unlink()

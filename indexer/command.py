@@ -1,4 +1,4 @@
-"""`vitdex index`. Heavy imports stand inside the functions: the group's help imports this module."""
+"""`vitdex index` and `vitdex head`. Heavy imports stand inside the functions: the group's help imports this module."""
 
 from __future__ import annotations
 
@@ -17,14 +17,37 @@ from ..schemas.sizes import bytes_text
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from .other_head import HeadPlan
     from .plan import Plan, Request
     from .tables.class_order import Accuracy
 
 FILE = click.Path(path_type=Path)
+CLASS_NAMES = click.option(
+    "--class-names", metavar="FILE", help="One name a line, in the head's order; or one of timm's lists: imagenet-1k."
+)
+LABELS = click.option(
+    "--labels", type=FILE, help="The images' classes: a table of file and class, or one class a line."
+)
+OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what stands at OUT.")
 
 
 def _tell(line: str, err: bool = False) -> None:
     click.echo(escaped(line), err=err)
+
+
+def _tell_end(notes: list[str], accuracy: Accuracy | None) -> None:
+    """What has shown at the end, and how often the model is right."""
+    for note in notes:
+        _tell(f"Note: {note}")
+    if accuracy is None:
+        return
+    top5 = "" if accuracy.top5 is None else f", top-5 {accuracy.top5:.1%}"
+    _tell(
+        f"the model's answers on {accuracy.images:,} images with a class: top-1 {accuracy.top1:.1%}{top5}; "
+        f"by chance {accuracy.chance:.1%}"
+    )
+    if accuracy.warning:
+        _tell(f"Warning: {accuracy.warning}", err=True)
 
 
 class Bar:
@@ -62,17 +85,7 @@ class Bar:
         _tell("all images read; making the tables")
 
     def finished(self, notes: list[str], accuracy: Accuracy | None) -> None:
-        for note in notes:
-            _tell(f"Note: {note}")
-        if accuracy is None:
-            return
-        top5 = "" if accuracy.top5 is None else f", top-5 {accuracy.top5:.1%}"
-        _tell(
-            f"the model's answers on {accuracy.images:,} images with a class: top-1 {accuracy.top1:.1%}{top5}; "
-            f"by chance {accuracy.chance:.1%}"
-        )
-        if accuracy.warning:
-            _tell(f"Warning: {accuracy.warning}", err=True)
+        _tell_end(notes, accuracy)
 
     def checking(self, total: int) -> Callable[[int], object]:
         return _new_bar(total, "B", name="checking").update
@@ -98,10 +111,8 @@ def _new_bar(total: int, unit: str, done: int = 0, name: str | None = None) -> t
 @click.option(
     "--head", type=FILE, help="Class embeddings (safetensors: weight [class, d]) instead of the model's head."
 )
-@click.option(
-    "--class-names", metavar="FILE", help="One name a line, in the head's order; or one of timm's lists: imagenet-1k."
-)
-@click.option("--labels", type=FILE, help="The images' classes: a table of file and class, or one class a line.")
+@CLASS_NAMES
+@LABELS
 @click.option("--maps", type=click.Choice(get_args(Maps)), default="uint8", show_default=True)
 @click.option(
     "--layer",
@@ -122,7 +133,7 @@ def _new_bar(total: int, unit: str, done: int = 0, name: str | None = None) -> t
 @click.option("--limit", type=click.IntRange(1), help="Only the first N images.")
 @click.option("--no-inputs", is_flag=True, help="Leave the images' pixels out, to publish an index.")
 @click.option("--repair", is_flag=True, help="Make the damaged files of a finished index again, and no others.")
-@click.option("--overwrite", is_flag=True, help="Replace what stands at OUT.")
+@OVERWRITE
 def index_command(
     out: Path,
     sample: bool,
@@ -189,10 +200,14 @@ def _build(request: Request) -> None:
 
     bar = Bar()
     out = build(request, bar)
+    _tell_next(out, bar.head)
+
+
+def _tell_next(out: Path, head: bool) -> None:
     _tell("")
     _tell(f"{out} is ready. Next:")
     _tell("")
-    for line in next_commands(out, bar.head):
+    for line in next_commands(out, head):
         _tell(f"  {line}")
 
 
@@ -216,3 +231,50 @@ def next_commands(out: Path, head: bool) -> list[str]:
         f'vitdex sql {out} "FROM key_neurons ORDER BY contribution DESC LIMIT 10"',
         f'vitdex sql {out} "SELECT block, count(*) FROM key_neurons WHERE rank_in_class = 1 GROUP BY block"',
     ]
+
+
+class LayersBar:
+    """A bar of the layers whose tables are made; silent where the output is not a terminal."""
+
+    def settled(self, plan: HeadPlan) -> None:
+        spec = plan.spec
+        _tell(f"{spec.head}: {spec.classes:,} rows over {spec.features:,} features of {spec.model}")
+        _tell(f"{plan.labelled}; class names: {spec.class_names}")
+        for note in plan.notes:
+            _tell(f"Note: {note}")
+        for warning in plan.warnings:
+            _tell(f"Warning: {warning}", err=True)
+        self._bar = _new_bar(len(spec.layers), "layer", name="tables")
+
+    def layers(self, done: int, total: int) -> None:
+        self._bar.update(done - self._bar.n)
+
+    def finished(self, shared: str, notes: list[str], accuracy: Accuracy | None) -> None:
+        self._bar.close()
+        _tell(shared)
+        _tell_end(notes, accuracy)
+
+
+@click.command("head")
+@click.argument("index_path", metavar="INDEX", type=FILE)
+@click.argument("head", metavar="HEAD", type=FILE)
+@click.argument("out", type=FILE)
+@CLASS_NAMES
+@LABELS
+@OVERWRITE
+def head_command(
+    index_path: Path, head: Path, out: Path, class_names: str | None, labels: Path | None, overwrite: bool
+) -> None:
+    """Make an index at OUT with another head: a safetensors file with weight [class, d], maybe bias [class].
+
+    Class scores, contributions, logits, accuracy and the tables of classes are made anew from what INDEX keeps, without
+    the model and without images; all other arrays are shared with INDEX by hard links.
+    """
+    from .other_head import HeadRequest, put_head
+
+    request = HeadRequest(index_path, head, out, class_names, labels, overwrite)
+    try:
+        put_head(request, LayersBar())
+    except KeyboardInterrupt:
+        raise click.Abort("Repeat the command.") from None
+    _tell_next(out, head=True)

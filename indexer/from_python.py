@@ -1,4 +1,7 @@
-"""An index from Python: `build_index` makes one, `repair_index` mends it. No torch is loaded until one is called."""
+"""An index from Python: `build_index` makes one, `repair_index` mends it, `index_with_head` gives it another head.
+
+No torch is loaded until one is called.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from ..schemas.progress import Progress, silent
 from ..schemas.run_spec import Linear, Maps, Precision
 
 if TYPE_CHECKING:
+    from .other_head import HeadPlan
     from .plan import Plan, Request, Settings
     from .tables.class_order import Accuracy
 
@@ -141,6 +145,49 @@ def repair_index(
     return repair(request, _ImagesOnly(progress))
 
 
+def index_with_head(
+    index: str | Path,
+    head: str | Path,
+    out: str | Path,
+    *,
+    class_names: str | Path | None = None,
+    labels: str | Path | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Make an index with another head from a finished one, as the command `vitdex head` does: no model, no images.
+
+    Class scores, contributions, logits, predictions, accuracy and the tables of classes are made anew; all other
+    arrays are shared with the index by hard links, or copied where none can be made. Logits come from features that
+    the index keeps in float16; how far that may move them is warned of, and stands in the manifest's notes.
+
+    Args:
+        index: a finished index.
+        head: class embeddings, as for build_index: safetensors with weight [class, d], maybe bias [class].
+        out: the new index's folder, which is made.
+        class_names, labels: as for build_index; without labels images keep theirs.
+        overwrite: replace a finished index, or an unfinished one of another run.
+        progress: told (layers done, all layers) of the tables.
+
+    Returns:
+        The new index's folder, to be opened with vitdex.query.Index.
+
+    Raises:
+        BadIndex: no finished index, one without value vectors or an older one that lacks what a head needs, `out` is
+            the index itself, something else stands there, or the disk is too small.
+        ModelError: head or names cannot be used, such as a head of another width.
+        SourceError: labels cannot be used.
+
+    Example:
+        >>> index_with_head("imagenet.vitdex", "probe.safetensors", "probe.vitdex")
+        PosixPath('probe.vitdex')
+    """
+    from .other_head import HeadRequest, put_head
+
+    request = HeadRequest(Path(index), Path(head), Path(out), class_names, labels, overwrite)
+    return put_head(request, _LayersOnly(progress))
+
+
 def _request(
     out: str | Path, model: str | None, images: str | Path | None, sample: bool, **settings: Unpack[Settings]
 ) -> Request:
@@ -184,3 +231,23 @@ class _ImagesOnly:
 
     def repairing(self, plan: Plan, damaged: list[str], images: int) -> None:
         self._total = images
+
+
+class _LayersOnly:
+    """Of all that the making of an index with another head tells (other_head.HeadListener), the layers' progress."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._tell = progress or silent
+
+    def settled(self, plan: HeadPlan) -> None:
+        for warning in plan.warnings:
+            warnings.warn(warning, stacklevel=4)
+
+    def layers(self, done: int, total: int) -> None:
+        self._tell(done, total)
+
+    def finished(self, shared: str, notes: list[str], accuracy: Accuracy | None) -> None:
+        for note in notes:
+            warnings.warn(note, stacklevel=4)
+        if accuracy is not None and accuracy.warning:
+            warnings.warn(accuracy.warning, stacklevel=4)

@@ -28,6 +28,7 @@ from ..schemas.run_bounds import beyond_bounds
 from ..schemas.run_spec import EXEMPLARS, LayerSpec, Linear, Maps, Precision, RunSpec
 from ..schemas.sizes import bytes_text
 from .memory import fitting_decoders
+from .place import tables_bytes
 from .run.reduce import without_kernels
 from .statistics.bins import BINS
 from .statistics.threshold_counts import counted_patches
@@ -108,12 +109,9 @@ class Plan:
 
     @property
     def index_bytes(self) -> int:
-        return sum(a.total_bytes for a in arrays(self.spec).values()) + self._tables_bytes
-
-    @property
-    def _tables_bytes(self) -> int:
-        exemplars = self.spec.neurons * min(150, 2 * self.spec.images) * 12
-        return exemplars + self.spec.neurons * len(self.names.names if self.names else ()) * 60 + 2_000_000
+        return sum(a.total_bytes for a in arrays(self.spec).values()) + tables_bytes(
+            self.spec, len(self.names.names) if self.names else 0
+        )
 
     @property
     def memory_bytes(self) -> int:

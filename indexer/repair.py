@@ -23,13 +23,15 @@ from ..schemas.layout import Layout
 from ..schemas.manifest import Manifest, read_manifest, salvage_files, seal_manifest
 from ..schemas.run_spec import Part, RunSpec
 from ..schemas.storage.atomic_files import write_file, write_voucher
-from .build import Listener, describe, only_writer, remove_leftovers
+from .build import Listener, describe
 from .ledger import Ledger, PartEntry
+from .place import only_writer, remove_leftovers
 from .plan import Plan, Request, make_plan
 from .run.part_runner import Filled, fresh_statistics, run_parts
 from .run.part_writer import PartBuffer
 from .statistics.threshold_counts import Statistics
 from .tables.build_tables import build_tables, kept_in_tables, load_kept, save_kept
+from .tables.class_space import ModelSpace
 from .tables.filled_index import Columns, Finish
 from .tables.whole_arrays import write_by_neuron, write_exemplar_maps, write_metadata, write_weights
 
@@ -71,6 +73,12 @@ class _Repair:
         return sorted(self.damaged)
 
     def _redo(self) -> None:
+        if self.manifest and "source_index" in self.manifest:
+            name = self.manifest["source_index"]["name"]
+            raise BadIndex(
+                f"{self.layout.root} was made by 'vitdex head' and shares its arrays with {name!r}",
+                f"Repair {name!r}, then repeat that command with --overwrite.",
+            )
         spec, layout = self.spec, self.layout
         parts = [part for part in spec.parts if self.damaged & set(self._files_of(part))]
         kept = self._kept_statistics()
@@ -145,7 +153,9 @@ class _Repair:
             self.facts |= write_weights(self.plan, layout)
         images = [image for entry in self.ledger.entries(len(spec.parts)) for image in entry.images]
         plan = self.plan
-        finish = Finish(layout, spec, plan.anatomy, plan.head, plan.names, plan.label_rows, statistics, images)
+        finish = Finish(
+            layout, spec, ModelSpace(plan.anatomy), plan.head, plan.names, plan.label_rows, statistics, images
+        )
         for layer in spec.layers:
             if f"{layer.name}/max_by_neuron" in self._damaged_arrays("max_by_neuron"):
                 self.facts |= write_by_neuron(finish, layer)
@@ -154,7 +164,7 @@ class _Repair:
         if layout.database.name in self.damaged:
             self.facts |= build_tables(finish)
         elif self._path(layout.statistics) in self.damaged:
-            content = save_kept(kept_in_tables(layout, spec))
+            content = save_kept(kept_in_tables(layout, spec), finish)
             self.facts[self._path(layout.statistics)] = write_file(layout.statistics, content)
 
     def _damaged_arrays(self, leaf: str) -> set[str]:
@@ -208,10 +218,9 @@ def _salvaged(layout: Layout, spec: RunSpec) -> Files:
 
 def _every_file(spec: RunSpec, layout: Layout) -> set[str]:
     """All files of such an index but its manifest."""
-    paths = {file for part in spec.parts for file in part_files(spec, part.index)}
+    paths: set[str] = set()
     for array in arrays(spec).values():
-        rest = [0] * (len(array.shape) - 1)
-        paths |= {array.file(i, *rest) for i in range(1 if array.by_part else array.files)}
+        paths |= set(array.file_names)
         names = array.path.split("/")
         paths |= {"/".join([ARRAYS, *names[:depth], "zarr.json"]) for depth in range(len(names) + 1)}
     others = (layout.run, layout.statistics, layout.database, *(layout.entry(p.index) for p in spec.parts))

@@ -79,6 +79,11 @@ class ArraySpec:
     def total_bytes(self) -> int:
         return self.files * self.file_bytes
 
+    @property
+    def file_names(self) -> list[str]:
+        """Paths of all its files inside the index: they split its first axis alone."""
+        return [self.file(i, *[0] * (len(self.shape) - 1)) for i in range(self.files)]
+
     def file(self, *position: int) -> str:
         """Path of one chunk or shard file inside the index (Zarr's default key encoding)."""
         return "/".join([ARRAYS, self.path, "c", *map(str, position)])

@@ -46,6 +46,11 @@ class Layout:
         return self.parts / "run.json"
 
     @property
+    def head_run(self) -> Path:
+        """Stands while `vitdex head` fills this folder."""
+        return self.parts / "head.partial"
+
+    @property
     def lock(self) -> Path:
         return self.parts / "lock"
 

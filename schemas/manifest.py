@@ -57,6 +57,13 @@ class Accuracy(TypedDict):
     chance: float  # if the same answers were dealt at random
 
 
+class SourceIndex(TypedDict):
+    """The index whose arrays one with another head shares."""
+
+    name: str  # of its folder
+    sha256: str  # of its manifest
+
+
 class Manifest(TypedDict):
     """What a manifest says beside the format, its version and its own sha256."""
 
@@ -68,6 +75,7 @@ class Manifest(TypedDict):
     notes: list[str]
     tables: NotRequired[Tables]  # indexes made before it was named have none
     accuracy: NotRequired[Accuracy]  # where images have a class
+    source_index: NotRequired[SourceIndex]  # of an index that `vitdex head` made
     files: Mapping[str, tuple[int, str]]  # every other file: [bytes, checksum]
 
 
@@ -75,6 +83,11 @@ def seal_manifest(content: Mapping[str, object]) -> bytes:
     """A manifest's bytes: format and version first, its own sha256 last."""
     whole = {"format": FORMAT, "format_version": FORMAT_VERSION, **content}
     return json.dumps({**whole, "sha256": _digest(whole)}, indent=1, ensure_ascii=False).encode(errors="surrogatepass")
+
+
+def manifest_sha256(manifest: Manifest) -> str:
+    """The sha256 with which a manifest is sealed."""
+    return _digest({"format": FORMAT, "format_version": FORMAT_VERSION, **manifest})
 
 
 def read_manifest(layout: Layout) -> Manifest:
@@ -108,7 +121,8 @@ def _read(layout: Layout) -> Any:
         return json.loads(read_plain(root, layout.manifest.name, LARGEST))
     except FileNotFoundError:
         if layout.run.exists():
-            raise BadIndex(f"{root} is unfinished", "Repeat the 'vitdex index' command that began it.") from None
+            verb = "head" if layout.head_run.exists() else "index"
+            raise BadIndex(f"{root} is unfinished", f"Repeat the 'vitdex {verb}' command that began it.") from None
         raise BadIndex(f"{root} is not a vitdex index", "Make one with 'vitdex index'.") from None
     except OSError as error:
         raise BadIndex(f"{layout.manifest} cannot be read: {error.strerror}", "Mend it and repeat.") from error

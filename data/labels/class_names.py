@@ -17,6 +17,8 @@ from ...schemas.errors import ModelError
 from .imagenet import LISTS, ids_by_name, ids_by_place, labels_say, list_of_size, timm_list
 from .label_files import read_names
 
+DATA_SET_LIST = "the data set's own list"  # where names come from
+
 
 @dataclass(frozen=True)
 class ClassNames:
@@ -73,7 +75,7 @@ def _best_names(
     if own is not None:
         return own, []
     if data_set is not None and len(data_set) == (rows or len(data_set)):
-        return _imagenet(rows, data_set) or _named(data_set, "the data set's own list"), []
+        return _imagenet(rows, data_set) or _named(data_set, DATA_SET_LIST), []
     if rows and (name := labels_say(rows, labels)):
         return imagenet_names(name), [f"the model names no classes; the images' labels are those of {name}"]
     if not rows:

@@ -9,6 +9,7 @@ Pickles are never opened. Imports torch: only code that runs a model imports thi
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -150,3 +151,13 @@ def listed(names: Sequence[str], first: int = 3) -> str:
     """
     text = ", ".join(f"'{name}'" for name in names[:first])
     return f"{text} and {len(names) - first} more" if len(names) > first else text
+
+
+def tensors_hash(tensors: dict[str, Tensor]) -> str:
+    """sha256 over the names, types, shapes and bytes of tensors."""
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        tensor = tensors[key].detach().cpu().contiguous()
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

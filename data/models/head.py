@@ -11,8 +11,7 @@ from ...schemas.errors import ModelError
 from ..labels.class_names import ClassNames
 from ..labels.label_files import parse_names
 from .anatomy import Anatomy
-from .checkpoints import check_finite, open_tensors
-from .load import tensors_hash
+from .checkpoints import check_finite, open_tensors, tensors_hash
 
 
 @dataclass(frozen=True)
@@ -42,29 +41,40 @@ class Head:
 
 
 def find_head(anatomy: Anatomy, path: str | Path | None) -> Head:
-    """The head of a run. A file's rows are classes, in the space that the model's head reads or, for models
-    whose head is a projection (CLIP), in the space that it writes."""
+    """The head of a run: the model's own, or a file's."""
     own = anatomy.head if isinstance(anatomy.head, nn.Linear) else None
     if path is None:
         if own is None:
             return Head(None, None, False, "none", "", None)
-        shift = own.bias.detach().float() if own.bias is not None else None
-        return Head(own.weight.detach().float(), shift, False, "model", "", None)
-    file = Path(path)
+        return Head(*_linear(own), False, "model", "", None)
+    return head_of_file(Path(path), anatomy.features, None if own is None else _linear(own))
+
+
+def head_of_file(file: Path, features: int, own: tuple[Tensor, Tensor | None] | None) -> Head:
+    """A file's head for a model that gives so many features, and whose own head has this weight and bias.
+
+    Its rows are classes, in the space that the model's head reads or, for models whose head is a projection (CLIP), in
+    the space that it writes. Raises ModelError where they are of neither.
+    """
     weight, bias, names = read_head(file)
     digest = tensors_hash({"weight": weight, **({"bias": bias} if bias is not None else {})})
     width = weight.shape[1]
-    if width == anatomy.features:
+    if width == features:
         return Head(weight, bias, True, file.name, digest, names)
-    if own is not None and width == own.out_features:
-        if own.bias is not None:
-            shift = weight @ own.bias.float()
-            bias = shift if bias is None else bias + shift
-        return Head(weight @ own.weight.float(), bias, True, file.name, digest, names)
+    if own is not None and width == len(own[0]):
+        projection, shift = own
+        if shift is not None:
+            bias = weight @ shift if bias is None else bias + weight @ shift
+        return Head(weight @ projection, bias, True, file.name, digest, names)
     raise ModelError(
-        f"the head in {file.name} reads {width} features, the model gives {anatomy.features}",
+        f"the head in {file.name} reads {width} features, the model gives {features}",
         "Give rows of the model's own feature width.",
     )
+
+
+def _linear(layer: nn.Linear) -> tuple[Tensor, Tensor | None]:
+    """A layer's weight and bias, in float32."""
+    return layer.weight.detach().float(), layer.bias.detach().float() if layer.bias is not None else None
 
 
 def read_head(file: Path) -> tuple[Tensor, Tensor | None, ClassNames | None]:

@@ -10,21 +10,19 @@ Imports torch and timm: only code that runs a model imports this module.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from timm.data import resolve_model_data_config
-from torch import Tensor, nn
+from torch import nn
 
 from ...schemas.errors import ModelError
 from ...schemas.run_spec import Preprocessing
 from ..labels.class_names import ClassNames, model_names
 from ..labels.imagenet import tag_says_imagenet
-from .checkpoints import Checkpoint, check_finite, open_checkpoint
+from .checkpoints import Checkpoint, check_finite, open_checkpoint, tensors_hash
 from .configs import CONFIG_FILE, FORMATS, Config, read_config
 from .create import ask_the_hub_once, check_name, create
 from .fit import fit
@@ -175,12 +173,3 @@ def _in_channels(model: nn.Module) -> int:
 def state_hash(model: nn.Module) -> str:
     """sha256 over the names, types, shapes and bytes of a model's tensors: the weights, whatever file they came in."""
     return tensors_hash(model.state_dict())
-
-
-def tensors_hash(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for key in sorted(tensors):
-        tensor = tensors[key].detach().cpu().contiguous()
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

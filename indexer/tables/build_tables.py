@@ -12,6 +12,7 @@ from ...schemas.database import TABLES_SQL, attach_for_writing, hearing_ctrl_c, 
 from ...schemas.errors import BadIndex
 from ...schemas.facts import Files, ImageFacts
 from ...schemas.layout import Layout
+from ...schemas.progress import Progress, tracked
 from ...schemas.run_spec import OTHER_EXEMPLARS, LayerSpec, RunSpec, Side, Token
 from ...schemas.storage.atomic_files import adopt_file, write_file
 from ..statistics.image_ranks import Means, largest, rank_images
@@ -28,8 +29,11 @@ CROP_COLUMNS = (
 MEMORY = "500MB"  # that DuckDB may hold of it while it is written
 
 
-def build_tables(finish: Finish) -> Files:
-    """Write index.duckdb, and the statistics that it could not be made from again. Raises BadIndex on a full disk."""
+def build_tables(finish: Finish, progress: Progress | None = None) -> Files:
+    """Write index.duckdb, and the statistics that it could not be made from again. `progress` is told layers.
+
+    Raises BadIndex on a full disk.
+    """
     temporary = finish.layout.database.with_name(".index.duckdb.partial")
     for leftover in (temporary, temporary.with_name(temporary.name + ".wal")):
         leftover.unlink(missing_ok=True)
@@ -40,7 +44,7 @@ def build_tables(finish: Finish) -> Files:
         ):
             attach_for_writing(db, temporary, "made")
             db.execute("USE made")
-            kept = _fill_tables(finish, db)
+            kept = _fill_tables(finish, db, progress)
             db.execute("CHECKPOINT")
     except duckdb.Error as error:
         temporary.unlink(missing_ok=True)
@@ -48,12 +52,12 @@ def build_tables(finish: Finish) -> Files:
         raise BadIndex(fact, "Make space and repeat the command.") from error
     # the statistics first: with them, and not without, the tables can be made again
     statistics = finish.layout.statistics
-    written = {statistics.relative_to(finish.layout.root).as_posix(): write_file(statistics, save_kept(kept))}
+    written = {statistics.relative_to(finish.layout.root).as_posix(): write_file(statistics, save_kept(kept, finish))}
     written[finish.layout.database.name] = adopt_file(temporary, finish.layout.database)
     return written
 
 
-def _fill_tables(finish: Finish, db: duckdb.DuckDBPyConnection) -> dict[str, Columns]:
+def _fill_tables(finish: Finish, db: duckdb.DuckDBPyConnection, progress: Progress | None = None) -> dict[str, Columns]:
     """Returns the KEPT columns of every layer."""
     db.execute("SET preserve_insertion_order = true")
     db.execute(TABLES_SQL)
@@ -62,7 +66,7 @@ def _fill_tables(finish: Finish, db: duckdb.DuckDBPyConnection) -> dict[str, Col
     insert_scores(finish, db)
     kept: dict[str, Columns] = {}
     activations: dict[str, dict[str, NDArray[np.float32]]] = {}
-    for layer in finish.spec.layers:
+    for layer in tracked(finish.spec.layers, progress):
         by_neuron = finish.reader.whole(f"{layer.name}/max_by_neuron")
         kept[layer.name] = finish.kept(layer, by_neuron)
         means = class_means(finish, layer, labels, classes)
@@ -75,9 +79,10 @@ def _fill_tables(finish: Finish, db: duckdb.DuckDBPyConnection) -> dict[str, Col
     return kept
 
 
-def save_kept(kept: dict[str, Columns]) -> bytes:
-    """A safetensors file of the KEPT columns, LAYER/column."""
-    return save({f"{layer}/{name}": column for layer, columns in kept.items() for name, column in columns.items()})
+def save_kept(kept: dict[str, Columns], finish: Finish) -> bytes:
+    """A safetensors file of the KEPT columns, LAYER/column, and of the constants of the norm and the head."""
+    columns = {f"{layer}/{name}": column for layer, columns in kept.items() for name, column in columns.items()}
+    return save({**columns, **finish.constants})
 
 
 def load_kept(content: bytes) -> dict[str, Columns]:
@@ -153,11 +158,11 @@ def _predictions(finish: Finish, labels: NDArray[np.int64]) -> tuple[list[int | 
 
 def _logit_offset(finish: Finish) -> NDArray[np.float32] | None:
     """What a class's logit holds whatever the image: E . beta of the final norm, and the head's bias."""
-    head, norm = finish.head, finish.anatomy.readout.norm
-    if head.weight is None or norm is None:
+    head, bias = finish.head, finish.space.norm_bias
+    if head.weight is None or bias is None:
         return None
-    offset = head.weight @ norm.bias.expand(finish.anatomy.features)
-    return (offset + head.bias if head.bias is not None else offset).numpy()
+    offset = head.weight.double() @ bias.double()
+    return (offset + head.bias if head.bias is not None else offset).float().numpy()
 
 
 def _neurons(
@@ -165,7 +170,7 @@ def _neurons(
 ) -> None:
     norm = None
     if layer.has_value_vectors:
-        norm = finish.hidden[layer.name].value_vectors.norm(dim=1).numpy()
+        norm = finish.space.vectors(layer.name).norm(dim=1).numpy()
     columns = {
         "layer": layer.name,
         "unit": np.arange(layer.units, dtype=np.uint32),

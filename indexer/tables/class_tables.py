@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import duckdb
@@ -9,9 +10,9 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from ...schemas.run_spec import LayerSpec
+from ...schemas.run_spec import READOUTS, LayerSpec
 from ..statistics.image_ranks import Means, score_ranks
 from .filled_index import Finish
 from .rows import Column, insert
@@ -41,8 +42,7 @@ def class_columns(finish: Finish, layer: LayerSpec, means: dict[str, Means]) -> 
     out = {column: of_column.class_means for column, of_column in means.items()}
     read = out.pop("read", None)
     if read is not None and finish.head.weight is not None:
-        units = finish.hidden[layer.name]
-        folded = finish.anatomy.fold(units, units.value_vectors)
+        folded = finish.space.folded(layer.name)
         out["contribution"] = (finish.head.weight.double() @ folded.double().T).numpy() * read
     return {column: values.astype(np.float32) for column, values in out.items()}
 
@@ -66,19 +66,24 @@ def _scores(finish: Finish) -> dict[str, Floats]:
     """score, cosine, probability, folded of every unit with a value vector: [class, unit of all layers]."""
     E = finish.head.weight
     hidden = [a.name for a in finish.spec.layers if a.has_value_vectors]
-    if E is None or not hidden or finish.hidden[hidden[0]].out.out_features != E.shape[1]:
+    if E is None or not hidden or finish.space.vectors(hidden[0]).shape[1] != E.shape[1]:
         return {}
-    vectors = torch.cat([finish.hidden[name].value_vectors for name in hidden])
-    score = E @ vectors.T
+    vectors = {name: finish.space.vectors(name) for name in hidden}
+    score = _products(E, vectors.values())
+    alike = (nn.functional.normalize(of_layer.double(), dim=1) for of_layer in vectors.values())
     out = {
         "score": score,
-        "cosine": nn.functional.normalize(E, dim=1) @ nn.functional.normalize(vectors, dim=1).T,
+        "cosine": _products(nn.functional.normalize(E.double(), dim=1), alike),
         "probability": score.softmax(0),
     }
-    if finish.anatomy.readout.defined:
-        folded = torch.cat([finish.anatomy.fold(finish.hidden[n], finish.hidden[n].value_vectors) for n in hidden])
-        out["folded"] = E @ folded.T
+    if finish.spec.readout in READOUTS:
+        out["folded"] = _products(E, map(finish.space.folded, hidden))
     return {name: value.numpy() for name, value in out.items()}
+
+
+def _products(E: Tensor, vectors: Iterable[Tensor]) -> Tensor:
+    """E @ vectors.T over layers, summed in float64: the same float32 whatever the threads that sum."""
+    return torch.cat([(E.double() @ of_layer.double().T).float() for of_layer in vectors], 1)
 
 
 def insert_activations(

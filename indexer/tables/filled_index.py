@@ -13,7 +13,6 @@ from torch import nn
 
 from ...data.labels.class_names import ClassNames
 from ...data.labels.image_labels import image_classes
-from ...data.models.anatomy import Anatomy
 from ...data.models.head import Head
 from ...schemas.array_specs import arrays
 from ...schemas.facts import ImageFacts
@@ -23,9 +22,11 @@ from ...schemas.storage.array_reader import ArrayReader
 from ...schemas.storage.local_store import LocalStore
 from ..statistics.threshold_counts import Statistics
 from .class_order import Accuracy, Ints, accuracy, settled_order
+from .class_space import ClassSpace
 
 QUANTILES = {"q001": 0.001, "q50": 0.5, "q90": 0.9, "q99": 0.99, "q995": 0.995, "q999": 0.999}
 KEPT = ("pre_std", "positive_share", *QUANTILES, "dead")  # columns of `neurons` that no array holds
+NORM_BIAS, HEAD_BIAS = "final_norm/bias", "head/bias"  # kept beside them
 DEAD_IN_SIZE = 1e-6  # of units of both signs: GELU and SiLU of a gate far below 0 come near 0 and seldom reach it
 
 Columns = dict[str, NDArray[Any]]  # of one layer, by name: an array [neuron]
@@ -45,7 +46,7 @@ class Finish:
 
     layout: Layout
     spec: RunSpec
-    anatomy: Anatomy
+    space: ClassSpace
     head: Head
     names: ClassNames | None
     label_rows: dict[str, int]  # the class of every label that is one, in the order of these names
@@ -56,7 +57,6 @@ class Finish:
         self.arrays = arrays(self.spec)
         self.reader = ArrayReader(LocalStore(self.layout.root), self.spec)
         self.valid: NDArray[np.bool_] = self.reader.whole("valid")
-        self.hidden = {layer.name: layer for layer in self.anatomy.every_layer}
 
     @cached_property
     def answers(self) -> Ints:
@@ -100,9 +100,15 @@ class Finish:
     def _labels(self) -> list[str | None]:
         return [image.label for image in self.images]
 
+    @property
+    def constants(self) -> dict[str, NDArray[np.float32]]:
+        """What no array holds of the norm before the head and of the head: with it another head has its own logits."""
+        held = {NORM_BIAS: self.space.norm_bias, HEAD_BIAS: self.head.bias}
+        return {name: value.numpy() for name, value in held.items() if value is not None}
+
     def act(self, layer: LayerSpec, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """What follows the layer's values: its nonlinearity; without keys of its own, nothing."""
-        module = self.hidden[layer.name].act if layer.has_value_vectors else nn.Identity()
+        module = self.space.act(layer.name) if layer.has_value_vectors else nn.Identity()
         with torch.inference_mode():  # torch wants arrays that may be written to, and does not write
             out: NDArray[np.float32] = module(torch.from_numpy(np.require(values, requirements="W"))).numpy()
         return out

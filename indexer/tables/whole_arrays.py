@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,12 +17,14 @@ from ...schemas.layout import Layout
 from ...schemas.run_spec import FORMAT_VERSION, LayerSpec, RunSpec
 from ...schemas.storage.atomic_files import write_file
 from ...schemas.storage.zarr_group import open_group
-from ..plan import Plan
 from ..run.part_writer import encode_file
 from ..statistics import sorting
 from ..statistics.exemplar_maps import gather
 from ..statistics.image_ranks import rank_images
 from .filled_index import Finish
+
+if TYPE_CHECKING:
+    from ..plan import Plan
 
 
 def write_weights(plan: Plan, layout: Layout) -> Files:

@@ -42,7 +42,7 @@ def _facts(index: Index) -> Iterator[str]:
     spec, made = index.spec, index.manifest
     images, seconds = made["images"], made["seconds"]
     size = sum(count for count, _ in made["files"].values())
-    rate = f", {images['indexed'] / seconds:.1f} images/s" if seconds else ""
+    rate = f", {images['indexed'] / seconds:.1f} images/s" if seconds and "source_index" not in made else ""
     lines = {
         "model": f"{spec.model}, weights {spec.weights_sha256[:12]}",
         "layers": f"{len(spec.layers)}, {spec.layers[0].name} ... {spec.layers[-1].name}; {spec.neurons:,} neurons",
@@ -51,6 +51,7 @@ def _facts(index: Index) -> Iterator[str]:
         f"{images['found']:,} found in {spec.source}",
         "classes": f"{len(index.classes)} ({spec.class_names})",
         "head": f"{spec.head}; reads {spec.readout}",
+        **_source(made),
         "accuracy": _accuracy(made),
         "maps": spec.maps,
         "made": f"{made['created']} on {spec.device} in {spec.precision}, {seconds:.0f} s{rate}",
@@ -62,6 +63,12 @@ def _facts(index: Index) -> Iterator[str]:
         yield f"{name:9} {value}"
     for path, reason in index.sql("FROM failures LIMIT 20").itertuples(index=False):
         yield f"failed    {path!r}: {reason}"
+
+
+def _source(manifest: Manifest) -> dict[str, str]:
+    """Of an index with another head, the one whose arrays it shares."""
+    source = manifest.get("source_index")
+    return {} if source is None else {"arrays": f"those of {source['name']}, manifest {source['sha256'][:12]}"}
 
 
 def _accuracy(manifest: Manifest) -> str:

@@ -19,6 +19,7 @@ from .terminal import say
 # Every command and where it lies; imported when asked for.
 COMMANDS = {
     "index": "vitdex.indexer.command:index_command",
+    "head": "vitdex.indexer.command:head_command",
     "info": "vitdex.query.commands.info:info_command",
     "verify": "vitdex.query.commands.info:verify_command",
     "sql": "vitdex.query.commands.sql:sql_command",
@@ -56,9 +57,9 @@ def cli(debug: bool) -> None:
 def words() -> list[str]:
     """The words of the command line, read as UTF-8 where Python took them for ASCII: names and SQL have any letters.
 
-    FileType gives paths back their bytes; `vitdex index` takes nothing but paths.
+    FileType gives paths back their bytes; `vitdex index` and `vitdex head` take nothing but paths.
     """
-    if sys.argv[1:2] == ["index"]:
+    if sys.argv[1:2] in (["index"], ["head"]):
         return sys.argv[1:]
     return [os.fsencode(word).decode("utf-8", "surrogateescape") if _is_raw(word) else word for word in sys.argv[1:]]
 

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 import vitdex.query as query
 from click.testing import CliRunner
+from safetensors.numpy import save_file
 from vitdex.query import Index, Neuron, Target
 from vitdex.query.commands.main import cli
 from vitdex.schemas.errors import REPAIR, DamagedIndex
@@ -111,6 +113,7 @@ METHODS: dict[str, Ask] = {
     "verify": lambda i, _: i.verify(quick=True),
 }
 COMMANDS: dict[str, list[str]] = {
+    "head": ["OUT/head.safetensors", "OUT/head.vitdex"],
     "info": [],
     "verify": ["--quick"],
     "sql": [f"SELECT activation_map('{LAYER}', {UNIT}, image_id) FROM images LIMIT 3"],
@@ -165,9 +168,14 @@ def test_every_door_has_a_way_to_be_asked() -> None:
     assert set(COMMANDS) | {"index"} == command_names(cli)
 
 
+def head(out: Path) -> None:
+    save_file({"weight": np.ones((2, 192), np.float32)}, out / "head.safetensors")
+
+
 def by_command(name: str) -> Ask:
     def ask(index: Index, out: Path) -> Any:
         csv(out)
+        head(out)
         words = [word.replace("OUT", str(out)) for word in COMMANDS[name]]
         result = CliRunner().invoke(cli, [*name.split(), str(index.layout.root), *words])
         if result.exception is not None and not isinstance(result.exception, SystemExit):

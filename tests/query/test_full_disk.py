@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from vitdex.query.commands import main as main_module
 from vitdex.query.generate import run as generate_module
 from vitdex.query.index import Index
@@ -29,6 +31,7 @@ COMMANDS: dict[str, list[str]] = {
     "a JSON file": ["sql", "INDEX", "FROM exemplars LIMIT 9999", "--csv", "-o", "DISK/out.json"],
     "a picture": ["top", "INDEX", "--class", "bird", "-k", "5", "-o", "DISK/out.png"],
     "import": ["import", "descriptions", "DISK/index", "DISK/index/names.csv", "--source", "me"],
+    "head": ["head", "INDEX", "DISK/index/head.safetensors", "DISK/out"],
     "generate": ["generate", "DISK/index", "--class", "bird"],
     "remove": ["generate", "DISK/index", "--remove", "1"],
 }
@@ -51,6 +54,7 @@ def disk(tmp_path: Path, sample_path: Path) -> Iterator[Path]:
         for name in ("manifest.json", "index.duckdb"):
             shutil.copy(sample_path / name, place / "index" / name)
         rows = "".join(f"{LAYER},{unit},{'round ' * 2000}{unit}\n" for unit in range(700))
+        save_file({"weight": np.ones((2, 192), np.float32)}, place / "index" / "head.safetensors")
         (place / "index" / "names.csv").write_text("layer,unit,description\n" + rows)
         with duckdb.connect(str(place / "index" / "notes.duckdb")) as db:
             db.execute(f"{SCHEMA} INSERT INTO generated (id) VALUES (1)")

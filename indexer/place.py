@@ -1,0 +1,75 @@
+"""The folder that an index is made in: what may stand there, who writes, and what is removed."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+
+from filelock import FileLock, Timeout
+
+from ..schemas.database import check_name
+from ..schemas.errors import BadIndex
+from ..schemas.layout import Layout
+from ..schemas.run_spec import RunSpec
+
+PATIENCE = 10  # seconds: the decoders of a run that was killed hold its lock until they notice, which takes up to five
+
+
+def check_place(layout: Layout, overwrite: bool, head: bool = False) -> None:
+    """Raise BadIndex where no index can be made in a folder, or something stands there that is not to be replaced.
+
+    `head`: whether `vitdex head` asks, which begins anew what it has begun; a run goes on with what a run has begun.
+    """
+    root = layout.root
+    check_name(root)
+    if root.exists() and not root.is_dir():
+        raise BadIndex(f"{root} is a file", "Choose another name for the index.")
+    if layout.manifest.exists() and not overwrite:
+        raise BadIndex(f"{root} is a finished index", "Choose another name, or give --overwrite.")
+    ours = layout.manifest.exists() or layout.parts.exists()
+    if root.exists() and not ours and any(root.iterdir()):
+        raise BadIndex(f"{root} holds other files", "Choose a new folder for the index.")
+    if not overwrite and layout.run.exists() and layout.head_run.exists() != head:
+        verb = "index" if head else "head"
+        raise BadIndex(
+            f"{root} holds an unfinished index of 'vitdex {verb}'", "Repeat that command, or give --overwrite."
+        )
+
+
+@contextlib.contextmanager
+def only_writer(layout: Layout) -> Iterator[None]:
+    """While inside, no other run fills this folder. Raises BadIndex where one does."""
+    lock = FileLock(layout.lock)
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        raise BadIndex(f"another run is filling {layout.root}", "Wait for it, or stop it.") from None
+    try:
+        yield
+    finally:
+        if layout.manifest.exists():  # a finished index keeps no lock
+            layout.lock.unlink(missing_ok=True)
+        lock.release()
+
+
+def clear(layout: Layout) -> None:
+    """Remove an index, finished or not, but for its notes and the lock."""
+    layout.manifest.unlink(missing_ok=True)
+    shutil.rmtree(layout.arrays, ignore_errors=True)
+    layout.database.unlink(missing_ok=True)
+    for file in layout.parts.iterdir():
+        if file != layout.lock:
+            file.unlink()
+
+
+def tables_bytes(spec: RunSpec, classes: int) -> int:
+    """About how large the tables of so many classes become."""
+    exemplars = spec.neurons * min(150, 2 * spec.images) * 12
+    return exemplars + spec.neurons * classes * 60 + 2_000_000
+
+
+def remove_leftovers(layout: Layout) -> None:
+    """What a finished index no longer needs. Counts go first: where they are, the candidates still are."""
+    for file in layout.leftovers():
+        file.unlink()
