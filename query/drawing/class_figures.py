@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...schemas.run_spec import Kind
+from .clustered import clustered
 from .colours import COLOURS, GREY
 from .figure_style import CAPTION, LABEL, MANY, TICK, block_ticks, new_axes, new_figure, plain, powers, short
 
@@ -160,8 +161,6 @@ def _pairs(axis: Axes, similarity: pd.DataFrame) -> None:
 
 def _matrix(figure: Figure, axis: Axes, similarity: pd.DataFrame) -> None:
     """Below the diagonal the head's rows, above it activation; the order is the clusters' by activation."""
-    from .clustered import clustered
-
     count = round((1 + (1 + 8 * len(similarity)) ** 0.5) / 2)
     names = [similarity.class_a.iloc[0], *similarity.class_b.iloc[: count - 1]]
     head, activation = (_square(similarity[column], count) for column in ("head", "activation"))
