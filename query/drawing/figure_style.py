@@ -38,7 +38,9 @@ class PlainFigure(Figure):
 def new_figure(width: float, height: float, caption: str, dpi: int = DPI) -> Figure:
     """A figure of so many inches below its caption: every sentence of it begins a line."""
     letters = int(width * 72 / (CAPTION * LETTER))
-    lines = [line for sentence in caption.split("\n") for line in wrap(escaped(sentence), letters)]
+    lines = [
+        line for sentence in caption.split("\n") for line in wrap(escaped(sentence), letters, break_on_hyphens=False)
+    ]
     height += len(lines) * CAPTION * 1.3 / 72
     figure = PlainFigure(
         figsize=(width, height), layout="constrained", dpi=min(dpi, int(MOST_PIXELS / max(width, height)))
