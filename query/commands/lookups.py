@@ -130,7 +130,7 @@ def neighbours_command(
 def _of_key_neurons(index: Index, class_: int, table: pd.DataFrame, layer: str | None) -> str:
     """What a table of key neurons shows."""
     by = str(table.attrs["by"])
-    units = sum(spec.units for spec in index.hidden_layers if layer in (None, spec.name))
+    units = sum(spec.units for spec in index.ranked_layers if layer in (None, spec.name))
     images = "" if table.n.isna().all() else f"; means over its {table.n.max():,} images"
     name = index.class_name(class_)
     return f"The first {len(table)} of {units:,} neurons by {by} for {name}{images}.\n" + definitions((by, "auroc"))

@@ -28,18 +28,20 @@ def class_value_agreement(index: StoredIndex) -> pd.DataFrame:
         vector), random (the median of the largest cosine between a row and as many random vectors).
 
     Raises:
-        QueryError: no head.
+        QueryError: no head, or no neurons of MLPs.
 
     Example:
         >>> class_value_agreement(index)
     """
     needs_head(index)
+    needs_neurons(index)
     found = index.sql(
         "WITH best AS (SELECT layer, class_id, max(cosine) AS cosine FROM class_scores GROUP BY layer, class_id) "
         "SELECT layer, block, avg(cosine) AS agreement FROM best JOIN layers USING (layer) "
         "GROUP BY layer, block ORDER BY block"
     )
     units, width = {s.name: s.units for s in index.hidden_layers}, index.reader.specs["head"].shape[1]
+    found = found[found.layer.isin(units)].reset_index(drop=True)  # not those of attention
     return found.assign(random=[largest_random_cosine(units[layer], width) for layer in found.layer])
 
 

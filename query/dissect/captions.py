@@ -191,4 +191,4 @@ def of_fires(index: StoredIndex, image: str, patch: str | None, table: pd.DataFr
 
 
 def _neurons(index: StoredIndex) -> int:
-    return sum(layer.units for layer in index.hidden_layers)
+    return sum(layer.units for layer in index.ranked_layers)

@@ -34,7 +34,8 @@ def class_blocks(index: StoredIndex, tops: Sequence[int] = TOPS, by: Ranking | N
         >>> class_blocks(index, (1,)).set_index("block").share
     """
     ranked = first_neurons(index, max(tops), by)
-    units = pd.Series({s.block: s.units for s in index.hidden_layers}).sort_index()
+    layers = index.ranked_layers
+    units = pd.Series([s.units for s in layers], [s.block for s in layers]).groupby(level=0).sum()
     every = units.index
     frames = []
     for top in tops:
@@ -100,7 +101,7 @@ def activations_of_class(index: StoredIndex, class_: str | int, k: int = 10, by:
     at_least(1, k=k)
     class_id = index.class_id(class_)
     frames = [key_neurons(index, class_id, k, by).assign(blocks="all")]
-    for spec in (layer for layer in index.spec.layers if layer.has_value_vectors):
+    for spec in index.ranked_layers:
         blocks = f"{spec.block} attention" if spec.kind == "attention" else str(spec.block)
         frames.append(key_neurons(index, class_id, k, by, spec.name).assign(blocks=blocks))
     top = pd.concat([f for f in frames if len(f)] or frames, ignore_index=True)

@@ -120,7 +120,7 @@ def class_heatmaps(
 
 def chosen_neurons(index: StoredIndex, class_: str | int, ranked: pd.DataFrame) -> str:
     """How neurons of a class were chosen, for a title."""
-    every = sum(layer.units for layer in index.hidden_layers)
+    every = sum(layer.units for layer in index.ranked_layers)
     name = index.class_name(class_)
     return f"Key neurons of {name}: the first {len(ranked)} of {every:,} by {ranked.attrs['by']}."
 

@@ -94,20 +94,22 @@ def figures(of: list[str]) -> dict[str, Callable[[], Figure]]:
         first, second = layers(20), layers(20)
         table = pd.DataFrame({"layer_a": first["layer"], "unit_a": first["unit"], "layer_b": second["layer"]})
         table = table.assign(unit_b=second["unit"], a=draw.normal(0, 1, 20), b=draw.normal(0, 1, 20))
-        return sums_figure(table.assign(sum=draw.normal(3, 1, 20)), name, "margin", CAPTION)
+        table = table.assign(sum=draw.normal(3, 1, 20), passes=draw.uniform(size=20) > 0.2)
+        return sums_figure(table, name, "margin", CAPTION)
 
     def composed() -> Figure:
         pairs = draw.integers(0, 30_000, count) * (draw.uniform(size=count) > 0.1)
         table = pd.DataFrame({"class": of, "class_a": of[::-1], "class_b": of, "pairs": pairs})
         table = table.assign(a=draw.normal(-1, 0.3, count), b=draw.normal(-1, 0.3, count), sum=draw.gamma(2, 1, count))
-        return composed_figure(table, "margin", CAPTION)
+        return composed_figure(table.assign(passes=table["sum"] > 0.5), "margin", CAPTION)
 
     def sets() -> Figure:
         rows = [
-            {"set": s, "size": k, "value": s / 9 + k, "by_score": 1.1 * k, "layer": "blocks.5.mlp.fc1", "unit": k * s}
+            {"set": s, "size": k, "value": s / 9 + k, "by_score": 1.1 * k, "chance": 0.4 * k,
+             "layer": "blocks.5.mlp.fc1", "unit": k * s}
             for s in range(1, 6)
             for k in range(1, 5)
-        ]
+        ]  # fmt: skip
         return sets_figure(pd.DataFrame(rows), name, "margin", CAPTION)
 
     def neurons() -> pd.DataFrame:

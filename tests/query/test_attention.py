@@ -232,10 +232,13 @@ def test_activations_name_what_they_are_of(index: Index, tmp_path: Path) -> None
     table = run("dissect", "activations", index.layout.root, CLASS, "--csv", "-k", "3", "-o", tmp_path / "a.svg")
     assert "4 attention" in table
     assert "block 4 attention" in (tmp_path / "a.svg").read_text()
-    rows = index.sql("SELECT 'all' AS blocks, 1 AS block, 1 AS unit, 1 AS rank, .5 AS mean_max, .2 AS mean_max_others")
+    rows = index.sql(
+        "SELECT 'all' AS blocks, 1 AS block, 1 AS unit, 1 AS rank, .5 AS mean_max, .2 AS mean_max_others, "
+        ".9 AS auroc, 5 AS n, 50 AS n_others"
+    )
     figure = activations_figure(rows, CLASS, "score", kinds={"hidden", "attention"})
     words = "largest patch before the nonlinearity or of what attn.proj reads, mean over the images"
-    assert figure.get_supxlabel() == words
+    assert figure.legends[0].get_title().get_text() == words
 
 
 def test_figures_keep_the_kinds_of_a_block_apart(index: Index, tmp_path: Path) -> None:
