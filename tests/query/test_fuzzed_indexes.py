@@ -131,6 +131,8 @@ def unsealed(folder: Path) -> dict[str, Any]:
 def break_manifest(folder: Path, chance: random.Random) -> None:
     manifest = unsealed(folder)
     for _ in range(chance.choice([1, 1, 1, 2, 5])):
+        if not manifest.get("run", True):  # nothing is left to break
+            break
         break_json(chance.choice([manifest, manifest["run"]]) if "run" in manifest else manifest, chance)
     replace(folder / "manifest.json", seal_manifest(manifest))
 
