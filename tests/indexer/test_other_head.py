@@ -36,7 +36,7 @@ from vitdex.schemas.manifest import seal_manifest
 
 CLASSES = ("coin", "bird", "hand", "sign", "x", "y", "insect", "letter", "mammal", "tool", "z")
 SETTINGS: dict[str, Any] = {
-    "limit": 64, "batch_size": 8, "workers": 0, "device": "cpu", "maps": "exemplars", "layers": ("fc1", "attn", "fc2"),
+    "limit": 64, "batch_size": 8, "workers": 0, "device": "cpu", "maps": "none", "layers": ("fc1", "attn", "fc2"),
     "part_images": 24,
 }  # fmt: skip
 NOTE = "ignore:.*logits are computed from features"
