@@ -398,7 +398,7 @@ def test_copies_where_no_link_can_be_made(
     replaced(file, bytes(file.stat().st_size))
     with pytest.raises(DamagedIndex, match="max/c/0/0 has a wrong checksum"):
         index_with_head(copy, head, tmp_path / "again")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 0, 30_000_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 0, 19_000_000))
     with pytest.raises(QueryError, match="are needed in .*lean and .* are free"):
         index_with_head(copy, head, tmp_path / "lean")
 

@@ -31,7 +31,7 @@ COMMANDS: dict[str, list[str]] = {
     "a JSON file": ["sql", "INDEX", "FROM exemplars LIMIT 9999", "--csv", "-o", "DISK/out.json"],
     "a picture": ["top", "INDEX", "--class", "bird", "-k", "5", "-o", "DISK/out.png"],
     "import": ["import", "descriptions", "DISK/index", "DISK/index/names.csv", "--source", "me"],
-    "head": ["head", "INDEX", "DISK/index/head.safetensors", "DISK/out"],
+    "head": ["head", "INDEX", "DISK/index/head.safetensors", "DISK/other"],
     "generate": ["generate", "DISK/index", "--class", "bird"],
     "remove": ["generate", "DISK/index", "--remove", "1"],
 }
