@@ -84,8 +84,8 @@ def test_model_images_and_names_of_ones_own(tmp_path: Path) -> None:
     [
         ({"maps": "int8"}, "'int8' is no choice for maps. One of uint8, float16, exemplars, none."),
         ({"precision": "float64"}, "'float64' is no choice for precision. One of float32, bfloat16, float16."),
-        ({"layers": ("fc1", "fc3")}, "'fc3' is no choice for layers. One of fc1, fc2."),
-        ({"layers": ()}, "no layers are given. Some of fc1, fc2."),
+        ({"layers": ("fc1", "fc3")}, "'fc3' is no choice for layers. One of fc1, fc2, attn."),
+        ({"layers": ()}, "no layers are given. Some of fc1, fc2, attn."),
         ({"batch_size": 0}, "batch_size is 0. At least 1."),
         ({"limit": 0}, "limit is 0. At least 1."),
         ({"workers": -1}, "workers is -1. At least 0."),
