@@ -130,7 +130,7 @@ class RunSpec:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RunSpec:
-        known = {f.name: value[f.name] for f in fields(cls)}
+        known = {f.name: value[f.name] for f in fields(cls) if f.name in value}
         names = [f.name for f in fields(LayerSpec)]
         known["layers"] = tuple(LayerSpec(**{name: layer[name] for name in names}) for layer in known["layers"])
         known["grid"] = tuple(known["grid"])

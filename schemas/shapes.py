@@ -81,9 +81,20 @@ def _described(kind: Any) -> dict[str, tuple[Any, bool]]:
 def _is_plain(value: object, kind: type) -> bool:
     if isinstance(value, int) and abs(value) >= LARGEST:
         return False
+    if isinstance(value, str) and not _is_text(value):
+        return False
     if kind is float:
         return type(value) is int or (isinstance(value, float) and math.isfinite(value))
     return type(value) is kind
+
+
+def _is_text(value: str) -> bool:
+    """Whether a text can be written down: JSON may hold halves of letters ('\\ud800')."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _first(faults: Any) -> str | None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 
-# control characters, ends of lines and paragraphs, and what turns the direction of the letters after it
-_UNSHOWN = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# control characters, ends of lines and paragraphs, what turns the direction of the letters after it, halves of letters
+_UNSHOWN = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def escaped(text: str, lines: bool = False) -> str:

@@ -24,7 +24,7 @@ WINGS: dict[str, set[str]] = {
     "export": BELOW,
 }
 TOPS = {"index.py", "__init__.py", "__main__.py", "commands"}  # of query, above all its wings
-HEAVY = {"torch", "timm", "torchvision", "matplotlib", "PIL", "zarr"}
+HEAVY = {"torch", "timm", "torchvision", "matplotlib", "PIL", "zarr", "numba"}
 SPEAKING = {"tqdm", "click"}  # what only the command line imports
 SPEAKERS = ("query/commands/", "indexer/command.py", "data/sample_recipe/")
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from ...schemas.compiled import compiled
 from ...schemas.storage.map_codes import CODES
-from ..statistics.compiled import compiled
 from ..statistics.count_kernels import float32_value
 
 TILE = 256  # neurons at once: their rows of codes stay in the cache

@@ -6,8 +6,8 @@ import numba
 import numpy as np
 from numba.extending import overload
 
+from ...schemas.compiled import compiled
 from .bins import HALF, LOWEST, STEPS
-from .compiled import compiled
 
 HEAP_TILE = 64
 COUNTED_TILE = 128

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from .compiled import compiled
+from ...schemas.compiled import compiled
 
 BITS = 11  # of a float32's 32 in each of three passes
 BUCKETS = 1 << BITS

@@ -12,7 +12,7 @@ from ..dissect.catalogue import ANALYSES, Analysis
 from ..index import Index
 from .analysis_options import ANALYSIS_OPTIONS
 from .classes import chosen_class
-from .options import INDEX, OUTPUT, model_options, table_options
+from .options import INDEX, OUTPUT, model_options, shown_options
 from .output import answer, progress_bar
 
 
@@ -31,9 +31,9 @@ def _command(analysis: Analysis) -> click.Command:
             if "progress" in parameters:
                 options["progress"] = progress
             found = analysis.ask(index, **options)
-            answer(found.table, form, outputs, found.draw)
+            answer(found.table, form, outputs, found.draw, question=analysis.name, caption=found.caption)
 
-    command = table_options(OUTPUT(run))
+    command = shown_options(OUTPUT(run))
     if "weights" in parameters:
         command = model_options(command)
     for name, parameter in reversed(list(parameters.items())):

@@ -12,7 +12,7 @@ from ..export.descriptions import import_descriptions
 from ..export.tables import FORMATS, Format, export_tables
 from ..index import Index
 from ..stored.names import Neuron
-from .files import PIXELS, check_output
+from .files import FIGURES, check_output
 from .options import FILE, INDEX, LAYERS, OUT, PICTURE, model_options
 from .output import progress_bar, save_picture
 from .terminal import say, tell
@@ -119,7 +119,7 @@ def milan_sheet_command(
     """Draw what MILAN is shown of a neuron: its exemplars with their masked regions, and its descriptions."""
     from ..export.milan_sheet import milan_sheet
 
-    check_output(output, PIXELS)
+    check_output(output, FIGURES)
     with Index(index_path) as index:
         save_picture(milan_sheet(index, Neuron.of(neuron), k, weights=weights, device=device), output)
 

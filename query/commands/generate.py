@@ -11,6 +11,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from ...schemas.errors import QueryError
+from ..drawing.terms import definitions
 from ..index import Index
 from ..lookups.key_neurons import Ranking, named
 from ..notes.generated_images import remove as remove_generated
@@ -18,15 +19,13 @@ from ..stored.names import Neuron
 from .analysis_options import BY
 from .classes import chosen_class
 from .files import check_output
-from .options import CLASS, INDEX, OUTPUT, model_options, table_options
+from .options import CLASS, INDEX, OUTPUT, model_options, shown_options
 from .output import answer
 from .terminal import say
 
 if TYPE_CHECKING:
     from ..generate.recipes import RecipeName
     from ..generate.target import Contrast, Over
-
-SHOWN = ["id", "layer", "unit", "step", "pre_mean", "post_mean", "ratio", "percentile", "p_class", "diversity", "file"]
 
 
 @click.command("generate")
@@ -59,7 +58,7 @@ SHOWN = ["id", "layer", "unit", "step", "pre_mean", "post_mean", "ratio", "perce
 @click.option("--remove", "removed", multiple=True, type=int, metavar="ID", help="Remove generated images instead.")
 @model_options
 @OUTPUT
-@table_options
+@shown_options
 def generate_command(
     index_path: Path,
     class_: str | None,
@@ -117,7 +116,8 @@ def generate_command(
                 stopped = True
         if kept:
             rows = pd.concat(kept, ignore_index=True)
-            answer(rows[SHOWN], form, outputs, lambda: generated_figure(index, rows))
+            caption = definitions(("pre_mean", "ratio", "percentile"))
+            answer(rows, form, outputs, lambda: generated_figure(index, rows), question="generate", caption=caption)
             if rows.ratio.isna().any():
                 say("ratio and percentile cannot be told: the index holds one image, or images alike to the neuron")
         if stopped:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from ...schemas.errors import QueryError
+from ..heatmaps.heatmap import chosen_images, chosen_neurons
 from ..heatmaps.views import SCALES, VIEWS, ScaleOf, View
 from ..index import Index
 from ..lookups.class_images import class_images
@@ -15,7 +16,7 @@ from ..lookups.key_neurons import Ranking, named
 from ..stored.names import Neuron
 from .analysis_options import BY
 from .classes import chosen_class
-from .files import PIXELS, check_output
+from .files import FIGURES, check_output
 from .options import CLASS, INDEX, PICTURE, model_options
 from .output import save_picture
 
@@ -64,13 +65,16 @@ def heatmap_command(
 
     Images are those named, else the class's of which the model is surest, else the neuron's strongest.
     """
-    check_output(output, PIXELS)
+    check_output(output, FIGURES)
     with Index(index_path) as index:
         row = chosen_class(index, class_)
         columns, note = _columns(index, view, neurons, row, k, by)
         rows = _rows(index, images, row, columns, count)
         shown = index.heatmaps(columns, rows, view, row, scale, weights=weights, device=device)
-        save_picture(replace(shown, notes=(*note, *shown.notes)).picture(blocks=blocky), output)
+        chosen = () if images else (_chosen(index, row, columns, len(rows)),)
+        named_by = replace(shown, title=" ".join([*note, f"{shown.title}."]), notes=(*chosen, *shown.notes))
+        lines = output.suffix.lower() in (".pdf", ".svg")
+        save_picture(named_by.figure(blocky) if lines else named_by.picture(blocky), output)
 
 
 def _columns(
@@ -84,7 +88,14 @@ def _columns(
     if class_ is None:
         raise QueryError("nothing to show", "Give --class NAME or --neuron LAYER:UNIT.")
     ranked = index.key_neurons(class_, k, by)
-    return named(ranked), (f"Key neurons of {index.class_name(class_)}, by {ranked.attrs['by']}.",)
+    return named(ranked), (chosen_neurons(index, class_, ranked),)
+
+
+def _chosen(index: Index, class_: int | None, neurons: list[Neuron], count: int) -> str:
+    """How the images that nobody named were chosen."""
+    if class_ is not None:
+        return chosen_images(index, class_, count)
+    return f"Images: the {count:,} with the largest patch of {neurons[0]}."
 
 
 def _rows(

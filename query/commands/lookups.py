@@ -9,6 +9,7 @@ import click
 import pandas as pd
 
 from ...schemas.errors import QueryError
+from ..drawing.terms import definitions
 from ..index import Index
 from ..lookups.class_images import class_images
 from ..lookups.image_search import AGGREGATES, METRICS, Aggregate, Metric, neighbours, top_images
@@ -17,7 +18,7 @@ from ..stored.names import Neuron
 from .analysis_options import BY
 from .classes import chosen_class
 from .files import PIXELS
-from .options import CLASS, INDEX, PIXELS_OUTPUT, model_options, table_options
+from .options import CLASS, INDEX, PIXELS_OUTPUT, model_options, shown_options
 from .output import answer
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ IMAGES = 5  # of a class, below its key neurons
 @click.option("--aggregate", default="mean", show_default=True, type=click.Choice(AGGREGATES), help="Over neurons.")
 @model_options
 @PIXELS_OUTPUT
-@table_options
+@shown_options
 def top_command(
     index_path: Path,
     class_: str | None,
@@ -78,12 +79,16 @@ def top_command(
 
         row = chosen_class(index, class_)
         if row is not None:
-            table = index.key_neurons(row, k, by, layer)
+            table, question = index.key_neurons(row, k, by, layer), "top"
+            caption = _of_key_neurons(index, row, table, layer)
         elif len(neurons) == 1 and ":" in neurons[0]:
-            table = index.exemplars(*Neuron.of(neurons[0]), k)
+            table, question = index.exemplars(*Neuron.of(neurons[0]), k), "exemplars"
+            caption = f"The {len(table)} images with the largest patch of {neurons[0]}, of {_images(index):,} images."
         else:
-            table = top_images(index, neurons, k, aggregate)
-        answer(table, form, outputs, draw, PIXELS)
+            table, question = top_images(index, neurons, k, aggregate), "images"
+            what = f"{aggregate} over {_shown(neurons)} of each one's largest patch"
+            caption = f"The {len(table)} images with the largest {what}, of {_images(index):,} images."
+        answer(table, form, outputs, draw, PIXELS, question, caption)
 
 
 @click.command("neighbours")
@@ -93,7 +98,7 @@ def top_command(
 @COUNT
 @click.option("--metric", default="cosine", show_default=True, type=click.Choice(METRICS), help="What is near.")
 @PIXELS_OUTPUT
-@table_options
+@shown_options
 def neighbours_command(
     index_path: Path,
     image: str,
@@ -113,7 +118,27 @@ def neighbours_command(
     """
     with Index(index_path) as index:
         table = neighbours(index, image, neurons, k, metric)
-        answer(table, form, outputs, lambda: _neighbours_picture(index, image, table, metric, neurons), PIXELS)
+        caption = f"The {len(table)} images nearest to {image}, by {metric} distance in {_shown(neurons)}, of "
+        caption += f"{_images(index):,} images."
+
+        def draw() -> Image.Image:
+            return _neighbours_picture(index, image, table, metric, neurons)
+
+        answer(table, form, outputs, draw, PIXELS, "neighbours", caption)
+
+
+def _of_key_neurons(index: Index, class_: int, table: pd.DataFrame, layer: str | None) -> str:
+    """What a table of key neurons shows."""
+    by = str(table.attrs["by"])
+    units = sum(spec.units for spec in index.ranked_layers if layer in (None, spec.name))
+    images = "" if table.n.isna().all() else f"; means over its {table.n.max():,} images"
+    name = index.class_name(class_)
+    return f"The first {len(table)} of {units:,} neurons by {by} for {name}{images}.\n" + definitions((by, "auroc"))
+
+
+def _images(index: Index) -> int:
+    """How many images could be read."""
+    return int(index.manifest["images"]["indexed"])
 
 
 def _neighbours_picture(

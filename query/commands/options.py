@@ -39,7 +39,7 @@ OUTPUT = _outputs(f"the picture (.png, .jpg, .pdf, .svg) or {TABLE}")
 PIXELS_OUTPUT = _outputs(f"the picture (.png, .jpg, .pdf) or {TABLE}")
 TABLE_OUTPUT = _outputs(TABLE)
 PICTURE = click.option(
-    "-o", "--output", type=FILE, required=True, metavar="FILE", help="The picture: .png, .jpg or .pdf."
+    "-o", "--output", type=FILE, required=True, metavar="FILE", help="The picture: .png, .jpg, .pdf or .svg."
 )
 CLASS = click.option("--class", "class_", metavar="CLASS", help="A class by name, number or WordNet id.")
 LAYERS = click.option("--layer", "layers", multiple=True, required=True, help="A layer's name; may be repeated.")
@@ -68,3 +68,13 @@ def table_options(command: Command) -> Command:
     )
     forms = click.Choice(["table", "csv", "json"])
     return click.option("--format", "form", type=forms, default="table", show_default=True, help="Of the answer.")(run)
+
+
+def shown_options(command: Command) -> Command:
+    """The same, and --wide, with which `form` is 'wide': for tables of many columns."""
+
+    @functools.wraps(command)
+    def run(*args: Any, form: str, wide: bool, **options: Any) -> Any:
+        return command(*args, form="wide" if wide and form == "table" else form, **options)
+
+    return table_options(click.option("--wide", is_flag=True, help="All columns, however long the lines become.")(run))

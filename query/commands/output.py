@@ -13,6 +13,7 @@ import pandas as pd
 from ...schemas.progress import Progress
 from ...schemas.shown_text import escaped
 from ...schemas.storage.plain_files import replacing
+from ..console.readable import readable
 from ..console.table_files import write_table
 from ..console.table_text import TEXTS
 from .files import FIGURES, PIXELS, TABLES, check_output, kind_of
@@ -31,13 +32,18 @@ def answer(
     outputs: Sequence[Path] = (),
     draw: Callable[[], Picture] | None = None,
     pictures: Sequence[str] = FIGURES,
+    question: str = "",
+    caption: str = "",
 ) -> None:
-    """Print a table, and write it or its picture to files; the suffix says which. Files are checked first."""
+    """Print a table, and write it or its picture to files; the suffix says which. Files are checked first.
+
+    question: whose answer it is, which decides what people see of it; caption: what the table shows, said below it.
+    """
     for path in outputs:
         check_output(path, (*(pictures if draw is not None else ()), *TABLES))
-    show(table, form)
-    if table.attrs.get("by"):
-        say(f"ranked by {table.attrs['by']}")
+    show(table, form, question)
+    for line in caption.splitlines():
+        say(line)
     for path in outputs:
         if path.suffix.lower() in TABLES:
             save_table(table, path)
@@ -45,9 +51,15 @@ def answer(
             save_picture(draw(), path)
 
 
-def show(table: pd.DataFrame, form: str) -> None:
-    """Print a table as text, CSV or JSON."""
-    hand_out(TEXTS[form](table), end=form != "csv")
+def show(table: pd.DataFrame, form: str, question: str = "") -> None:
+    """Print a table: 'table' and 'wide' for people, 'csv' and 'json' whole, for programs."""
+    if form in TEXTS and form != "table":
+        hand_out(TEXTS[form](table), end=form != "csv")
+        return
+    text, left_out = readable(table, question, wide=form == "wide")
+    hand_out(text)
+    if left_out:
+        say(left_out)
 
 
 def save_picture(picture: Picture, path: Path) -> None:

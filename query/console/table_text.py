@@ -29,9 +29,10 @@ def shown_text(table: pd.DataFrame) -> str:
 
 
 def _shown_column(column: pd.Series[Any]) -> pd.Series[Any]:
-    if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_datetime64_any_dtype(column):
+    whole = pd.api.types.is_integer_dtype(column) and column.hasnans  # where a value is missing nothing is shown
+    if not whole and (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_datetime64_any_dtype(column)):
         return column
-    cells = [escaped(cell) if isinstance(cell, str) else cell for cell in column.tolist()]
+    cells = [escaped(cell) if isinstance(cell, str) else None if cell is pd.NA else cell for cell in column.tolist()]
     return pd.Series(cells, column.index, dtype=object)
 
 

@@ -5,7 +5,8 @@ From stored arrays alone; what needs the model is in composition.py.
 
 from __future__ import annotations
 
-from math import comb
+from math import comb, sqrt
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -23,21 +24,33 @@ def class_value_agreement(index: StoredIndex) -> pd.DataFrame:
     """How near the value vectors of each block come to the head's rows (Vilas et al. 2023).
 
     Returns:
-        Columns layer, block, agreement: the mean over the classes of the largest cosine between E's row and a value
-        vector.
+        Columns layer, block, agreement (the mean over the classes of the largest cosine between E's row and a value
+        vector), random (the median of the largest cosine between a row and as many random vectors).
 
     Raises:
-        QueryError: no head.
+        QueryError: no head, or no neurons of MLPs.
 
     Example:
         >>> class_value_agreement(index)
     """
     needs_head(index)
-    return index.sql(
+    needs_neurons(index)
+    found = index.sql(
         "WITH best AS (SELECT layer, class_id, max(cosine) AS cosine FROM class_scores GROUP BY layer, class_id) "
         "SELECT layer, block, avg(cosine) AS agreement FROM best JOIN layers USING (layer) "
         "GROUP BY layer, block ORDER BY block"
     )
+    units, width = {s.name: s.units for s in index.hidden_layers}, index.reader.specs["head"].shape[1]
+    found = found[found.layer.isin(units)].reset_index(drop=True)  # not those of attention
+    return found.assign(random=[largest_random_cosine(units[layer], width) for layer in found.layer])
+
+
+def largest_random_cosine(vectors: int, width: int) -> float:
+    """The median of the largest cosine between a vector and so many random ones: 0.127 for 3,072 of width 768.
+
+    A cosine of random vectors is nearly normal, with variance 1 / width.
+    """
+    return min(NormalDist().inv_cdf(float(0.5 ** (1 / vectors))) / sqrt(width), 1.0)
 
 
 def key_value_agreement(index: StoredIndex, *, progress: Progress | None = None) -> pd.DataFrame:

@@ -16,9 +16,11 @@ import pandas as pd
 
 from ...schemas.errors import QueryError
 from ...schemas.progress import Progress
+from ..lookups.class_images import labelled_images
 from ..lookups.key_neurons import Ranking, chosen_ranking
 from ..lookups.neuron import Quantile
 from ..stored.stored_index import StoredIndex
+from . import captions
 from .agreement import class_value_agreement, key_value_agreement
 from .classes import activations_of_class, carried_by_first, class_blocks
 from .concepts import neuron_concepts
@@ -27,9 +29,10 @@ from .logits import logit_terms
 from .masks import Masks, open_masks
 from .region_rules import Threshold
 from .regions import TOPS, Show, class_focus, class_regions, region_unions, regions_figure
-from .selectivity import selectivity, selectivity_by_block
+from .selectivity import auroc_by_chance, selectivity, selectivity_by_block
 from .sharing import class_similarity, own_neurons, shared_neurons
-from .value_sums import Measure, composed_classes, neuron_pairs, neuron_sets
+from .sum_search import Measure
+from .value_sums import composed_classes, neuron_pairs, neuron_sets
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,10 +40,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answer:
-    """A table, and how its figure is drawn. `table.attrs["by"]` names the ranking of key neurons, if any."""
+    """A table, how its figure is drawn, and what both show: of what, by what, over how many.
+
+    `table.attrs["by"]` names the ranking of key neurons, if any.
+    """
 
     table: pd.DataFrame
     draw: Callable[[], Figure]
+    caption: str
 
 
 @dataclass(frozen=True)
@@ -61,26 +68,28 @@ def _ranked(table: pd.DataFrame, by: Ranking) -> pd.DataFrame:
 def _blocks(index: StoredIndex, by: Ranking | None = None, classes: bool = False) -> Answer:
     by = chosen_ranking(index, by)
     table, carried = class_blocks(index, by=by), carried_by_first(index, by=by)
+    caption = captions.of_blocks(index, by, carried, classes)
 
     def draw() -> Figure:
         from ..drawing.class_figures import blocks_figure
 
-        return blocks_figure(table, carried, by)
+        return blocks_figure(table, carried, by, captions.of_blocks(index, by, carried, False))
 
-    return Answer(_ranked(carried if classes else table, by), draw)
+    return Answer(_ranked(carried if classes else table, by), draw, caption)
 
 
 def _activations(index: StoredIndex, class_: str, k: int = 10, by: Ranking | None = None) -> Answer:
     by = chosen_ranking(index, by, class_)
     table = activations_of_class(index, class_, k, by)
+    caption = captions.of_activations(index, class_, by, table)
 
     def draw() -> Figure:
         from ..drawing.class_figures import activations_figure
 
         kinds = {index.neuron_layer(layer, 0).kind for layer in table.layer.unique()}
-        return activations_figure(table, index.class_name(class_), by, kinds=kinds)
+        return activations_figure(table, index.class_name(class_), by, kinds=kinds, caption=caption)
 
-    return Answer(_ranked(table, by), draw)
+    return Answer(_ranked(table, by), draw, caption)
 
 
 def _masks_if_any(index: StoredIndex, folder: Path | None, names: Path | None) -> Masks | None:
@@ -113,6 +122,7 @@ def _regions(
     return Answer(
         _ranked(table, by),
         lambda: regions_figure(index, class_, TOPS, by, threshold, shown, show=show, weights=weights, device=device),
+        captions.of_regions(index, class_, by, threshold, neurons, table),
     )
 
 
@@ -134,13 +144,14 @@ def _focus(
         index, open_masks(index, masks, names), by, threshold, layer, random, seed,
         weights=weights, device=device, progress=progress,
     )  # fmt: skip
+    caption = captions.of_focus(by, layer, table, random, seed)
 
     def draw() -> Figure:
-        from ..drawing.neuron_figures import focus_figure
+        from ..drawing.focus_figure import focus_figure
 
-        return focus_figure(table, by)
+        return focus_figure(table, by, caption)
 
-    return Answer(_ranked(table, by), draw)
+    return Answer(_ranked(table, by), draw, caption)
 
 
 def _concepts(
@@ -149,62 +160,76 @@ def _concepts(
     masks: Path | None = None,
     names: Path | None = None,
     layer: str | None = None,
+    seed: int = 0,
     progress: Progress | None = None,
 ) -> Answer:
-    table = neuron_concepts(index, open_masks(index, masks, names), quantile, layer, progress=progress)
+    shown = open_masks(index, masks, names)
+    table = neuron_concepts(index, shown, quantile, layer, seed, progress=progress)
+    caption = captions.of_concepts(len(shown.images), len(shown.concepts), quantile, table)
 
     def draw() -> Figure:
         from ..drawing.neuron_figures import concepts_figure
 
-        return concepts_figure(table)
+        return concepts_figure(table, caption)
 
-    return Answer(table, draw)
+    return Answer(table, draw, caption)
 
 
 def _shared(index: StoredIndex, by: Ranking | None = None, top: int = 1, classes: bool = False) -> Answer:
     by = chosen_ranking(index, by)
     table = shared_neurons(index, top, by)
+    caption = captions.of_shared(by, top, index.spec.classes, table)
 
     def draw() -> Figure:
         from ..drawing.class_figures import shared_figure
 
-        return shared_figure(table, top, by)
+        return shared_figure(table, top, by, caption)
 
-    return Answer(_ranked(own_neurons(index, by) if classes else table, by), draw)
+    if not classes:
+        return Answer(_ranked(table, by), draw, caption)
+    own = own_neurons(index, by)
+    return Answer(_ranked(own, by), draw, captions.of_own(by, own))
 
 
 def _similarity(index: StoredIndex) -> Answer:
     table = class_similarity(index)
+    caption = captions.of_similarity(index, table, labelled_images(index))
 
     def draw() -> Figure:
         from ..drawing.class_figures import similarity_figure
 
-        return similarity_figure(table)
+        return similarity_figure(table, caption)
 
-    return Answer(table, draw)
+    return Answer(table, draw, caption)
 
 
 def _selectivity(index: StoredIndex, layer: str | None = None, blocks: bool = False) -> Answer:
     every = selectivity(index, layer)
+    images = index.sql("SELECT class_id FROM images WHERE class_id IS NOT NULL AND crop IS NOT NULL").class_id
+    chance = auroc_by_chance(images.value_counts().tolist())
+    caption = captions.of_selectivity(every, layer, images, chance)
 
     def draw() -> Figure:
         from ..drawing.neuron_figures import selectivity_figure
 
-        return selectivity_figure(every)
+        return selectivity_figure(every, chance, caption)
 
-    return Answer(selectivity_by_block(every) if blocks else every, draw)
+    return Answer(selectivity_by_block(every) if blocks else every, draw, caption)
 
 
 def _agreement(index: StoredIndex, progress: Progress | None = None) -> Answer:
-    values = class_value_agreement(index).rename(columns={"agreement": "class_value"})
+    values = class_value_agreement(index).rename(columns={"agreement": "class_value", "random": "class_value_chance"})
     table = key_value_agreement(index, progress=progress).merge(values, on=["layer", "block"])
+    caption = captions.of_agreement(labelled_images(index))
 
     def draw() -> Figure:
         from ..drawing.neuron_figures import lines_figure
 
-        return lines_figure(table, {"agreement": "key-value agreement", "class_value": "class-value agreement"})
+        labels = {"agreement": "key-value agreement", "class_value": "class-value agreement"}
+        chances = {"agreement": "chance", "class_value": "class_value_chance"}
+        return lines_figure(table, labels, chances, caption)
 
-    return Answer(table, draw)
+    return Answer(table, draw, caption)
 
 
 def _composition(
@@ -216,55 +241,61 @@ def _composition(
     from .composition import composition
 
     table = composition(index, weights=weights, device=device, progress=progress)
+    caption = captions.of_composition(labelled_images(index))
 
     def draw() -> Figure:
         from ..drawing.neuron_figures import lines_figure
 
-        return lines_figure(table, {"compositional": "compositional share", "identifiability": "class identifiability"})
+        labels = {"compositional": "compositional share", "identifiability": "identifiability"}
+        return lines_figure(table.assign(chance=0.5), labels, {"identifiability": "chance"}, caption)
 
-    return Answer(table, draw)
+    return Answer(table, draw, caption)
 
 
 def _pairs(
-    index: StoredIndex, class_: str, measure: Measure = "probability", candidates: int = 300, k: int = 20
+    index: StoredIndex, class_: str, measure: Measure = "margin", candidates: int = 300, k: int = 20, seed: int = 0
 ) -> Answer:
-    table = neuron_pairs(index, class_, measure, candidates, k)
+    table = neuron_pairs(index, class_, measure, candidates, k, seed)
+    caption = captions.of_pairs(index, class_, measure, candidates, table)
 
     def draw() -> Figure:
         from ..drawing.sum_figures import sums_figure
 
-        return sums_figure(table, index.class_name(class_), measure)
+        return sums_figure(table, index.class_name(class_), measure, caption)
 
-    return Answer(table, draw)
+    return Answer(table, draw, caption)
 
 
 def _sets(
-    index: StoredIndex, class_: str, measure: Measure = "probability", candidates: int = 300, size: int = 4
+    index: StoredIndex, class_: str, measure: Measure = "margin", candidates: int = 300, size: int = 4, seed: int = 0
 ) -> Answer:
-    table = neuron_sets(index, class_, size, measure, candidates)
+    table = neuron_sets(index, class_, size, measure, candidates, seed=seed)
+    caption = captions.of_sets(index, class_, measure, candidates, table)
 
     def draw() -> Figure:
         from ..drawing.sum_figures import sets_figure
 
-        return sets_figure(table, index.class_name(class_), measure)
+        return sets_figure(table, index.class_name(class_), measure, caption)
 
-    return Answer(table, draw)
+    return Answer(table, draw, caption)
 
 
 def _composed(
     index: StoredIndex,
-    measure: Measure = "probability",
+    measure: Measure = "margin",
     candidates: int = 300,
+    seed: int = 0,
     progress: Progress | None = None,
 ) -> Answer:
-    table = composed_classes(index, measure, candidates, progress=progress)
+    table = composed_classes(index, measure, candidates, seed, progress=progress)
+    caption = captions.of_composed(index, measure, candidates, table)
 
     def draw() -> Figure:
-        from ..drawing.sum_figures import sums_figure
+        from ..drawing.sum_figures import composed_figure
 
-        return sums_figure(table[table.pairs > 0], "the class", measure)
+        return composed_figure(table, measure, caption)
 
-    return Answer(table, draw)
+    return Answer(table, draw, caption)
 
 
 def _logits(
@@ -278,25 +309,26 @@ def _logits(
     progress: Progress | None = None,
 ) -> Answer:
     table = logit_terms(index, class_, one_image, k, seed, weights=weights, device=device, progress=progress)
+    caption = captions.of_logits(index, class_, one_image, table)
 
     def draw() -> Figure:
         from ..drawing.logit_figure import logit_figure
 
-        where = "mean over images of the class" if one_image is None else f"on image {index.image_id(one_image)}"
-        return logit_figure(table, index.class_name(class_), where)
+        return logit_figure(table, caption)
 
-    return Answer(table, draw)
+    return Answer(table, draw, caption)
 
 
 def _fires(index: StoredIndex, image: str, patch: str | None = None, layer: str | None = None) -> Answer:
     table = firing_neurons(index, image, patch, layer)
+    caption = captions.of_fires(index, image, patch, table)
 
     def draw() -> Figure:
         from ..drawing.neuron_figures import fires_figure
 
-        return fires_figure(table, image)
+        return fires_figure(table, caption)
 
-    return Answer(table, draw)
+    return Answer(table, draw, caption)
 
 
 ANALYSES = (

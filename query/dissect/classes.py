@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from ...schemas.errors import QueryError
+from ..lookups.class_images import labelled_images
 from ..lookups.key_neurons import Ranking, first_neurons, key_neurons
 from ..stored.names import at_least
 from ..stored.stored_index import StoredIndex
@@ -22,7 +24,8 @@ def class_blocks(index: StoredIndex, tops: Sequence[int] = TOPS, by: Ranking | N
         by: ranks key neurons, see key_neurons.
 
     Returns:
-        Columns top, block, neurons (pairs of a class and one of its `top` neurons), share (of all such pairs).
+        Columns top, block, neurons (pairs of a class and one of its `top` neurons), share (of all such pairs), chance
+        (the block's share of all neurons).
 
     Raises:
         QueryError: as first_neurons.
@@ -31,12 +34,15 @@ def class_blocks(index: StoredIndex, tops: Sequence[int] = TOPS, by: Ranking | N
         >>> class_blocks(index, (1,)).set_index("block").share
     """
     ranked = first_neurons(index, max(tops), by)
-    every = index.sql("SELECT DISTINCT block FROM layers WHERE kind <> 'residual' ORDER BY block").block
+    layers = index.ranked_layers
+    units = pd.Series([s.units for s in layers], [s.block for s in layers]).groupby(level=0).sum()
+    every = units.index
     frames = []
     for top in tops:
         counts = ranked[ranked["rank"] <= top].groupby("block").size().reindex(every, fill_value=0)
         frames.append(pd.DataFrame({"top": top, "block": every, "neurons": counts.to_numpy()}))
         frames[-1]["share"] = frames[-1].neurons / counts.sum()
+        frames[-1]["chance"] = (units / units.sum()).to_numpy()
     return pd.concat(frames, ignore_index=True)
 
 
@@ -81,9 +87,10 @@ def activations_of_class(index: StoredIndex, class_: str | int, k: int = 10, by:
 
     Returns:
         Columns blocks ('all', or the block's number, with 'attention' after it for its attention units), rank, layer,
-        block, unit, auroc (of the largest patch); and for each of mean_max (largest patch), mean (of the patches),
-        post_mean (after the nonlinearity) and cls_post_mean (on the CLS token) its mean over the class's images and
-        `_others`, its mean over the images of all other classes.
+        block, unit, auroc (of the largest patch), n and n_others (images of the class and of all other classes); for
+        each of mean_max (largest patch), mean (of the patches), post_mean (after the nonlinearity) and cls_post_mean
+        (on the CLS token) its mean over the class's images and `_others`, its mean over the images of all other
+        classes; and max_25, max_75 with their `_others`, the quantiles 0.25 and 0.75 of the images' largest patches.
 
     Raises:
         QueryError: no class scores or no labelled images.
@@ -94,7 +101,7 @@ def activations_of_class(index: StoredIndex, class_: str | int, k: int = 10, by:
     at_least(1, k=k)
     class_id = index.class_id(class_)
     frames = [key_neurons(index, class_id, k, by).assign(blocks="all")]
-    for spec in (layer for layer in index.spec.layers if layer.has_value_vectors):
+    for spec in index.ranked_layers:
         blocks = f"{spec.block} attention" if spec.kind == "attention" else str(spec.block)
         frames.append(key_neurons(index, class_id, k, by, spec.name).assign(blocks=blocks))
     top = pd.concat([f for f in frames if len(f)] or frames, ignore_index=True)
@@ -104,13 +111,28 @@ def activations_of_class(index: StoredIndex, class_: str | int, k: int = 10, by:
             "It needs a head and labels.",
         )
     kinds = ("mean_max", "mean", "post_mean", "cls_post_mean")
-    means = ", ".join(f"sum({a} * n) / sum(n) AS {a}_others" for a in kinds)
+    means = ", ".join(f"sum({a} * n) / sum(n) AS {a}_others" for a in kinds) + ", sum(n)::BIGINT AS n_others"
     units = [f"{layer} {unit}" for layer, unit in top[["layer", "unit"]].drop_duplicates().itertuples(index=False)]
     others = index.sql(
         f"SELECT layer, unit, {means} FROM class_activations "
         "WHERE class_id <> ? AND list_contains(?, layer || ' ' || unit) GROUP BY layer, unit",
         [class_id, units],
     )
-    columns = ["blocks", "rank", "layer", "block", "unit", "auroc"]
+    columns = ["blocks", "rank", "layer", "block", "unit", "auroc", "n", "n_others"]
     pairs = [name for kind in kinds for name in (kind, f"{kind}_others")]
-    return top.merge(others, "left", ["layer", "unit"])[columns + pairs]
+    table = top.merge(others, "left", ["layer", "unit"])[columns + pairs]
+    return pd.concat([table, _spread(index, table, class_id)], axis=1)
+
+
+def _spread(index: StoredIndex, neurons: pd.DataFrame, class_id: int) -> pd.DataFrame:
+    """Of each neuron's largest patches, over the class's images and the others: the quantiles 0.25 and 0.75."""
+    images = labelled_images(index)
+    ids, own = images.image_id.to_numpy(), (images.class_id == class_id).to_numpy()
+    rows = {}
+    for layer, unit in neurons[["layer", "unit"]].drop_duplicates().itertuples(index=False):
+        largest = index.reader.cell(f"{layer}/max_by_neuron", int(unit))[ids]
+        rows[layer, unit] = [
+            float(np.quantile(largest[some], q)) if some.any() else np.nan for some in (own, ~own) for q in (0.25, 0.75)
+        ]
+    spread = [rows[neuron] for neuron in zip(neurons.layer, neurons.unit, strict=True)]
+    return pd.DataFrame(spread, neurons.index, ["max_25", "max_75", "max_25_others", "max_75_others"])

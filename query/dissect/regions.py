@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ...schemas.errors import QueryError
 from ...schemas.progress import Progress, tracked
+from ..drawing.terms import definitions
 from ..lookups.class_images import class_images
 from ..lookups.key_neurons import Ranking, chosen_ranking, key_neurons
 from ..model.map_source import MapSource
@@ -153,8 +154,9 @@ def class_focus(
     Returns:
         Columns class_id, class, layer, block, unit, threshold (NaN with image:P, where every image has its own),
         negative, images (those with a mask), iou, energy, no_energy (images on which nothing is positive, which energy
-        leaves out), pointing, mask_share; random_iou, random_energy, random_pointing: means of the random neurons;
-        exceeds: whether energy is larger than both mask_share and random_energy.
+        leaves out), pointing, mask_share; energy_se: the standard error of energy, which is a mean over images;
+        random_iou, random_energy, random_pointing: means of the random neurons; random_05, random_95: the quantiles of
+        their energies; exceeds: whether energy is larger than both mask_share and random_energy.
 
     Raises:
         QueryError: as class_regions.
@@ -184,7 +186,10 @@ def class_focus(
         row |= {key: mean(values[:, 0]) for key, values in measured.items()}
         row["no_energy"] = int(np.isnan(measured["energy"][:, 0]).sum())
         row["mask_share"] = float(np.mean([one["mask_share"] for one in found]))
-        row |= {f"random_{key}": mean(np.array([mean(v) for v in values[:, 1:].T])) for key, values in measured.items()}
+        row["energy_se"] = standard_error(measured["energy"][:, 0])
+        chance = {key: np.array([mean(v) for v in values[:, 1:].T]) for key, values in measured.items()}
+        row |= {f"random_{key}": mean(values) for key, values in chance.items()}
+        row |= {f"random_{q:02}": quantile(chance["energy"], q / 100) for q in (5, 95)}
         row["exceeds"] = row["energy"] > max(row["mask_share"], row["random_energy"])
         rows.append(row)
     return pd.DataFrame(rows)
@@ -262,6 +267,18 @@ def mean(values: NDArray[Any]) -> float:
     return float(left.mean()) if len(left) else float("nan")
 
 
+def standard_error(values: NDArray[Any]) -> float:
+    """Of a mean without NaN; NaN where fewer than two values are left."""
+    left = values[~np.isnan(values)]
+    return float(left.std(ddof=1) / len(left) ** 0.5) if len(left) > 1 else float("nan")
+
+
+def quantile(values: NDArray[Any], q: float) -> float:
+    """A quantile without NaN; NaN where nothing is left."""
+    left = values[~np.isnan(values)]
+    return float(np.quantile(left, q)) if len(left) else float("nan")
+
+
 def regions_figure(
     index: StoredIndex,
     class_: str | int,
@@ -305,4 +322,8 @@ def regions_figure(
     owners = [rule.together(neurons, maps, tops) for _, maps, _ in on_images(rule.reader, neurons, shown)]
     objects = [masks.object(image_id) if masks else None for image_id in shown.image_id]
     title = f"{index.class_name(class_)}: first neurons by {by}, {rule.words}"
-    return draw_regions(Regions(pixels, owners, objects, neurons, tops), title, None if show == "image" else rule.owner)
+    over = f"{len(shown):,} of {len(every):,} images, the lowest numbers first"
+    edge = "; the object's edge is white" if masks else ""
+    caption = f"{title}.\n{over}{edge}.\n{definitions([by, 'region'])}"
+    regions = Regions(pixels, owners, objects, neurons, tops)
+    return draw_regions(regions, caption, None if show == "image" else rule.owner)

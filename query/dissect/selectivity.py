@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import log
+from statistics import NormalDist
+
+import numpy as np
 import pandas as pd
 
 from ..stored.stored_index import StoredIndex
@@ -36,6 +41,25 @@ def selectivity(index: StoredIndex, layer: str | None = None) -> pd.DataFrame:
         "WHERE ? IS NULL OR layer = ? ORDER BY block, layer, unit",
         [layer] * 4,
     )
+
+
+def auroc_by_chance(images_of_classes: Sequence[int]) -> float | None:
+    """The median of the best class's AUROC where classes mean nothing; None without two classes.
+
+    Of n images against m others an AUROC is then nearly normal around 0.5, with variance (n + m + 1) / (12 n m); of
+    several classes the largest is taken, as if they were independent.
+    """
+    counts = np.array([n for n in images_of_classes if n], float)
+    if len(counts) < 2:
+        return None
+    others = counts.sum() - counts
+    spreads = np.sqrt((counts.sum() + 1) / (12 * counts * others)).tolist()
+    low, high = 0.5, 1.0
+    while high - low > 1e-4:
+        middle = (low + high) / 2
+        all_below = sum(log(NormalDist(0.5, spread).cdf(middle)) for spread in spreads)
+        low, high = (middle, high) if all_below < log(0.5) else (low, middle)
+    return high
 
 
 def selectivity_by_block(every: pd.DataFrame) -> pd.DataFrame:

@@ -10,13 +10,15 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
+from .canvas import PixelCanvas, write
 from .colours import Scale
 from .overlay import draw_legend
-from .text import GAP, TEXT, TITLE, fitting, lines_height, number, wrap, write
+from .text import GAP, TEXT, TITLE, fitted, lines_height, number, wrap
 
 CELL = 150  # width of an image in pixels
 COLUMNS = 5
 SMALL = TEXT - 2
+MOST_PIXELS, HEADING = 4000, 400  # of a side, and what is kept of it for the title and the legend
 
 
 def captions(table: pd.DataFrame, value: str) -> list[list[str]]:
@@ -29,25 +31,37 @@ def captions(table: pd.DataFrame, value: str) -> list[list[str]]:
 def sheet(
     pictures: NDArray[np.uint8], below: Sequence[Sequence[str]], title: Sequence[str], scale: Scale | None = None
 ) -> Image.Image:
-    """Pictures [n, y, x, channel] in rows of COLUMNS with lines below each; the legend of `scale` at the foot."""
-    columns = min(COLUMNS, len(pictures))
+    """Pictures [n, y, x, channel] in rows with lines below each; the legend of `scale` at the foot.
+
+    COLUMNS a row, more where the sheet would be higher than MOST_PIXELS; what does not fit then is left out, and said.
+    """
     height = round(CELL * pictures.shape[1] / pictures.shape[2])
     step = height + lines_height(below[0], SMALL) + GAP
+    columns, count = _columns(len(pictures), step)
+    if count < len(pictures):
+        title = [*title, f"The first {count} of {len(pictures):,}."]
     width = GAP + max(columns, 3) * (CELL + GAP)
     heading = [line for text in title[1:] for line in wrap(text, TEXT, width - 2 * GAP)]
     top = GAP + lines_height([""], TITLE) + lines_height(heading, TEXT) + GAP
-    foot = top + math.ceil(len(pictures) / columns) * step
-    whole = Image.new("RGB", (width, foot + (3 * TEXT + GAP if scale else 0)), "white")
-    write(whole, GAP, GAP, [title[0]], fitting(title[0], width - 2 * GAP, TITLE))
-    write(whole, GAP, GAP + lines_height([""], TITLE), heading, TEXT)
-    for i, (pixels, lines) in enumerate(zip(pictures, below, strict=True)):
+    foot = top + math.ceil(count / columns) * step
+    canvas = PixelCanvas(width, foot + (3 * TEXT + GAP if scale else 0))
+    canvas.text(GAP, GAP, *fitted(title[0], width - 2 * GAP, TITLE))
+    write(canvas, GAP, GAP + lines_height([""], TITLE), heading, TEXT)
+    for i, (pixels, lines) in enumerate(zip(pictures[:count], below, strict=False)):
         x, y = GAP + i % columns * (CELL + GAP), top + i // columns * step
-        whole.paste(Image.fromarray(resized(pixels, (CELL, height))), (x, y))
+        canvas.image(resized(pixels, (CELL, height)), x, y)
         for j, line in enumerate(lines):
-            write(whole, x, y + height + 2 + j * lines_height([""], SMALL), [line], fitting(line, CELL, SMALL))
+            canvas.text(x, y + height + 2 + j * lines_height([""], SMALL), *fitted(line, CELL, SMALL))
     if scale:
-        draw_legend(whole, GAP, foot, 2 * CELL, scale, SMALL)
-    return whole
+        draw_legend(canvas, GAP, foot, 2 * CELL, scale, SMALL)
+    return canvas.picture
+
+
+def _columns(count: int, step: int) -> tuple[int, int]:
+    """How many pictures a row, and how many in all, so that a sheet is no larger than MOST_PIXELS."""
+    rows = max(1, (MOST_PIXELS - HEADING) // step)
+    columns = min(max(COLUMNS, math.ceil(count / rows)), (MOST_PIXELS - GAP) // (CELL + GAP))
+    return min(columns, count), min(count, rows * columns)
 
 
 def resized(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

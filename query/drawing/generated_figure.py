@@ -1,15 +1,18 @@
-"""The picture of generated images: columns of images with a line below each. Imports matplotlib."""
+"""The picture of generated images: columns of images with lines below each. Imports matplotlib."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from .figure_style import PlainFigure
+from .figure_style import LABEL, TICK, new_figure, short
+
+LINE = 24  # letters below an image
 
 
 @dataclass(frozen=True)
@@ -21,19 +24,19 @@ class Column:
     captions: Sequence[str]
 
 
-def draw_columns(title: str, columns: Sequence[Column]) -> Figure:
+def draw_columns(caption: str, columns: Sequence[Column]) -> Figure:
     """Columns of images side by side."""
     high = max(len(column.pixels) for column in columns)
-    figure = PlainFigure(figsize=(1.7 * len(columns), 1.85 * high + 0.5), layout="constrained", dpi=100)
+    figure = new_figure(max(1.8 * len(columns), 5), 2.05 * high + 0.5, caption, dpi=100)
     axes = figure.subplots(high, len(columns), squeeze=False)
     for place, column in enumerate(columns):
-        axes[0, place].set_title(column.heading, fontsize=9)
-        for row, (pixels, caption) in enumerate(zip(column.pixels, column.captions, strict=True)):
+        axes[0, place].set_title("\n".join(wrap(column.heading, LINE)), fontsize=LABEL)
+        for row, (pixels, text) in enumerate(zip(column.pixels, column.captions, strict=True)):
             axes[row, place].imshow(pixels)
-            axes[row, place].set_xlabel(caption, fontsize=7)
+            lines = [short(line, LINE) for line in text.splitlines() or [""]]
+            axes[row, place].set_xlabel("\n".join(lines), fontsize=TICK)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         if not axis.images:
             axis.set_visible(False)
-    figure.suptitle(title, fontsize=9)
     return figure

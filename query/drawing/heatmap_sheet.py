@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from ...schemas.shown_text import escaped
+from .canvas import Canvas, PixelCanvas, write
 from .colours import Scale
 from .overlay import draw_legend, overlay
-from .text import GAP, TEXT, TITLE, fitting, font, lines_height, text_width, wrap, write
+from .text import GAP, TEXT, TITLE, cut, fitted, lines_height, text_width, wrap
 from .upsample import blocky, smooth
 
-CELL = 224  # width of a heatmap in pixels
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CELL = 224  # width of a heatmap in pixels, less where a sheet would have more than MOST_PIXELS
+MOST_PIXELS, HEADING = 4000, 400  # of a side, and what is kept of the height for the title and the notes
+MARGIN = 180  # of what stands beside an image
 SMALL = 11  # letters of the legend below one heatmap
 
 
@@ -54,7 +60,17 @@ class Heatmaps:
 
     def picture(self, blocks: bool = False) -> Image.Image:
         """Images down, neurons across, with headings and a legend a scale."""
-        return draw(self, blocks)
+        canvas = PixelCanvas(*_size(self))
+        draw(self, blocks, canvas)
+        return canvas.picture
+
+    def figure(self, blocks: bool = False) -> Figure:
+        """The same with letters as letters, for PDF and SVG. Imports matplotlib."""
+        from .figure_canvas import FigureCanvas
+
+        canvas = FigureCanvas(*_size(self))
+        draw(self, blocks, canvas)
+        return canvas.figure
 
     def _repr_png_(self) -> bytes:
         buffer = BytesIO()
@@ -62,36 +78,65 @@ class Heatmaps:
         return buffer.getvalue()
 
 
-def draw(maps: Heatmaps, blocks: bool) -> Image.Image:
-    """The whole sheet: the images as they were seen on the left, then a column a neuron."""
+@dataclass(frozen=True)
+class _Layout:
+    """Where things stand on a sheet, in pixels: the size of a heatmap, lines of text, and the tops of all parts."""
+
+    cell: int
+    height: int
+    margin: int
+    title: list[str]
+    notes: list[str]
+    headings: list[list[str]]
+    width: int
+    top: int
+    step: int
+    below: int
+    foot: int
+
+
+def _layout(maps: Heatmaps) -> _Layout:
     rows, columns = maps.values.shape[:2]
-    height = round(CELL * maps.images.shape[1] / maps.images.shape[2])
-    margin = GAP + round(max(text_width(line, TEXT) for heading in maps.row_headings for line in heading))
-    width = GAP + margin + (columns + 1) * (CELL + GAP)
-    title, notes = (
-        wrap(maps.title, TITLE, width - 2 * GAP),
-        [line for note in maps.notes for line in wrap(note, TEXT, width - 2 * GAP)],
-    )
+    ratio = maps.images.shape[1] / maps.images.shape[2]
+    own = bool(maps.image_scales)  # a legend a heatmap
+    headings = [[cut(line, MARGIN, TEXT) for line in heading] for heading in maps.row_headings]
+    margin = GAP + round(max(text_width(line, TEXT) for heading in headings for line in heading))
+    across = (MOST_PIXELS - 2 * GAP - margin) / (columns + 1) - GAP
+    down = (MOST_PIXELS - HEADING) / rows - GAP - 3 * SMALL * own
+    cell = int(min(CELL, across, down / ratio))
+    height = round(cell * ratio)
+    width = GAP + margin + (columns + 1) * (cell + GAP)
+    title = wrap(maps.title, TITLE, width - 2 * GAP)
+    notes = [line for note in maps.notes for line in wrap(note, TEXT, width - 2 * GAP)]
     top = GAP + lines_height(title, TITLE) + GAP + lines_height([""], TEXT)
-    step = height + GAP + (3 * SMALL if maps.image_scales else 0)  # room for a legend a cell
+    step = height + GAP + 3 * SMALL * own
     below = top + rows * step
-    foot = below + (0 if maps.image_scales else 3 * TEXT)
-    sheet = Image.new("RGB", (width, foot + lines_height(notes, TEXT) + GAP), "white")
-    write(sheet, GAP, GAP, title, TITLE)
-    left = [GAP + margin + i * (CELL + GAP) for i in range(columns + 1)]
+    foot = below + (0 if own else 3 * TEXT)
+    return _Layout(cell, height, margin, title, notes, headings, width, top, step, below, foot)
+
+
+def _size(maps: Heatmaps) -> tuple[int, int]:
+    """Width and height of the sheet."""
+    at = _layout(maps)
+    return at.width, at.foot + lines_height(at.notes, TEXT) + GAP
+
+
+def draw(maps: Heatmaps, blocks: bool, canvas: Canvas) -> None:
+    """The whole sheet: the images as they were seen on the left, then a column a neuron."""
+    at = _layout(maps)
+    write(canvas, GAP, GAP, at.title, TITLE)
+    left = [GAP + at.margin + i * (at.cell + GAP) for i in range(maps.values.shape[1] + 1)]
     for x, heading in zip(left, ("input", *maps.column_headings), strict=True):
-        size = fitting(heading, CELL, TEXT)
-        ImageDraw.Draw(sheet).text((x + CELL / 2, top - TEXT * 0.3), escaped(heading), "black", font(size), anchor="ms")
-    for row, heading_lines in enumerate(maps.row_headings):
-        y = top + row * step
-        write(sheet, GAP, y + (height - lines_height(heading_lines, TEXT)) // 2, heading_lines, TEXT)
-        image = Image.fromarray(maps.images[row]).resize((CELL, height), Image.Resampling.LANCZOS)
-        sheet.paste(image, (left[0], y))
+        canvas.text(x + at.cell / 2, at.top - TEXT * 0.3, *fitted(heading, at.cell, TEXT), "ms")
+    for row, lines in enumerate(at.headings):
+        y = at.top + row * at.step
+        write(canvas, GAP, y + (at.height - lines_height(lines, TEXT)) // 2, lines, TEXT)
+        image = Image.fromarray(maps.images[row]).resize((at.cell, at.height), Image.Resampling.LANCZOS)
+        canvas.image(np.asarray(image), left[0], y)
         for column, x in enumerate(left[1:]):
-            sheet.paste(Image.fromarray(maps.pixels(row, column, height, CELL, blocks)), (x, y))
+            canvas.image(maps.pixels(row, column, at.height, at.cell, blocks), x, y)
             if maps.image_scales:
-                draw_legend(sheet, x, y + height + 3, CELL, maps.scale(row, column), SMALL)
+                draw_legend(canvas, x, y + at.height + 3, at.cell, maps.scale(row, column), SMALL)
     for x, scale in zip(left[1:], maps.scales, strict=False):  # none where each image has its own
-        draw_legend(sheet, x, below, CELL, scale, TEXT - 2)
-    write(sheet, GAP, foot, notes, TEXT)
-    return sheet
+        draw_legend(canvas, x, at.below, at.cell, scale, TEXT - 2)
+    write(canvas, GAP, at.foot, at.notes, TEXT)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .colours import COLOURS, GREY
-from .figure_style import PlainFigure
+from .figure_style import new_figure
 
 BARS = {  # the parts of a block: where in it their bar stands, and its colour
     "attention units": (-0.3, COLOURS[0]),
@@ -23,16 +23,15 @@ WIDTH = 0.19  # of a bar
 WIDEST = 16.0  # inches
 
 
-def logit_figure(terms: pd.DataFrame, logit: str, where: str) -> Figure:
+def logit_figure(terms: pd.DataFrame, caption: str = "") -> Figure:
     """Above, every term in logits; below, the logit as it stands after each. Both with one place a block.
 
     Args:
         terms: as from logit_terms.
-        logit: whose it is; where: the image or images.
+        caption: whose logit it is, on which images.
     """
     blocks = int(terms.block.max()) + 1
-    size = (min(3.6 + 0.42 * blocks, WIDEST), 6.4)
-    figure = PlainFigure(figsize=size, layout="constrained", dpi=130)
+    figure = new_figure(min(3.6 + 0.42 * blocks, WIDEST), 6.2, caption)
     above, below = figure.subplots(2, 1, sharex=True)
     places = _places(terms, blocks)
     _bars(above, terms, places)
@@ -51,7 +50,6 @@ def logit_figure(terms: pd.DataFrame, logit: str, where: str) -> Figure:
         axis.axhline(0, color="#cccccc", lw=0.8, zorder=0)
         axis.spines[["top", "right"]].set_visible(False)
         axis.yaxis.set_major_locator(MaxNLocator(6))
-    figure.suptitle(f"How the logit of {logit} builds up, {where}", fontsize=10)
     return figure
 
 

@@ -1,6 +1,8 @@
-"""Figures of neurons, by block or by class: a table in, a matplotlib Figure out."""
+"""Figures of neurons by block, and on an image. See figure_style for what all figures have in common."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -8,47 +10,40 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from .colours import COLOURS, GREY
-from .figure_style import new_axes
+from .figure_style import LABEL, TICK, block_ticks, new_axes, powers, short
+
+LABELS = 20  # concepts with a bar each
+NAMED_BLOCKS = 12  # in a legend
 
 
-def focus_figure(focus: pd.DataFrame, by: str) -> Figure:
-    """Energy inside the object: the first neuron, random neurons of its block, and the mask's share of the image."""
-    figure, (axis,) = new_axes(6.4, 0.34 * len(focus) + 1.4)
-    place = np.arange(len(focus))
-    spots = {"mask_share": ("|", GREY), "random_energy": ("o", COLOURS[1]), "energy": ("D", COLOURS[0])}
-    names = {"mask_share": "mask's share of the image", "random_energy": "random neurons of its block"}
-    for column, (marker, colour) in spots.items():
-        size = 11 if marker == "|" else 6
-        label = names.get(column, f"first key neuron by {by}")
-        axis.plot(focus[column], place, marker, color=colour, ms=size, mew=2 if marker == "|" else 1, label=label)
-    ticks = [f"{c}  {b}:{u}" for c, b, u in zip(focus["class"], focus.block, focus.unit, strict=True)]
-    axis.set_yticks(place, ticks, fontsize=8)
-    axis.invert_yaxis()
-    axis.set(xlim=(-0.02, 1.02), xlabel="share of positive activation inside the object's mask")
-    axis.grid(axis="y", color="#eeeeee")
-    figure.legend(frameon=False, loc="outside upper center", ncols=3, fontsize=8)
-    return figure
-
-
-def concepts_figure(concepts: pd.DataFrame) -> Figure:
+def concepts_figure(concepts: pd.DataFrame, caption: str = "") -> Figure:
     """Left, how many neurons detect each concept; right, the best IoU of every neuron, by block."""
-    figure, (left, right) = new_axes(9, 3.6, 2)
-    count = concepts.label.value_counts().head(20)[::-1]
-    left.barh(count.index, count, color=COLOURS[0])
-    left.set(xlabel="neurons labelled (IoU > 0.04)")
-    ious = {label: np.sort(one.iou.dropna())[::-1] for label, one in _by_layer(concepts).items()}
+    figure, (left, right) = new_axes(9.5, 4, caption, 2)
+    count = concepts.label.value_counts()
+    first = count.head(LABELS)[::-1]
+    left.barh(range(len(first)), first, color=COLOURS[0])
+    left.set_yticks(range(len(first)), [short(name) for name in first.index])
+    left.set_title(f"{len(first)} of {len(count):,} concepts that label a neuron", fontsize=9)
+    left.set(xlabel=f"neurons labelled (IoU > 0.04): {count.sum():,} of {len(concepts):,}")
+    ious = {layer: np.sort(one.iou.dropna())[::-1] for layer, one in _by_layer(concepts).items()}
     shades = np.linspace(0.15, 0.9, len(ious))
-    for shade, (label, values) in zip(shades, ious.items(), strict=True):
-        right.plot(np.arange(1, len(values) + 1), values, color=colormaps["viridis"](shade), label=f"block {label}")
+    every = max(1, -(-len(ious) // NAMED_BLOCKS))
+    for i, (shade, (layer, values)) in enumerate(zip(shades, ious.items(), strict=True)):
+        label = f"block {layer}" if i % every == 0 else None
+        right.plot(np.arange(1, len(values) + 1), values, color=colormaps["viridis"](shade), label=label)
     right.axhline(0.04, color=GREY, ls="--", lw=1)
     right.set(xscale="log", xlabel="neurons of the block, best first", ylabel="IoU with the best concept")
-    right.legend(frameon=False, fontsize=8, ncols=2 if len(ious) > 6 else 1)
+    powers(right.xaxis)
+    right.legend(frameon=False, fontsize=TICK, ncols=2 if len(ious) > 6 else 1)
     return figure
 
 
-def selectivity_figure(neurons: pd.DataFrame) -> Figure:
-    """By block: the best class's AUROC of every neuron, the share of positive patches, dead neurons."""
-    figure, (auroc, sparse, dead) = new_axes(10, 3.2, 3)
+def selectivity_figure(neurons: pd.DataFrame, chance: float | None = None, caption: str = "") -> Figure:
+    """By block: the best class's AUROC of every neuron, the share of positive patches, dead neurons.
+
+    chance: what the best class's AUROC is where the classes mean nothing to a neuron.
+    """
+    figure, (auroc, sparse, dead) = new_axes(10.5, 3.4, caption, 3)
     layers = _by_layer(neurons)
     style = {
         "showfliers": False,
@@ -58,18 +53,25 @@ def selectivity_figure(neurons: pd.DataFrame) -> Figure:
         "whis": (5, 95),
     }
     for axis, column in ((auroc, "auroc"), (sparse, "positive_share")):
-        axis.boxplot([one[column].dropna() for one in layers.values()], tick_labels=list(layers), **style)
+        values = [one[column].dropna() for one in layers.values()]
+        axis.boxplot(values, positions=range(len(layers)), **style)
+    if chance is not None:
+        auroc.axhline(chance, color="black", ls="--", lw=1, label=f"chance: {chance:.2f}")
+        auroc.legend(frameon=False, fontsize=TICK)
     place = np.arange(len(layers))
-    dead.bar(place - 0.2, [one.dead.sum() for one in layers.values()], 0.4, color=GREY, label="dead")
-    dead.bar(place + 0.2, [one.no_region.sum() for one in layers.values()], 0.4, color=COLOURS[1], label="q99 below 0")
-    dead.set_xticks(place, list(layers))
-    if len(layers) > neurons.block.nunique():  # the labels are names
-        for axis in (auroc, sparse, dead):
-            axis.tick_params(axis="x", rotation=90, labelsize=8)
-    dead.legend(frameon=False, fontsize=8)
-    auroc.set(xlabel="block", ylabel="AUROC of the best class")
-    sparse.set(xlabel="block", ylabel="share of patches with a > 0")
-    dead.set(xlabel="block", ylabel="neurons")
+    for shift, column, colour, label in (
+        (-0.2, "dead", GREY, "dead: no value above 0"),
+        (0.2, "no_region", COLOURS[1], "no region: q99 below 0"),
+    ):
+        dead.bar(place + shift, [one[column].sum() for one in layers.values()], 0.4, color=colour, label=label)
+    dead.set_ylim(0, 1.3 * max(*(bar.get_height() for bar in dead.patches), 1))
+    dead.legend(frameon=False, fontsize=TICK)
+    auroc.set(ylabel="AUROC of the best class")
+    sparse.set(ylabel="share of patches with a > 0")
+    dead.set(ylabel="neurons")
+    for axis in (auroc, sparse, dead):
+        block_ticks(axis, list(layers), place.tolist())
+        axis.set_xlabel("block")
     return figure
 
 
@@ -86,36 +88,52 @@ def _in_block(layer: str, block: object) -> str:
     return layer.removeprefix(f"blocks.{block}.").removeprefix("mlp.").removesuffix(".proj.input")
 
 
-def lines_figure(table: pd.DataFrame, columns: dict[str, str]) -> Figure:
-    """Lines over the blocks, a panel a column (name to label), a line a kind of token where they differ."""
-    figure, axes = new_axes(3.6 * len(columns) + 0.4, 3.2, len(columns))
+def lines_figure(
+    table: pd.DataFrame, columns: Mapping[str, str], chances: Mapping[str, str] | None = None, caption: str = ""
+) -> Figure:
+    """Lines over the blocks, a panel a column (name to label), a line a kind of token where they differ.
+
+    chances: for a column, the column that holds its level by chance.
+    """
+    figure, axes = new_axes(3.9 * len(columns) + 0.6, 3.3, caption, len(columns))
+    blocks = sorted(table.block.unique())
     for axis, (column, label) in zip(axes, columns.items(), strict=True):
         of_tokens = table.groupby("block")[column].nunique().max() > 1
         kinds = table.groupby("tokens") if of_tokens else [("", table.drop_duplicates("block"))]
         for i, (kind, one) in enumerate(k for k in kinds if k[0] != "all"):
-            axis.plot(one.block, one[column], "o-", color=COLOURS[i], ms=4, label=kind)
-        if of_tokens and "chance" in table:
-            axis.plot(table.block, table.chance, color=GREY, ls="--", lw=1, label="chance")
-        if of_tokens:
-            axis.legend(frameon=False, fontsize=8)
-        axis.set_xticks(sorted(table.block.unique()))
+            count = f" (n = {one.n.iloc[0]:,})" if "n" in one and kind else ""
+            axis.plot(one.block, one[column], "o-", color=COLOURS[i], ms=4, label=f"{kind}{count}" or None)
+        chance = (chances or {}).get(column)
+        if chance is not None:
+            one = table.drop_duplicates("block")
+            axis.plot(one.block, one[chance], color="black", ls="--", lw=1, label="chance")
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(frameon=False, fontsize=TICK)
+        block_ticks(axis, blocks)
         axis.set(xlabel="block", ylabel=label, ylim=(0, None))
     return figure
 
 
-def fires_figure(fires: pd.DataFrame, title: str) -> Figure:
+def fires_figure(fires: pd.DataFrame, caption: str = "") -> Figure:
     """What the neurons that fire on an image say of its class, block by block; the area is the number of tokens."""
-    figure, (axis,) = new_axes(6, 3.6)
+    figure, (axis,) = new_axes(6.8, 3.8, caption)
     some = fires.dropna(subset=["score"])
     axis.axhline(0, color="#cccccc", lw=0.8)
-    first = some.rank_in_unit == 1
-    for chosen, colour, name in (
-        (~first, GREY, "says another class louder"),
-        (first, COLOURS[0], "says this class loudest"),
+    first = (some.rank_in_unit == 1).to_numpy(bool)
+    name = short(some["class"].iloc[0]) if len(some) else "its class"
+    largest = max(float(some.tokens.max()), 1.0) if len(some) else 1.0
+    for chosen, colour, label in (
+        (~first, GREY, f"says another class louder ({(~first).sum():,})"),
+        (first, COLOURS[0], f"says {name} loudest ({first.sum():,})"),
     ):
         one = some[chosen]
-        axis.scatter(one.block, one.score, 4 * one.tokens.astype(float), color=colour, alpha=0.5, lw=0, label=name)
-    axis.set_xticks(sorted(fires.block.unique()))
-    axis.set(xlabel="block", ylabel="score for the image's class", title=title)
-    figure.legend(frameon=False, loc="outside lower center", ncols=2, fontsize=8)
+        area = 8 + 240 * one.tokens.astype(float) / largest
+        axis.scatter(one.block, one.score, area, color=colour, alpha=0.5, lw=0, label=label)
+    block_ticks(axis, sorted(fires.block.unique()))
+    axis.set(xlabel="block", ylabel=f"score for {name}")
+    handles = axis.get_legend_handles_labels()[0]
+    drawn = figure.legend(frameon=False, loc="outside lower center", ncols=2, fontsize=LABEL)
+    for handle, mark in zip(handles, drawn.legend_handles, strict=True):
+        mark.set_sizes([40])  # type: ignore[union-attr]
+        assert handle is not mark
     return figure

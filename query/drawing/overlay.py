@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
+from .canvas import Canvas
 from .colours import Scale
-from .text import font, number
+from .text import number
 
 # ColorBrewer's RdBu turned round, without its two darkest: blue, nothing, red. Safe for colour-blind readers.
 _COLOURS = np.array(
@@ -46,21 +46,20 @@ def _blend(grey: NDArray[np.floating], position: NDArray[np.float32]) -> NDArray
     return (grey[..., None] * (1 - opacity) + colour * opacity).round().astype(np.uint8)
 
 
-def draw_legend(canvas: Image.Image, x: int, y: int, width: int, scale: Scale, size: int) -> None:
+def draw_legend(canvas: Canvas, x: int, y: int, width: int, scale: Scale, size: int) -> None:
     """Draw a colour bar with the values at its ends and at zero; the text is `size` high, the whole 3 times that."""
-    draw = ImageDraw.Draw(canvas)
     if scale.low == scale.high:
         text = f"exactly {number(scale.low)} everywhere"
-        draw.text((x + width / 2, y), text, font=font(size), fill="black", anchor="mt")
+        canvas.text(x + width / 2, y, text, size, "mt")
         return
     left, right = (-1 if scale.low < scale.centre else 0), (1 if scale.high > scale.centre else 0)
     height = size
     position = np.linspace(left, right, width, dtype=np.float32)[None].repeat(height, 0)
-    canvas.paste(Image.fromarray(_blend(np.full(position.shape, float(_PAPER)), position)), (x, y))
-    draw.rectangle([x, y, x + width - 1, y + height - 1], outline="#888888")
+    canvas.image(_blend(np.full(position.shape, float(_PAPER)), position), x, y)
+    canvas.frame(x, y, width, height)
     ends = {0: 0.0, left: scale.low, right: scale.high}
     for place, value in ends.items():
         at = x + (place - left) / (right - left) * (width - 1)
         anchor = {left: "lt", right: "rt"}.get(place, "mt")
-        draw.line([at, y + height, at, y + height + size // 3], fill="#444444")
-        draw.text((at, y + height + size // 2), number(value), font=font(size), fill="black", anchor=anchor)
+        canvas.line(at, y + height, y + height + size // 3)
+        canvas.text(at, y + height + size // 2, number(value), size, anchor)

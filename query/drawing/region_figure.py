@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,9 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from .colours import COLOURS
-from .figure_style import PlainFigure
+from .figure_style import new_figure
+
+SHEET_DPI = 90  # of pictures of photographs
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,13 @@ class Regions:
     tops: Sequence[int]
 
 
-def draw_regions(regions: Regions, title: str, colours: str | None) -> Figure:
+def draw_regions(regions: Regions, caption: str, colours: str | None) -> Figure:
     """A row for the images and one for each number of neurons; the object's edge in white.
 
     colours: which neuron a pixel has its colour of, in words. None: the image inside the region and black outside.
     """
     count, draw = len(regions.pixels), image_inside if colours is None else coloured
-    figure = PlainFigure(
-        figsize=(1.5 * count + 1.8, 1.55 * (len(regions.tops) + 1) + 0.7), layout="constrained", dpi=75
-    )
-    figure.suptitle(fill(title, 24 * count), x=0.01, ha="left", fontsize=9)
+    figure = new_figure(1.5 * count + 1.8, 1.55 * (len(regions.tops) + 1) + 0.3, caption, SHEET_DPI)
     axes = figure.subplots(len(regions.tops) + 1, count, squeeze=False)
     for column, (bytes_, owners, mask) in enumerate(zip(regions.pixels, regions.owners, regions.masks, strict=True)):
         pixels = bytes_.astype(np.float32) / np.float32(255)
@@ -58,7 +56,7 @@ def draw_regions(regions: Regions, title: str, colours: str | None) -> Figure:
         axes[row, 0].set_ylabel(name, fontsize=9)
     figure.legend(
         handles=_legend(regions.neurons, plain=colours is None),
-        loc="outside right upper",
+        loc="outside right center",
         frameon=False,
         fontsize=8,
         title="block:unit" if colours is None else f"block:unit,\n{colours}",

@@ -7,7 +7,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import ImageFont
 
 from ...schemas.shown_text import escaped
 
@@ -27,6 +27,7 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 GAP = 10
 TEXT, TITLE = 15, 18  # heights of the letters
+SMALLEST = 9  # at which letters can be read
 LINE = 1.35  # of a letter's height
 
 
@@ -39,24 +40,29 @@ def lines_height(lines: Sequence[str], size: int) -> int:
     return round(len(lines) * size * LINE)
 
 
-def write(sheet: Image.Image, x: int, y: int, lines: Sequence[str], size: int) -> None:
-    """Lines of text from a corner on."""
-    for number, line in enumerate(lines):
-        ImageDraw.Draw(sheet).text((x, y + round(number * size * LINE)), escaped(line), "black", font(size))
+def fitted(text: str, width: float, largest: int) -> tuple[str, int]:
+    """A line and the largest size at which it is no wider; its end is left out where SMALLEST is too large."""
+    size = next((size for size in range(largest, SMALLEST, -1) if text_width(text, size) <= width), SMALLEST)
+    return cut(text, width, size), size
 
 
-def fitting(text: str, width: int, largest: int) -> int:
-    """The largest size up to `largest` at which a line is no wider."""
-    return next((size for size in range(largest, 7, -1) if text_width(text, size) <= width), 7)
+def cut(text: str, width: float, size: int) -> str:
+    """A line, without its end where it would be wider than that."""
+    text = escaped(text)
+    if text_width(text, size) <= width:
+        return text
+    while text and text_width(f"{text}…", size) > width:
+        text = text[:-1]
+    return f"{text}…"
 
 
 def wrap(text: str, size: int, width: float) -> list[str]:
-    """A text in lines no wider than that; a single word may be."""
+    """A text in lines no wider than that."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
         if lines[-1] and text_width(longer, size) > width:
-            lines.append(word)
+            lines.append(cut(word, width, size))
         else:
-            lines[-1] = longer
+            lines[-1] = cut(longer, width, size)
     return lines

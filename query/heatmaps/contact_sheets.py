@@ -44,5 +44,6 @@ def exemplars_picture(
     both = [
         np.concatenate([resized(maps.images[i], size), maps.pixels(i, 0, size[1], size[0])]) for i in range(len(table))
     ]
-    title = [str(neuron), *notes]
+    what = f"The {len(table)} images with its largest patch; below each its map. {maps.title}."
+    title = [str(neuron), what, *notes, *maps.notes]
     return sheet(np.stack(both), captions(table, "pre"), title, maps.scales[0])

@@ -17,12 +17,13 @@ import pandas as pd
 
 from ...schemas.errors import QueryError
 from ..drawing.heatmap_sheet import Heatmaps
+from ..drawing.terms import definitions
 from ..lookups.class_images import class_images
 from ..lookups.key_neurons import Ranking, key_neurons, named, needs_head
 from ..model.map_source import MapSource
 from ..stored.names import Neuron, NeuronLike, at_least
 from ..stored.stored_index import StoredIndex
-from .views import OF_A_CLASS, SCALES, VIEWS, ScaleOf, View, compute, image_scales
+from .views import OF_A_CLASS, SCALES, VIEWS, ScaleOf, View, compute, image_scales, scale_words
 
 
 def neuron_heatmaps(
@@ -43,8 +44,9 @@ def neuron_heatmaps(
         images: its rows, by number or path.
         view: what is shown; docs/concepts/views.md defines the views.
         class_: the class that the views of OF_A_CLASS ask about; by default the one that the model predicts.
-        scale: 'neuron': one colour scale a neuron, the same on every image; 'image': each image's own, from the
-            smallest to the largest value of its map (docs/concepts/views.md says what it is for the other views).
+        scale: 'neuron': one colour scale a neuron, the same on every image, to the largest value shown; 'image': each
+            image's own, from the smallest to the largest value of its map (docs/concepts/views.md says what it is for
+            the other views).
         weights, device: as for open_model, where a model must run.
 
     Returns:
@@ -74,9 +76,9 @@ def neuron_heatmaps(
     headings = tuple(_heading(*row) for row in rows[["image_id", "path", "label", "answer"]].itertuples(index=False))
     found = Heatmaps(shown.values, index.inputs(ids), shown.scales, shown.title, headings, tuple(titles), shown.notes)
     if scale == "neuron":
-        return found
+        return replace(found, notes=(*shown.notes, definitions([view]), scale_words(view)))
     own, note = image_scales(shown.values, view)
-    return replace(found, scales=(), image_scales=own, notes=(*shown.notes, note))
+    return replace(found, scales=(), image_scales=own, notes=(*shown.notes, definitions([view]), note))
 
 
 def class_heatmaps(
@@ -112,8 +114,21 @@ def class_heatmaps(
     ranked = key_neurons(index, class_, k, by)
     rows = class_images(index, class_, images).image_id.tolist()
     shown = neuron_heatmaps(index, named(ranked), rows, view, class_, scale, weights=weights, device=device)
-    note = f"Key neurons of {index.class_name(class_)}, by {ranked.attrs['by']}."
-    return replace(shown, notes=(note, *shown.notes))
+    notes = (chosen_images(index, class_, len(rows)), *shown.notes)
+    return replace(shown, title=f"{chosen_neurons(index, class_, ranked)} {shown.title}.", notes=notes)
+
+
+def chosen_neurons(index: StoredIndex, class_: str | int, ranked: pd.DataFrame) -> str:
+    """How neurons of a class were chosen, for a title."""
+    every = sum(layer.units for layer in index.ranked_layers)
+    name = index.class_name(class_)
+    return f"Key neurons of {name}: the first {len(ranked)} of {every:,} by {ranked.attrs['by']}."
+
+
+def chosen_images(index: StoredIndex, class_: str | int, shown: int) -> str:
+    """How images of a class were chosen, for a note."""
+    count = len(class_images(index, class_))
+    return f"Images: of {count:,} of {index.class_name(class_)}, the {shown:,} of which the model is surest."
 
 
 def _rows(index: StoredIndex, images: Sequence[int | str]) -> pd.DataFrame:

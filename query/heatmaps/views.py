@@ -57,6 +57,19 @@ def compute(
     return _pixel_gradients(reader, view, neurons, ids, class_id, name)
 
 
+def scale_words(view: View) -> str:
+    """Where the colours of a neuron end, in words."""
+    if view in BY_PIXEL:
+        return f"Colours: from 0 to the {GRADIENT_END} quantile of the pixels shown."
+    if view == "grad-times-activation":
+        return "Colours: ± the largest value shown."
+    if view == "contribution":
+        return "Colours: ± the largest value shown, at least that of the 0.001 and 0.999 quantiles over all images."
+    red = "red to the largest value shown (at least to the neuron's 0.999 quantile over all images)"
+    blue = "" if view == "post" else ", blue to the smallest (at least to its 0.001 quantile)"
+    return f"Colours: {red}{blue}."
+
+
 def image_scales(values: Values, view: View) -> tuple[tuple[tuple[Scale, ...], ...], str]:
     """Every image's own scale for every column [image][column], of the shape that the view's scales have; what it is.
 
@@ -75,12 +88,18 @@ def image_scales(values: Values, view: View) -> tuple[tuple[tuple[Scale, ...], .
 
 
 def _maps(reader: MapSource, neurons: Sequence[Neuron], ids: list[int]) -> Shown:
-    scales = tuple(Scale(min(low, 0.0), max(high, 0.0)) for low, high in _quantiles(reader, neurons))
-    return Shown(_values(reader, neurons, ids), scales, _read_from(reader, neurons))
+    values = _values(reader, neurons, ids)
+    lows, highs = values.min((0, 2, 3)).tolist(), values.max((0, 2, 3)).tolist()
+    ends = zip(_quantiles(reader, neurons), lows, highs, strict=True)
+    scales = tuple(Scale(min(q001, low, 0.0), max(q999, high, 0.0)) for (q001, q999), low, high in ends)
+    return Shown(values, scales, _read_from(reader, neurons))
 
 
 def _activations(reader: MapSource, neurons: Sequence[Neuron], ids: list[int]) -> Shown:
-    """max(act(a), 0). The scale ends at the neuron's own q999, or at its largest value where that is not positive."""
+    """max(act(a), 0). The scale ends at the largest value shown, or at the neuron's own q999 where that is larger.
+
+    Where that is not positive either it ends at the neuron's largest value.
+    """
     for layer, unit in neurons:
         kind = reader.index.neuron_layer(layer, unit).kind
         if kind != "hidden":
@@ -93,7 +112,7 @@ def _activations(reader: MapSource, neurons: Sequence[Neuron], ids: list[int]) -
         q999 = _quantiles(reader, [Neuron(layer, unit)])[0][1]
         end = reader.activated(layer, np.array([q999], np.float32))[0]
         largest = end if q999 > 0 else reader.index.exemplars(layer, unit, k=1).post[0]
-        scales.append(Scale(0.0, max(float(largest), 0.0)))
+        scales.append(Scale(0.0, max(float(largest), float(values[:, column].max()), 0.0)))
     title = f"Activation on the patches, after {_act(reader)}, negative values cut to 0"
     return Shown(values, tuple(scales), title)
 
@@ -106,7 +125,7 @@ def _contributions(reader: MapSource, neurons: Sequence[Neuron], ids: list[int],
         score = _score(reader, layer, unit, class_id)
         ends = reader.activated(layer, np.array(_quantiles(reader, [Neuron(layer, unit)])[0], np.float32))
         values[:, column] = score * reader.activated(layer, values[:, column])
-        scales.append(symmetric(abs(score) * float(np.abs(ends).max())))
+        scales.append(symmetric(max(abs(score) * float(np.abs(ends).max()), float(np.abs(values[:, column]).max()))))
     notes = ("A lens: the raw score of the value vector, no share of the logit.",)
     title = f"{_after(reader, neurons)} × raw score for {name}"
     return Shown(values, tuple(scales), title, (*notes, *_unread(reader, neurons)))

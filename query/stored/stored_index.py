@@ -204,6 +204,11 @@ class StoredIndex:
         """The layers of the MLPs' neurons, in order of blocks."""
         return self.spec.neuron_layers
 
+    @property
+    def ranked_layers(self) -> tuple[LayerSpec, ...]:
+        """The layers whose units have value vectors and are ranked for a class: neurons of MLPs, units of attention."""
+        return tuple(layer for layer in self.spec.layers if layer.has_value_vectors)
+
     def vectors_of(self, layer: str) -> tuple[VectorArrays, int]:
         """Where the value vectors of a layer lie: the arrays, and the layer's place in them.
 

@@ -344,14 +344,14 @@ def test_another_nonlinearity_than_the_stored_one(activation: str, copy: Path) -
 
 
 def test_a_link_in_place_of_an_array(copy: Path, head: Path, tmp_path: Path) -> None:
-    file = copy / "activations.zarr/blocks.0.mlp.fc1/max/c/0/0"
+    file = copy / "activations.zarr/blocks.0.mlp.fc1/token_top/c/0/0/0"
     file.unlink()
     file.symlink_to(head)
-    with pytest.raises(DamagedIndex, match="max/c/0/0 is a link"):
+    with pytest.raises(DamagedIndex, match="token_top/c/0/0/0 is a link"):
         index_with_head(copy, head, tmp_path / "out")
     file.unlink()
     file.touch()
-    with pytest.raises(DamagedIndex, match="max/c/0/0 has 0 bytes"):
+    with pytest.raises(DamagedIndex, match="token_top/c/0/0/0 has 0 bytes"):
         index_with_head(copy, head, tmp_path / "out")
     with pytest.raises(BadIndex, match="out is unfinished"):
         Index(tmp_path / "out")

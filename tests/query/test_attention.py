@@ -137,7 +137,7 @@ def test_an_index_of_other_layers_has_the_same_terms(index: Index, sample: Index
 
 def test_the_figure_shows_what_the_table_says(index: Index) -> None:
     terms = index.logit_terms(CLASS, k=5)
-    figure = logit_figure(terms, "coin$", "here")
+    figure = logit_figure(terms, "The logit of coin$, here.")
     above, below = cast(Any, figure.axes)
     heights = sorted(bar.get_height() for bar in above.patches)
     assert heights == pytest.approx(sorted(terms.value))
@@ -145,8 +145,8 @@ def test_the_figure_shows_what_the_table_says(index: Index) -> None:
     assert drawn["images of the class (n = 5)"][-1] == terms.after.iloc[-1]
     assert drawn["images of other classes (n = 5)"][-1] == terms.others_after.iloc[-1]
     assert "s.d." in above.get_ylabel()
-    assert figure.get_suptitle() == "How the logit of coin$ builds up, here"
-    single: Any = logit_figure(index.logit_terms(CLASS, 90), "coin", "there").axes
+    assert figure.get_suptitle() == "The logit of coin$, here."
+    single: Any = logit_figure(index.logit_terms(CLASS, 90)).axes
     assert "s.d." not in single[0].get_ylabel()
     assert [text.get_text() for text in single[1].get_legend().get_texts()] == ["this image"]
 
@@ -232,10 +232,13 @@ def test_activations_name_what_they_are_of(index: Index, tmp_path: Path) -> None
     table = run("dissect", "activations", index.layout.root, CLASS, "--csv", "-k", "3", "-o", tmp_path / "a.svg")
     assert "4 attention" in table
     assert "block 4 attention" in (tmp_path / "a.svg").read_text()
-    rows = index.sql("SELECT 'all' AS blocks, 1 AS block, 1 AS unit, 1 AS rank, .5 AS mean_max, .2 AS mean_max_others")
+    rows = index.sql(
+        "SELECT 'all' AS blocks, 1 AS block, 1 AS unit, 1 AS rank, .5 AS mean_max, .2 AS mean_max_others, "
+        ".9 AS auroc, 5 AS n, 50 AS n_others"
+    )
     figure = activations_figure(rows, CLASS, "score", kinds={"hidden", "attention"})
     words = "largest patch before the nonlinearity or of what attn.proj reads, mean over the images"
-    assert figure.get_supxlabel() == words
+    assert figure.legends[0].get_title().get_text() == words
 
 
 def test_figures_keep_the_kinds_of_a_block_apart(index: Index, tmp_path: Path) -> None:

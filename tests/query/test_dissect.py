@@ -23,13 +23,14 @@ from vitdex.query.commands.main import cli
 from vitdex.query.dissect.agreement import class_value_agreement, key_value_agreement
 from vitdex.query.dissect.classes import activations_of_class, carried_by_first, class_blocks
 from vitdex.query.dissect.composition import composition
-from vitdex.query.dissect.concepts import LABEL_IOU, concept_overlaps, neuron_concepts, overlap
+from vitdex.query.dissect.concepts import LABEL_IOU, concept_overlaps, neuron_concepts, overlaps
 from vitdex.query.dissect.firing import firing_neurons
 from vitdex.query.dissect.masks import Masks, open_masks
 from vitdex.query.dissect.regions import class_focus, class_regions, region_unions
 from vitdex.query.dissect.selectivity import selectivity
 from vitdex.query.dissect.sharing import class_similarity, own_neurons, shared_neurons
-from vitdex.query.dissect.value_sums import Measure, composed_classes, neuron_pairs, neuron_sets
+from vitdex.query.dissect.sum_search import Measure
+from vitdex.query.dissect.value_sums import composed_classes, neuron_pairs, neuron_sets
 from vitdex.query.index import Index
 from vitdex.query.lookups.neuron import quantiles
 from vitdex.schemas.errors import QueryError
@@ -145,10 +146,9 @@ def test_concepts_are_pixel_exact(sample: Index, reference: Reference, monkeypat
     monkeypatch.setattr(
         "vitdex.query.dissect.concepts.MAPS_AT_ONCE", 7 * 100 * 64
     )  # several blocks of units in each part
-    monkeypatch.setattr("vitdex.query.dissect.concepts.PIXELS_AT_ONCE", 2 * 96 * 96)
     masks, layer = open_masks(sample), replace(sample.spec.layers[5], units=20)
     q99 = quantiles(sample, LAST, range(20), "q99")
-    found = overlap(sample, masks, layer, q99)
+    (found,) = overlaps(sample, masks, layer, q99)
     objects = np.stack([direct_mask(path) for path in reference.paths])
     of = classes_of(reference)
     for unit in (0, 6, 19):
@@ -175,6 +175,33 @@ def test_labels_are_best_concepts_above_the_bar(sample: Index, monkeypatch: pyte
     assert 0 < len(labelled) < 60
     assert (labelled.label == table.idxmax(axis=1)[labelled.unit].to_numpy()).all()
     assert (best.label.notna() == ((best.iou > LABEL_IOU) & (best.threshold >= 0))).all()
+
+
+def test_concepts_of_a_drawing_are_those_of_other_images(sample: Index, reference: Reference) -> None:
+    masks, layer = open_masks(sample), replace(sample.spec.layers[5], units=20)
+    ids = masks.images.image_id.tolist()
+    drawing = dict(zip(ids, [*ids[100:], *ids[:100]], strict=True))
+    own, drawn = overlaps(sample, masks, layer, quantiles(sample, LAST, range(20), "q99"), [drawing])
+    objects, of = np.stack([direct_mask(path) for path in reference.paths]), classes_of(reference)
+    maps = np.stack([sample.map(LAST, 6, i) for i in range(480)])
+    active = direct_pixels(maps) > quantiles(sample, LAST, [6], "q99")[0]
+    others = [drawing[i] for i in range(480)]
+    assert drawn.active.tolist() == own.active.tolist()
+    assert drawn.labelled.tolist() == own.labelled.tolist()  # everybody's masks, once
+    assert drawn.both[6].tolist() == [(active & objects[others])[of[others] == n].sum() for n in masks.concepts]
+
+
+def test_masks_that_tell_nothing_pass_once_in_twenty(sample: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    masks = open_masks(sample)
+    order = np.random.default_rng(7).permutation(masks.images.image_id.to_numpy()).tolist()
+    stranger = dict(zip(order, [*order[1:], order[0]], strict=True))
+    told = neuron_concepts(sample, masks, layer=LAST)
+    of_concepts = Masks.of_concepts
+    monkeypatch.setattr(Masks, "of_concepts", lambda masks, i: of_concepts(masks, stranger[i]))
+    untold = neuron_concepts(sample, masks, layer=LAST)
+    assert untold.passes.mean() < 0.09  # 768 neurons, but few independent ones
+    assert told.passes.mean() > 0.5
+    assert (told.passes == (told.iou > told.chance)).all()
 
 
 def test_class_stories_equal_the_weights(sample: Index, reference: Reference) -> None:
@@ -337,8 +364,12 @@ def test_from_image_to_neurons(sample: Index, reference: Reference) -> None:
     here = firing_neurons(sample, reference.paths[100], patch=12, layer=LAST)
     assert set(here.unit) == set(top[13])
     assert set(firing_neurons(sample, 100, "cls", LAST).unit) == set(top[0])
+    values = reference.fc1[LAST][100]
+    largest = everywhere.activation[units].to_numpy()
+    np.testing.assert_allclose(largest, values[:, units].max(0), rtol=1e-4)
     for row in rows(here):
-        assert row[6] == names[scores[:, row.unit].argmax()]
+        assert row.activation == pytest.approx(values[13, row.unit], abs=float(np.ptp(values[1:, row.unit])) / 500)
+        assert (row.says, row[8]) == (names[scores[:, row.unit].argmax()], "coin")
         assert row.score == pytest.approx(scores[2, row.unit], abs=1e-5)  # image 100 is a coin
         assert row.rank_in_unit == (scores[:, row.unit] > scores[2, row.unit]).sum() + 1
         assert row.rank_in_layer == (scores[2] > scores[2, row.unit]).sum() + 1
@@ -380,7 +411,9 @@ def test_the_commands_print_and_draw(sample_path: Path, tmp_path: Path) -> None:
     assert "x.txt' is of no kind that can be written here. One of .png, .jpg" in str(out.exception)
 
 
-@pytest.mark.parametrize("pairs", [[(0.1, 0.2)], [(0.1, 1.0), (0.2, 1.0)], [(0.5, 0.1), (0.5, 0.2), (0.5, 0.3)]])
+@pytest.mark.parametrize(
+    "pairs", [[(0.1, 0.2)], [(0.1, 1.0), (0.2, 1.0), (0.3, 1.0)], [(0.5, 0.1), (0.5, 0.2), (0.5, 0.3)]]
+)
 def test_no_correlation_is_told_where_nothing_varies(pairs: list[tuple[float, float]]) -> None:
     from vitdex.query.drawing.class_figures import similarity_figure
 

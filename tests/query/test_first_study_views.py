@@ -86,7 +86,8 @@ def test_post_is_after_gelu_with_negative_values_cut(sample: Index, reference: R
             np.testing.assert_allclose(found.values[row, column], direct, atol=error)
         q999 = np.quantile(reference.fc1[layer][:, 1:, unit], 0.999, method="hazen")
         assert found.scales[column].low == 0
-        assert found.scales[column].high == pytest.approx(gelu(torch.tensor(q999)).item(), rel=0.02)
+        largest = max(gelu(torch.tensor(q999)).item(), float(found.values[:, column].max()))
+        assert found.scales[column].high == pytest.approx(largest, rel=0.02)
     assert before(reference, LAYER, 473, IMAGE).min() < -1  # something was cut
     assert found.values.min() == 0
 
@@ -227,7 +228,7 @@ def test_the_image_is_shown_inside_the_region_alone(sample: Index, reference: Re
             np.testing.assert_allclose(shown[inside], seen[inside], atol=1e-6)
     title = " ".join(figure.get_suptitle().split())
     assert title.startswith("letter: first neurons by score, summed after GELU, negative values cut to 0, above the ")
-    assert title.endswith("above the image's own 80th percentile")
+    assert "above the image's own 80th percentile. 3 of 40 images, the lowest numbers first; the object's edge" in title
     assert [axis.get_ylabel() for axis in grid[:, 0]] == ["image", "top 1", "top 10"]
 
 

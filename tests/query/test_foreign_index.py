@@ -191,7 +191,18 @@ MANIFESTS = {
     "classes 13": at("run.classes", 13),
     "features 0": at("run.features", 0),
     "readout": at("run.readout", 7),
+    "half a letter": at("run.source", "a\ud800b"),
+    "half a letter in a note": at("notes", ["a\udfffb"]),
+    "half a letter in a skipped file": at("images.skipped", [["a\ud800b", "x"]]),
 }
+
+
+def test_a_manifest_may_leave_out_what_has_a_default(evil: Path) -> None:
+    """The records' annotations are the schema, their defaults too."""
+    reseal(evil, lambda manifest: manifest["run"].pop("versions"))
+    with Index(evil) as index:
+        assert index.spec.versions == {}
+        assert len(index.key_neurons("coin", 3))
 
 
 @pytest.mark.parametrize("kind", MANIFESTS)

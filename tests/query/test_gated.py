@@ -152,10 +152,12 @@ def test_titles_say_what_a_layer_holds(index: Index) -> None:
     assert index.heatmaps([(LAYER, 1), (WRITTEN, 1)], [0]).title == f"{read}; {written}"
     assert index.heatmaps([(LAYER, 1)], [0], "contribution", "owl").title == "Value that fc2 reads × raw score for owl"
     rows = index.sql(
-        "SELECT 'all' AS blocks, 1 AS block, 1 AS unit, 1 AS rank, 0.5 AS post_mean, 0.2 AS post_mean_others"
+        "SELECT 'all' AS blocks, 1 AS block, 1 AS unit, 1 AS rank, 0.5 AS post_mean, 0.2 AS post_mean_others, "
+        "0.9 AS auroc, 5 AS n, 50 AS n_others"
     )
     figure = activations_figure(rows, "owl", "score", "post_mean", kinds={"gated"})
-    assert figure.get_supxlabel() == "mean of the patches of what fc2 reads, mean over the images"
+    (legend,) = figure.legends
+    assert legend.get_title().get_text() == "mean of the patches of what fc2 reads, mean over the images"
 
 
 def test_look_ups_and_exports(place: Path, path: Path, tmp_path: Path) -> None:

@@ -37,8 +37,10 @@ def test_map_and_scale_are_the_neurons_own(sample: Index, reference: Reference) 
         patches = reference.fc1[layer][:, 1:, unit]
         direct = patches[[IMAGE, 7]].reshape(2, 8, 8)
         assert np.abs(found.values[:, column] - direct).max() <= np.ptp(direct, axis=(1, 2)).max() / 500
-        ends = np.quantile(patches, [0.001, 0.999], method="hazen")
+        q001, q999 = np.quantile(patches, [0.001, 0.999], method="hazen")
+        ends = [min(q001, direct.min()), max(q999, direct.max())]
         np.testing.assert_allclose([found.scales[column].low, found.scales[column].high], ends, rtol=0.02)
+    assert "red to the largest value shown (at least to the neuron's 0.999 quantile over all images)" in found.notes[-1]
     np.testing.assert_array_equal(found.images[0], np.asarray(sample.arrays["inputs"][IMAGE]))
     assert found.row_headings[0] == ("coin", "predicted coin", f"image {IMAGE}")
 
@@ -131,7 +133,47 @@ def test_zero_is_explained(sample: Index) -> None:
     assert not last.values.any()
     assert last.notes[0].startswith("Block 5 is the last and the head reads token 0: its patches")
     assert last.notes[1].startswith(f"{LAST}:16 on the CLS token: 0.")
-    assert not neuron_heatmaps(sample, [(LAYER, 16)], [IMAGE, 80], "grad-times-activation", "coin").notes
+    definition, colours = neuron_heatmaps(sample, [(LAYER, 16)], [IMAGE, 80], "grad-times-activation", "coin").notes
+    assert definition == "Definitions: grad-times-activation: docs/concepts/views.md"
+    assert colours == "Colours: ± the largest value shown."
+
+
+def test_colours_end_at_the_largest_value_shown(sample: Index, reference: Reference) -> None:
+    """Of a neuron that is rarely active its peak is beyond the quantile; where it is silent it looks silent."""
+    rare = sample.sql(
+        "SELECT layer, unit, image_id, pre, q999 FROM exemplars JOIN neurons USING (layer, unit) WHERE rank = 1 "
+        "AND side = 'top' AND token = 'patch' AND q999 > 0 ORDER BY pre / q999 DESC LIMIT 1"
+    ).iloc[0]
+    patches = reference.fc1[rare.layer][:, 1:, rare.unit]
+    assert rare.pre > 1.5 * rare.q999
+    silent = int(patches.max(1).argmin())
+    for view in ("map", "post"):
+        peak = sample.heatmap(rare.layer, rare.unit, int(rare.image_id), view)
+        assert peak.scales[0].high == pytest.approx(peak.values.max(), rel=1e-4)
+        largest = torch.tensor(patches.max())
+        direct = (torch.nn.functional.gelu(largest) if view == "post" else largest).item()
+        assert peak.scales[0].high == pytest.approx(direct, rel=0.02)
+        calm = sample.heatmap(rare.layer, rare.unit, silent, view)
+        assert calm.values.max() < 0.2 * calm.scales[0].high
+
+
+def test_letters_stay_letters(sample_path: Path, tmp_path: Path) -> None:
+    import matplotlib as mpl
+
+    words = ["heatmap", str(sample_path), "--class", "coin", "-k", "2", "--images", "2"]
+    with mpl.rc_context({"svg.fonttype": "none"}):
+        for name in ("a.svg", "a.pdf", "a.png"):
+            CliRunner().invoke(cli, [*words, "-o", str(tmp_path / name)], catch_exceptions=False)
+    drawn = (tmp_path / "a.svg").read_text()
+    with Index(sample_path) as index:
+        first = index.key_neurons("coin", 2)
+    for text in ("blocks.5.mlp.fc1:16", "predicted coin", "Key neurons of coin: the first 2 of 4,608 by contribution."):
+        assert text in drawn
+    assert "of which the model is surest" in drawn
+    assert drawn.count("<image") == 2 + 2 * len(first) + len(first)  # inputs, heatmaps, colour bars
+    assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
+    with Image.open(tmp_path / "a.png") as picture:
+        assert f'width="{picture.width * 72 / 100:g}pt"' in drawn
 
 
 def test_an_index_without_maps_shows_the_same(sample: Index, tmp_path: Path) -> None:

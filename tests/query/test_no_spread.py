@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from vitdex import query
 from vitdex.indexer.from_python import build_index
 from vitdex.query.commands.main import cli
-from vitdex.query.dissect.value_sums import Measure
+from vitdex.query.dissect.sum_search import Measure
 from vitdex.query.index import Index
 from vitdex.schemas.errors import QueryError
 
