@@ -162,6 +162,7 @@ def test_a_recipe_with_other_steps_and_diversity() -> None:
     default = RECIPES["default"]
     assert default.adapted(None, (), None) == default
     assert default.adapted(None, (5, 3), None).snapshots == (3, 5)
+    assert default.adapted(None, (), 3.0) == replace(default, diversity=3.0)
     assert default.adapted(8, (), None).snapshots == (2, 4, 8)
     assert default.adapted(1, (), None).snapshots == (1,)
     assert RECIPES["plain"].adapted(30, (), None).snapshots == (10, 20, 30)
