@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,10 @@ from ..schemas.facts import FileFacts, Files, ImageFacts
 from ..schemas.layout import Layout
 from ..schemas.run_spec import RunSpec
 from ..schemas.storage.atomic_files import write_file, write_voucher
-from .run.part_runner import Filled
 from .statistics.saved_state import unpack_state
+
+if TYPE_CHECKING:
+    from .run.part_runner import Filled
 
 
 @dataclass(frozen=True)

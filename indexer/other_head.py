@@ -172,7 +172,10 @@ class _Making:
         self.files |= write_metadata(plan.spec, out)
         self._write("head", 0, np.asarray(plan.head.weight))
         exactness = self._write_logits()
-        finish = Finish(out, plan.spec, self.space, plan.head, plan.names, plan.label_rows, self.kept, plan.images)
+        made = self.source.layout, self.source.spec
+        finish = Finish(
+            out, plan.spec, self.space, plan.head, plan.names, plan.label_rows, self.kept, plan.images, made
+        )
         self.files |= build_tables(finish, progress)
         self._write_entries()
         notes = [note for note in (finish.settled.note, exactness) if note is not None]

@@ -148,12 +148,14 @@ def _named(name: str) -> list[nn.Module]:
     """Nonlinearities of this name: torch's, else timm's. Of one name they may differ in their settings."""
     if name == "GELU":
         return [nn.GELU(), nn.GELU("tanh")]
-    module = getattr(torch.nn.modules.activation, name, None)
+    module = getattr(nn, name) if name in nn.modules.activation.__all__ else None
     if module is None:
         from timm.layers import activations  # half a second more, for what torch lacks
 
         module = getattr(activations, name, None)
+        if getattr(module, "__module__", None) != activations.__name__ or not isinstance(module, type):
+            return []
     try:
-        return [module()] if isinstance(module, type) and issubclass(module, nn.Module) else []
-    except TypeError:  # no nonlinearity, and a name that no run gave
+        return [module()]
+    except TypeError:  # attention: no nonlinearity, and a name that no run gave
         return []

@@ -8,7 +8,15 @@ import pandas as pd
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from ...schemas.database import TABLES_SQL, attach_for_writing, hearing_ctrl_c, open_tables
+from ...schemas.database import (
+    TABLES_SQL,
+    attach_for_writing,
+    attach_tables,
+    hearing_ctrl_c,
+    lock_in,
+    naming_damage,
+    open_tables,
+)
 from ...schemas.errors import BadIndex
 from ...schemas.facts import Files, ImageFacts
 from ...schemas.layout import Layout
@@ -42,6 +50,9 @@ def build_tables(finish: Finish, progress: Progress | None = None) -> Files:
             hearing_ctrl_c(),
             duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": f"{temporary.absolute()}.tmp"}) as db,
         ):
+            if finish.exemplars_of is not None:
+                lock_in(db, finish.exemplars_of[0].database, temporary)
+                attach_tables(db, *finish.exemplars_of)
             attach_for_writing(db, temporary, "made")
             db.execute("USE made")
             kept = _fill_tables(finish, db, progress)
@@ -59,11 +70,13 @@ def build_tables(finish: Finish, progress: Progress | None = None) -> Files:
 
 def _fill_tables(finish: Finish, db: duckdb.DuckDBPyConnection, progress: Progress | None = None) -> dict[str, Columns]:
     """Returns the KEPT columns of every layer."""
-    db.execute("SET preserve_insertion_order = true")
     db.execute(TABLES_SQL)
     labels = _images_and_classes(finish, db)
     classes = len(finish.settled.names.names) if finish.settled.names else 0
     insert_scores(finish, db)
+    if finish.exemplars_of is not None:
+        with naming_damage(finish.exemplars_of[0]):
+            db.execute("INSERT INTO exemplars SELECT * FROM vitdex_index.main.exemplars")
     kept: dict[str, Columns] = {}
     activations: dict[str, dict[str, NDArray[np.float32]]] = {}
     for layer in tracked(finish.spec.layers, progress):
@@ -72,7 +85,8 @@ def _fill_tables(finish: Finish, db: duckdb.DuckDBPyConnection, progress: Progre
         means = class_means(finish, layer, labels, classes)
         order = rank_images(by_neuron, finish.valid, labels, classes)
         _neurons(finish, db, layer, kept[layer.name], means)
-        _exemplars(finish, db, layer, by_neuron, order.sides)
+        if finish.exemplars_of is None:
+            _exemplars(finish, db, layer, by_neuron, order.sides)
         if (labels >= 0).any():
             activations[layer.name] = class_columns(finish, layer, means) | {"auroc": order.auroc}
     insert_activations(finish, db, activations, labels, classes)

@@ -42,7 +42,10 @@ class Settled(NamedTuple):
 
 @dataclass
 class Finish:
-    """All that the tables are made of. `statistics` is what a run has counted, or the kept columns of every layer."""
+    """All that the tables are made of. `statistics` is what a run has counted, or the kept columns of every layer.
+
+    `exemplars_of`: a finished index of the same images and neurons, whose exemplars are copied and not ranked again.
+    """
 
     layout: Layout
     spec: RunSpec
@@ -52,6 +55,7 @@ class Finish:
     label_rows: dict[str, int]  # the class of every label that is one, in the order of these names
     statistics: Statistics | dict[str, Columns]
     images: list[ImageFacts]
+    exemplars_of: tuple[Layout, RunSpec] | None = None
 
     def __post_init__(self) -> None:
         self.arrays = arrays(self.spec)

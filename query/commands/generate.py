@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 @click.option(
     "--snapshot", "snapshots", multiple=True, type=click.IntRange(1), help="Keep this step; the last one ends."
 )
+@click.option("--steps", type=click.IntRange(1), help="Of the whole run; the recipe's snapshots move with them.")
+@click.option("--diversity", type=float, metavar="WEIGHT", help="Push the images apart more (or less: 0).")
 @click.option("--remove", "removed", multiple=True, type=int, metavar="ID", help="Remove generated images instead.")
 @model_options
 @OUTPUT
@@ -70,6 +72,8 @@ def generate_command(
     start: str,
     seed: int,
     snapshots: tuple[int, ...],
+    steps: int | None,
+    diversity: float | None,
     removed: tuple[int, ...],
     weights: Path | None,
     device: str | None,
@@ -96,8 +100,8 @@ def generate_command(
         target = Target(chosen, class_id, int(over) if over.isdecimal() else cast("Over", over), post, contrast)
         kept: list[pd.DataFrame] = []
         stopped = False
-        steps = max(snapshots) if snapshots else RECIPES[recipe].steps
-        with tqdm(total=steps, disable=not sys.stderr.isatty(), unit="step") as bar:
+        total = RECIPES[recipe].adapted(steps, snapshots, diversity).steps
+        with tqdm(total=total, disable=not sys.stderr.isatty(), unit="step") as bar:
 
             def report(step: int, value: float) -> None:
                 bar.set_postfix_str(f"score {value:.2f} sd", refresh=False)
@@ -106,7 +110,7 @@ def generate_command(
             try:
                 generate_images(
                     index, target, recipe, k, seed, start, snapshots,
-                    weights=weights, device=device, report=report, save=kept.append,
+                    steps=steps, diversity=diversity, weights=weights, device=device, report=report, save=kept.append,
                 )  # fmt: skip
             except KeyboardInterrupt:
                 stopped = True

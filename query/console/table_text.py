@@ -32,7 +32,8 @@ def _shown_column(column: pd.Series[Any]) -> pd.Series[Any]:
     whole = pd.api.types.is_integer_dtype(column) and column.hasnans  # where a value is missing nothing is shown
     if not whole and (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_datetime64_any_dtype(column)):
         return column
-    cells = [escaped(cell) if isinstance(cell, str) else None if cell is pd.NA else cell for cell in column.tolist()]
+    # to_string leaves NaN out alone: it writes None and NA
+    cells = [escaped(c) if isinstance(c, str) else np.nan if c is None or c is pd.NA else c for c in column.tolist()]
     return pd.Series(cells, column.index, dtype=object)
 
 

@@ -145,7 +145,7 @@ def composed_classes(
     Example:
         >>> composed_classes(index, "margin").query("pairs > 0")
     """
-    needs_head(index)
+    _can_be_asked(index, by)
     names = index.sql("SELECT class_id, class FROM classes ORDER BY class_id")
     space, tell, steps = _space(index), progress or silent, (1 + sum_chance.DRAWINGS) * len(names)
     chance = sum_chance.of_composed(space, by, candidates, seed, lambda done: tell(done, steps))
@@ -180,17 +180,21 @@ def loudest(
 
     Raises QueryError without a head, for an unknown class or measure.
     """
-    needs_head(index)
+    _can_be_asked(index, by)
     at_least(2, candidates=k)
-    if by not in MEASURES:
-        raise QueryError(f"no measure '{by}' of a sum", f"One of {', '.join(MEASURES)}.")
     class_id = index.class_id(class_)
-    if index.spec.classes < 2:
-        raise QueryError("this index has one class, and a sum is judged against the others", "Give a head of several.")
     neurons = key_neurons(index, class_id, k, "score", louder_elsewhere=others)[["layer", "block", "unit"]]
     head, vectors = space or _space(index)
     rows = np.stack([vectors[layer][unit] for layer, unit in zip(neurons.layer, neurons.unit, strict=True)])
     return class_id, neurons, (head @ rows.T).astype(np.float64)
+
+
+def _can_be_asked(index: StoredIndex, by: Measure) -> None:
+    needs_head(index)
+    if by not in MEASURES:
+        raise QueryError(f"no measure '{by}' of a sum", f"One of {', '.join(MEASURES)}.")
+    if index.spec.classes < 2:
+        raise QueryError("this index has one class, and a sum is judged against the others", "Give a head of several.")
 
 
 def _space(index: StoredIndex) -> Space:

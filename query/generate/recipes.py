@@ -11,14 +11,16 @@ All draws come from one generator on the CPU, so that a seed means the same on e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ...schemas.errors import QueryError
+from ..stored.names import at_least
 from .canvases import Canvas, FourierCanvas, PixelCanvas
 
 
@@ -52,6 +54,22 @@ class Recipe:
     @property
     def steps(self) -> int:
         return max(self.snapshots)
+
+    def adapted(self, steps: int | None, snapshots: Sequence[int], diversity: float | None) -> Recipe:
+        """The same with so many steps in all, snapshots after others than its own, or another weight of diversity.
+
+        Without snapshots its own move with the steps. Raises QueryError where a number makes no sense.
+        """
+        weight = self.diversity if diversity is None else diversity
+        if not 0 <= weight < math.inf:
+            raise QueryError(f"diversity is {diversity}", "A weight of 0 or more.")
+        if steps is None:
+            return replace(self, snapshots=tuple(sorted(snapshots)) or self.snapshots, diversity=weight)
+        at_least(1, steps=steps)
+        kept = set(snapshots) or {max(1, round(shot * steps / self.steps)) for shot in self.snapshots}
+        if max(kept) > steps:
+            raise QueryError(f"snapshot {max(kept)} comes after the last of {steps} steps", "Give more steps.")
+        return replace(self, snapshots=tuple(sorted({*kept, steps})), diversity=weight)
 
     def canvas(self, start: Tensor, draw: torch.Generator) -> Canvas:
         """Hold images [image, 3, y, x] for an optimiser, with a little noise so that no two are the same."""

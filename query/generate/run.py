@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -39,6 +38,8 @@ def generate_images(
     start: str = "noise",
     snapshots: Sequence[int] = (),
     *,
+    steps: int | None = None,
+    diversity: float | None = None,
     weights: str | Path | None = None,
     device: str | None = None,
     report: Report = lambda step, value: None,
@@ -52,7 +53,9 @@ def generate_images(
         k: images made together and pushed apart.
         seed: decides every random draw.
         start: 'noise', 'exemplars' (the mean of the neuron's first 15) or an image of the index.
-        snapshots: other steps than the recipe's; the last one ends the run.
+        snapshots: other steps than the recipe's; the last one ends the run, unless `steps` says more.
+        steps: of the whole run, instead of the recipe's; its own snapshots move in proportion.
+        diversity: weight of what pushes the k images apart, instead of the recipe's; 0 lets them be alike.
         weights, device: see open_model.
         report: called with the step and the objective, in standard deviations of the neuron over real images.
         save: called with the rows of each snapshot once kept; Ctrl-C keeps one more, then raises.
@@ -70,9 +73,7 @@ def generate_images(
     at_least(1, k=k)
     if recipe not in RECIPES:
         raise QueryError(f"no recipe '{recipe}'", f"One of {', '.join(RECIPES)}.")
-    made = RECIPES[recipe]
-    if snapshots:
-        made = replace(made, snapshots=tuple(sorted(snapshots)))
+    made = RECIPES[recipe].adapted(steps, snapshots, diversity)
     check_place(index.layout, adding=len(made.snapshots) * k * math.prod(index.spec.preprocessing["input_size"]))
     live = open_model(index, weights, device)
     objective = target.objective(live, seed)
@@ -82,7 +83,7 @@ def generate_images(
     ):
         rows = judge(live, target, shot.pixels).assign(
             class_id=pd.Series([target.class_id] * k * len(target.neurons), dtype="UInt32"),
-            recipe=recipe,
+            recipe=recipe if diversity is None else f"{recipe}, diversity {diversity:g}",
             seed=seed,
             step=shot.step,
             objective=objective.name if start == "noise" else f"{objective.name} from {start}",

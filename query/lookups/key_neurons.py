@@ -22,7 +22,7 @@ from ...schemas.run_spec import READOUTS
 from ..stored.names import Neuron, at_least
 from ..stored.stored_index import StoredIndex
 
-Ranking = Literal["score", "probability", "cosine", "folded", "contribution"]
+Ranking = Literal["score", "probability", "cosine", "folded", "contribution", "auroc"]
 RANKINGS: tuple[Ranking, ...] = get_args(Ranking)
 SCORES = ("score", "cosine", "probability", "folded", "rank_in_class", "rank_in_layer", "rank_in_unit")
 ACTIVATIONS = ("n", "mean_max", "mean", "post_mean", "cls_post_mean", "contribution", "auroc")
@@ -94,7 +94,8 @@ def key_neurons(
     Args:
         class_: by name or WordNet id; an int is its row in the head.
         k: how many.
-        by: 'contribution', 'folded', 'score', 'probability' or 'cosine'; None: see default_ranking.
+        by: 'contribution', 'folded', 'score', 'probability', 'cosine', or 'auroc', which tells the class's images apart
+            and knows no value vector; None: see default_ranking.
         layer: only neurons of this layer.
         louder_elsewhere: only neurons whose value vector says another class louder.
 
@@ -132,9 +133,11 @@ def _ranked(
         if louder_elsewhere
         else ""
     )
+    # coordinates of the stream have an auroc as well
+    neurons = "AND layer IN (SELECT layer FROM layers WHERE kind <> 'residual') " if by == "auroc" else ""
     best = index.tables.rows(  # both tables are stored by class, block and unit: a tie goes to the earlier row
         f"SELECT layer, unit, {', '.join(first)} FROM {_table(first)} WHERE class_id = $1 AND {by} IS NOT NULL "
-        f"AND ($2 IS NULL OR layer = $2) {elsewhere}ORDER BY {by} DESC, rowid LIMIT $3",
+        f"AND ($2 IS NULL OR layer = $2) {neurons}{elsewhere}ORDER BY {by} DESC, rowid LIMIT $3",
         [class_id, layer, int(k)],
     )
     rest = index.tables.rows(

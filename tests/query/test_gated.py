@@ -23,6 +23,7 @@ from vitdex.query.commands.main import cli
 from vitdex.query.drawing.class_figures import activations_figure
 from vitdex.query.heatmaps.views import VIEWS
 from vitdex.query.index import Index
+from vitdex.query.lookups.key_neurons import RANKINGS, Ranking, key_neurons
 from vitdex.schemas.run_spec import Kind, LayerSpec, Maps
 
 NAME = "eva02_tiny_patch14_224"
@@ -89,6 +90,15 @@ def test_a_dead_unit_is_0_in_both_signs(index: Index) -> None:
     assert np.flatnonzero(rows.dead).tolist() == [SILENT, FAINT]
     low = index.arrays[LAYER]["min"][:, FAINT]
     assert (low < 0).all()
+
+
+@pytest.mark.parametrize("by", RANKINGS)
+def test_coordinates_of_the_stream_stand_in_no_ranking(index: Index, by: Ranking) -> None:
+    units = sum(layer.units for layer in index.spec.layers if layer.has_value_vectors)
+    assert units < index.spec.neurons
+    ranked = key_neurons(index, CLASSES[0], index.spec.neurons, by)
+    assert len(ranked) == units
+    assert set(ranked.layer) == {layer.name for layer in index.spec.layers if layer.has_value_vectors}
 
 
 def test_a_unit_below_0_on_patches_alone_is_alive() -> None:

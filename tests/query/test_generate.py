@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -155,6 +156,36 @@ def test_diversity_lowers_the_cosine_and_keeps_the_score(live: LiveModel) -> Non
     )
     assert pushed.diversity.mean() < 0.7 * alone.diversity.mean()
     assert pushed.ratio.mean() > 0.9 * alone.ratio.mean()
+
+
+def test_a_recipe_with_other_steps_and_diversity() -> None:
+    default = RECIPES["default"]
+    assert default.adapted(None, (), None) == default
+    assert default.adapted(None, (5, 3), None).snapshots == (3, 5)
+    assert default.adapted(None, (), 3.0) == replace(default, diversity=3.0)
+    assert default.adapted(8, (), None).snapshots == (2, 4, 8)
+    assert default.adapted(1, (), None).snapshots == (1,)
+    assert RECIPES["plain"].adapted(30, (), None).snapshots == (10, 20, 30)
+    other = default.adapted(20, (5,), 0.0)
+    assert (other.snapshots, other.steps, other.diversity) == ((5, 20), 20, 0.0)
+    for wrong in ((4, (5,), None), (0, (), None), (None, (), -1.0), (None, (), math.nan), (None, (), math.inf)):
+        with pytest.raises(QueryError):
+            default.adapted(*wrong)
+
+
+def test_steps_and_diversity_on_the_command_line(own: Path) -> None:
+    words = [str(own), "--neuron", str(NEURON), "-k", "2", "--steps", "4", "--json"]
+    plain = CliRunner().invoke(generate_command, words)
+    assert plain.exit_code == 0, plain.output
+    apart = CliRunner().invoke(generate_command, [*words, "--diversity", "30"])
+    assert apart.exit_code == 0, apart.output
+    with Index(own) as index:
+        rows = index.sql("SELECT recipe, step, min(diversity) AS d FROM generated GROUP BY ALL ORDER BY recipe, step")
+    assert rows.recipe.tolist() == ["default"] * 3 + ["default, diversity 30"] * 3
+    assert rows.step.tolist() == [1, 2, 4] * 2
+    assert rows.d[5] < rows.d[2]
+    wrong = CliRunner().invoke(generate_command, [*words, "--snapshot", "9"])
+    assert "snapshot 9 comes after the last of 4 steps. Give more steps." in str(wrong.exception)
 
 
 def test_default_beats_plain_at_equal_steps(live: LiveModel) -> None:
