@@ -35,6 +35,7 @@ bench: $(VENV)/.developing
 	$(BIN)/python benchmarks/lanes.py --record $(BENCH)
 	$(BIN)/python benchmarks/throughput.py --count 1120 --counted 16 --record $(BENCH)
 	$(BIN)/python benchmarks/memory.py --counted 16 --record $(BENCH)
+	$(BIN)/python benchmarks/announced.py --record $(BENCH)
 	$(BIN)/python benchmarks/writer.py --record $(BENCH)
 	$(BIN)/python benchmarks/precision.py --record $(BENCH)
 	$(BIN)/python benchmarks/scale.py --record $(BENCH)

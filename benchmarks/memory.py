@@ -80,8 +80,8 @@ def main(
     part, peak, half = part_bytes(plan.spec), max(seen), len(later) // 2
     growth = max(later[half:]) / max(later[:half])
     click.echo(f"{model}, {count} images in {len(plan.spec.parts)} parts of {part / 1e9:.2f} GB, {seconds:.0f} s: "
-               f"peak {peak / 1e9:.2f} GB beyond libraries and model, {peak / part:.2f} parts; announced "
-               f"{plan.memory_bytes / 1e9:.2f} GB; growth {growth:.3f}")  # fmt: skip
+               f"peak {peak / 1e9:.2f} GB beyond libraries and model, {peak / part:.2f} parts; "
+               f"growth {growth:.3f}")  # fmt: skip
     figures = [
         Figure("peak memory beyond libraries and model", peak / part, "parts", PARTS_ASKED),
         Figure("growth of the memory over time", growth, "", GROWTH_ASKED),

@@ -1,6 +1,6 @@
 """Figures of the benchmarks: each adds its own to one folder of JSON files; `report.py` makes a table and a picture.
 
-And the memory of a process, which several of them watch.
+And the memory of a process, alone or with its children, which several of them watch.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import psutil
 
 
 @dataclass(frozen=True)
@@ -53,3 +55,17 @@ def own_bytes() -> int:
     """Bytes of this process in memory that are not pages of files (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "RssShmem")))
+
+
+def tree_bytes(root: int) -> int:
+    """Bytes in memory of a process and its children: shared pages once, files' pages as the first has them (Linux)."""
+    total = 0
+    try:
+        for process in (root, *(child.pid for child in psutil.Process(root).children(recursive=True))):
+            rollup = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+            total += sum(int(line.split()[1]) for line in rollup if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
+        files = Path(f"/proc/{root}/status").read_text().splitlines()
+        total += sum(int(line.split()[1]) for line in files if line.startswith("RssFile"))
+    except (OSError, psutil.Error):  # one of them ends
+        return 0
+    return 1024 * total

@@ -69,8 +69,12 @@ class Bar:
             _tell(f"Note: {note}")
         for warning in plan.warnings:
             _tell(f"Warning: {warning}", err=True)
-        index, memory = bytes_text(plan.index_bytes), bytes_text(plan.memory_bytes)
-        _tell(f"index {index} (maps: {spec.maps}), memory about {memory}")
+        from .memory_needed import lacking  # torch
+
+        needed = plan.memory_bytes
+        _tell(f"index {bytes_text(plan.index_bytes)} (maps: {spec.maps}), memory about {bytes_text(needed)}")
+        if fault := lacking(needed):
+            _tell(f"Warning: {fault}", err=True)
         if done:
             _tell(f"going on after image {done:,}")
         self._bar = _new_bar(spec.images, "img", done)

@@ -14,6 +14,7 @@ from ..schemas.layout import Layout
 from ..schemas.run_spec import RunSpec
 
 PATIENCE = 10  # seconds: the decoders of a run that was killed hold its lock until they notice, which takes up to five
+TABLES_MEMORY = 500_000_000  # bytes that DuckDB may hold of the tables while they are written
 
 
 def check_place(layout: Layout, overwrite: bool, head: bool = False) -> None:

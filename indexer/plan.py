@@ -22,15 +22,15 @@ from ..data.models.head import Head, find_head
 from ..data.models.load import Loaded, load_model
 from ..data.models.probe import dissect
 from ..data.packaged import IMAGES, MODEL_NAME
-from ..schemas.array_specs import arrays, fitting_part_images, part_bytes
+from ..schemas.array_specs import arrays, fitting_part_images
 from ..schemas.errors import BadIndex, BadRequest, ModelError
 from ..schemas.run_bounds import beyond_bounds
-from ..schemas.run_spec import EXEMPLARS, LayerSpec, Linear, Maps, Precision, RunSpec
+from ..schemas.run_spec import LayerSpec, Linear, Maps, Precision, RunSpec
 from ..schemas.sizes import bytes_text
 from .memory import fitting_decoders
+from .memory_needed import needed_bytes
 from .place import tables_bytes
 from .run.reduce import without_kernels
-from .statistics.bins import BINS
 from .statistics.threshold_counts import counted_patches
 
 VERSIONS = ("torch", "numba", "timm", "torchvision", "pillow", "numpy")
@@ -115,15 +115,8 @@ class Plan:
 
     @property
     def memory_bytes(self) -> int:
-        """Of a run, beyond the program's own: model, a part, counts and their state, a batch's values and codes."""
-        spec = self.spec
-        weights = sum(p.numel() * 4 for p in self.anatomy.model.parameters())
-        widest = max(layer.units for layer in spec.layers)
-        values = 6 * spec.batch_size * spec.tokens * widest * 4  # a layer before and after, and what attention holds
-        codes = spec.batch_size * spec.neurons * spec.patches
-        counts = spec.neurons * BINS * (4 + 2)
-        running = spec.neurons * EXEMPLARS * spec.patches if spec.maps == "exemplars" else 0
-        return weights + part_bytes(spec) + values + codes + counts + running
+        """Of a run at its peak, libraries, model and decoders included."""
+        return needed_bytes(self.spec, len(self.names.names) if self.names else 0, self.decoders)
 
 
 def sample_request(out: Path, part_images: int | None = None, **settings: Unpack[Settings]) -> Request:

@@ -23,6 +23,7 @@ from ...schemas.layout import Layout
 from ...schemas.progress import Progress, tracked
 from ...schemas.run_spec import OTHER_EXEMPLARS, LayerSpec, RunSpec, Side, Token
 from ...schemas.storage.atomic_files import adopt_file, write_file
+from ..place import TABLES_MEMORY
 from ..statistics.image_ranks import Means, largest, rank_images
 from .class_tables import class_columns, class_means, insert_activations, insert_scores
 from .filled_index import KEPT, Columns, Finish
@@ -34,7 +35,6 @@ CROP_COLUMNS = (
     'CASE WHEN "left" IS NOT NULL '
     'THEN struct_pack("left" := "left", top := top, "right" := "right", bottom := bottom) END AS crop'
 )
-MEMORY = "500MB"  # that DuckDB may hold of it while it is written
 
 
 def build_tables(finish: Finish, progress: Progress | None = None) -> Files:
@@ -48,7 +48,9 @@ def build_tables(finish: Finish, progress: Progress | None = None) -> Files:
     try:
         with (
             hearing_ctrl_c(),
-            duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": f"{temporary.absolute()}.tmp"}) as db,
+            duckdb.connect(
+                config={"memory_limit": f"{TABLES_MEMORY}B", "temp_directory": f"{temporary.absolute()}.tmp"}
+            ) as db,
         ):
             if finish.exemplars_of is not None:
                 lock_in(db, finish.exemplars_of[0].database, temporary)
