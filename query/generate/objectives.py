@@ -27,15 +27,21 @@ MOST_STORED = 4096  # stored features that a contrastive objective compares with
 
 @dataclass(frozen=True)
 class Seen:
-    """What the model made of images: logits [image, class], patches' values [image, patch, unit], the head's input."""
+    """What the model made of images: logits [image, class], patches' values [image, patch, unit], the head's input.
+
+    Logits and features are empty where only layers were looked at.
+    """
 
     logits: Tensor
     values: dict[str, Tensor]
     features: Tensor
 
 
-def see(live: LiveModel, pixels: Tensor, layers: Sequence[str]) -> Seen:
-    """Run the model on pixels 0 to 1, differentiable."""
+def see(live: LiveModel, pixels: Tensor, layers: Sequence[str], answer: bool = True) -> Seen:
+    """Run the model on pixels 0 to 1, differentiable; without its answer no further than the last of these layers."""
+    if not answer:
+        values, none = live.values(pixels, layers), pixels.new_empty(0)
+        return Seen(none, {name: live.patches(v) for name, v in values.items()}, none)
     with recording(inputs={"head": live.anatomy.head}) as read:
         logits, values = live(pixels, layers)
     return Seen(logits, {name: live.patches(v) for name, v in values.items()}, read["head"])
@@ -43,18 +49,20 @@ def see(live: LiveModel, pixels: Tensor, layers: Sequence[str]) -> Seen:
 
 @dataclass(frozen=True)
 class Objective:
-    """A name that the notes keep, the layers it reads, and its value for every image."""
+    """A name that the notes keep, the layers it reads, its value for every image; whether it reads the answer, too."""
 
     name: str
     layers: tuple[str, ...]
     value: Callable[[Seen], Tensor]
+    answer: bool = False
 
     def __call__(self, seen: Seen) -> Tensor:
         return self.value(seen)
 
     def __add__(self, other: Objective) -> Objective:
         layers = tuple(dict.fromkeys(self.layers + other.layers))
-        return Objective(f"{self.name} {other.name}", layers, lambda seen: self(seen) + other(seen))
+        name, answer = f"{self.name} {other.name}", self.answer or other.answer
+        return Objective(name, layers, lambda seen: self(seen) + other(seen), answer)
 
 
 def standardised(live: LiveModel, neuron: Neuron, post: bool = False) -> Callable[[Seen], Tensor]:
@@ -110,7 +118,7 @@ def class_logit(live: LiveModel, class_id: int) -> Objective:
     needs_head(live.index)
     real = live.index.reader.column("logits", class_id)
     mean, std = float(np.nanmean(real)), float(np.nanstd(real)) or 1.0  # of one image, or of equal ones
-    return Objective(f"logit of class {class_id}", (), lambda seen: (seen.logits[:, class_id] - mean) / std)
+    return Objective(f"logit of class {class_id}", (), lambda seen: (seen.logits[:, class_id] - mean) / std, True)
 
 
 def like_stored(live: LiveModel, positive: NDArray[np.int64], seed: int, called: str) -> Objective:
@@ -134,7 +142,7 @@ def like_stored(live: LiveModel, positive: NDArray[np.int64], seed: int, called:
         near = torch.nn.functional.normalize(seen.features - mean, dim=1) @ real.T / TEMPERATURE
         return near.log_softmax(1)[:, : len(positive)].mean(1)
 
-    return Objective(f"near {called}", (), value)
+    return Objective(f"near {called}", (), value, True)
 
 
 def gram_cosines(features: Tensor) -> Tensor:

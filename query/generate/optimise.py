@@ -77,7 +77,7 @@ def _climb(
     pixels = canvas.pixels()
     view = recipe.augment(pixels, live.std, draw, left=1 - step / recipe.steps)
     diverse = diverse_in if recipe.diversity and len(pixels) > 1 else None
-    seen = see(live, view, [*dict.fromkeys((*objective.layers, *([diverse] if diverse else [])))])
+    seen = see(live, view, [*dict.fromkeys((*objective.layers, *([diverse] if diverse else [])))], objective.answer)
     value = objective(seen)
     loss = recipe.tv * total_variation(pixels) - value
     if diverse:

@@ -11,7 +11,7 @@ with changed(mlp.fc2, lambda hidden: hidden * 0, "input"):    # what if these ne
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Literal
 
 from torch import Tensor, nn
@@ -19,17 +19,32 @@ from torch import Tensor, nn
 End = Literal["input", "output"]
 
 
+class _EnoughRecorded(Exception):
+    """Everything that was wanted is there."""
+
+
 @contextmanager
 def recording(
-    outputs: Mapping[str, nn.Module] | None = None, inputs: Mapping[str, nn.Module] | None = None
+    outputs: Mapping[str, nn.Module] | None = None,
+    inputs: Mapping[str, nn.Module] | None = None,
+    no_more: bool = False,
 ) -> Iterator[dict[str, Tensor]]:
-    """While inside: what modules last wrote and last read, by the names given to them, as the graph has it."""
+    """While inside: what modules last wrote and last read, by the names given to them, as the graph has it.
+
+    no_more: the block inside ends as soon as every one of them is there, so that later modules do not run.
+    """
     kept: dict[str, Tensor] = {}
+    wanted = len(outputs or {}) + len(inputs or {})
 
     def keep(name: str) -> Callable[[Tensor], None]:
-        return lambda value: kept.__setitem__(name, value)
+        def note(value: Tensor) -> None:
+            kept[name] = value
+            if no_more and len(kept) == wanted:
+                raise _EnoughRecorded
 
-    with ExitStack() as hooks:
+        return note
+
+    with suppress(_EnoughRecorded), ExitStack() as hooks:
         for name, module in (outputs or {}).items():
             hooks.enter_context(changed(module, keep(name), "output"))
         for name, module in (inputs or {}).items():

@@ -90,7 +90,7 @@ def _tails(
     batch = _batch(live, list(units))
     for first in range(0, len(image_ids), batch):
         with torch.inference_mode():
-            answer = live(live.pixels(image_ids[first : first + batch].tolist()), list(units))[1]
+            answer = live.values(live.pixels(image_ids[first : first + batch].tolist()), list(units))
         for layer, chosen in units.items():
             values = live.patches(answer[layer])[..., chosen.tolist()].permute(2, 0, 1).flatten(1)
             tails[layer] = torch.cat([tails[layer], values], 1)

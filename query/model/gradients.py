@@ -55,7 +55,7 @@ def neuron_gradients(
     patches = live.index.reader.cell(f"{layer}/argmax", image_id)[list(units)]
 
     def activations(pixels: Tensor) -> list[Tensor]:
-        values = live.patches(live(pixels, [layer])[1][layer])
+        values = live.patches(live.values(pixels, [layer])[layer])
         return [values[:, int(patch), unit] for unit, patch in zip(units, patches, strict=True)]
 
     return _smoothed(live, image_id, activations, smoothing)

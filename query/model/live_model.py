@@ -65,11 +65,21 @@ class LiveModel:
 
     def __call__(self, pixels: Tensor, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """The model's answer and layers' values [image, token, unit] for pixels 0 to 1, in float32, differentiable."""
-        modules = {name: self.module(name) for name in names}
-        outputs, inputs = ({n: m for n, (m, at) in modules.items() if at == end} for end in ("output", "input"))
-        with recording(outputs, inputs) as kept:
+        with recording(*self._ends(names)) as kept:
             answer = self.anatomy.model((pixels - self.mean) / self.std)
         return answer, kept
+
+    def values(self, pixels: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """The same values without the answer: nothing behind the last of these layers runs."""
+        with recording(*self._ends(names), no_more=True) as kept:
+            self.anatomy.model((pixels - self.mean) / self.std)
+        return kept
+
+    def _ends(self, names: Sequence[str]) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
+        """The modules whose outputs, and those whose inputs, hold layers."""
+        modules = {name: self.module(name) for name in names}
+        outputs, inputs = ({n: m for n, (m, at) in modules.items() if at == end} for end in ("output", "input"))
+        return outputs, inputs
 
     def patches(self, values: Tensor) -> Tensor:
         """Values [image, token, ...] without CLS and register tokens."""
@@ -80,7 +90,7 @@ class LiveModel:
         out = np.empty((len(image_ids), len(units), *self.spec.grid), np.float32)
         for start, ids in _batches(image_ids):
             with torch.inference_mode():
-                values = self(self.pixels(ids), [layer])[1][layer]
+                values = self.values(self.pixels(ids), [layer])[layer]
             found = self.patches(values)[..., list(units)].permute(0, 2, 1).cpu().numpy()
             out[start : start + len(ids)] = found.reshape(len(ids), len(units), *self.spec.grid)
         valid = self.index.reader.rows("valid", image_ids)

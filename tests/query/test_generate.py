@@ -24,7 +24,7 @@ from PIL import Image
 from vitdex.query.commands.generate import generate_command
 from vitdex.query.generate.canvases import FourierCanvas
 from vitdex.query.generate.judge import judge
-from vitdex.query.generate.objectives import Seen, gram_cosines
+from vitdex.query.generate.objectives import Seen, class_logit, excite, gram_cosines, see
 from vitdex.query.generate.optimise import optimise
 from vitdex.query.generate.recipes import RECIPES
 from vitdex.query.generate.run import beginning, generate_images
@@ -54,6 +54,30 @@ def live(own: Path) -> Iterator[LiveModel]:
 def checksums(out: Path) -> dict[str, str]:
     files = (p for p in out.rglob("*") if p.is_file() and not p.relative_to(out).as_posix().startswith("notes"))
     return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def test_values_end_with_the_last_layer_that_is_wanted(live: LiveModel) -> None:
+    names, pixels = ["blocks.1.mlp.fc1", "blocks.3.mlp.fc1"], live.pixels([0, 7])
+    whole, ran = live(pixels, names)[1], list[int]()
+    blocks = live.anatomy.model.get_submodule("blocks").children()
+    hooks = [block.register_forward_pre_hook(lambda *_, b=b: ran.append(b)) for b, block in enumerate(blocks)]
+    some = live.values(pixels, names)
+    for hook in hooks:
+        hook.remove()
+    assert ran == [0, 1, 2, 3]
+    assert some.keys() == whole.keys()
+    assert all(torch.equal(some[name], whole[name]) for name in names)
+
+
+@pytest.mark.parametrize("answer", [False, True])
+def test_an_objective_that_reads_the_answer_gets_it(answer: bool, live: LiveModel) -> None:
+    objective = excite(live, [NEURON])
+    if answer:
+        objective = objective + class_logit(live, 1)
+    assert objective.answer == answer
+    seen = see(live, live.pixels([0]), objective.layers, objective.answer)
+    assert torch.equal(objective(seen), objective(see(live, live.pixels([0]), objective.layers)))
+    assert (seen.logits.numel() > 0) == (seen.features.numel() > 0) == answer
 
 
 def test_the_saved_image_scores_what_its_row_says(live: LiveModel, reference: Reference) -> None:
