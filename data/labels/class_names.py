@@ -17,7 +17,7 @@ from ...schemas.errors import ModelError
 from .imagenet import LISTS, ids_by_name, ids_by_place, labels_say, list_of_size, timm_list
 from .label_files import read_names
 
-DATA_SET_LIST = "the data set's own list"  # where names come from
+DATA_SET_LIST, NUMBERS = "the data set's own list", "numbers"  # where names come from
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def name_rows(
     classes, notes = _best_names(rows, labels, own, given, data_set)
     if classes is not None and classes.wnids is None:
         ids = ids_by_place(classes.names)
-        if ids is None and any(wordnet_id(label) for label in labels):
+        if ids is None and classes.origin != NUMBERS and any(wordnet_id(label) for label in labels):
             ids = ids_by_name(classes.names)
         classes = replace(classes, wnids=ids)
     return classes, notes
@@ -86,7 +86,7 @@ def _best_names(
     note = f"the model names no classes: its {rows:,} rows are called by their numbers (see --class-names)"
     if name := list_of_size(rows):
         note = note[:-1] + f"; for ImageNet's: --class-names {name})"
-    return ClassNames(tuple(str(i) for i in range(rows)), None, "numbers"), [note]
+    return ClassNames(tuple(str(i) for i in range(rows)), None, NUMBERS), [note]
 
 
 def model_names(classes: int, config: Mapping[str, Any], imagenet: bool = False) -> ClassNames | None:
