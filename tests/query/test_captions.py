@@ -18,8 +18,9 @@ from vitdex.query.dissect.captions import of_composition
 from vitdex.query.dissect.catalogue import ANALYSES, Answer
 from vitdex.query.dissect.classes import activations_of_class, class_blocks
 from vitdex.query.dissect.firing import firing_neurons
+from vitdex.query.dissect.focus import class_focus
 from vitdex.query.dissect.masks import open_masks
-from vitdex.query.dissect.regions import class_focus, on_images
+from vitdex.query.dissect.regions import on_images
 from vitdex.query.dissect.selectivity import auroc_by_chance
 from vitdex.query.dissect.value_sums import flatness, neuron_pairs, neuron_sets
 from vitdex.query.drawing.terms import DEFINED, definitions

@@ -265,9 +265,9 @@ def test_network_dissection_refuses_it(sample: Index) -> None:
         concept_overlaps(sample, open_masks(sample), "image:80")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("wrong", ["q50", "image", "image:", "image:0", "image:100", "image:nan", "mask:80", "80"])
+@pytest.mark.parametrize("wrong", ["q5", "image", "image:", "image:0", "image:100", "image:nan", "mask:80", "80"])
 def test_wrong_thresholds_name_the_right_ones(sample: Index, wrong: str) -> None:
-    with pytest.raises(QueryError, match=f"no threshold '{wrong}'. One of q99 or q995, .*, or image:P, .*0 < P < 100"):
+    with pytest.raises(QueryError, match=f"no threshold '{wrong}'. One of qNN, .*, or image:P, .*0 < P < 100"):
         region_unions(sample, "coin", threshold=wrong)
 
 
