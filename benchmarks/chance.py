@@ -3,8 +3,8 @@
 python benchmarks/chance.py sample.vitdex                 # any index with a head, maps of all images, and masks
 
 For `focus`, `pairs`, `sets`, `composed` the head means nothing: its coordinates are shuffled in all rows alike, or
-its rows are drawn anew at their lengths. `vitdex head` makes a whole index with it, contributions and all. For `concepts`
-the images have the masks of others.
+its rows are drawn anew at their lengths. `vitdex head` makes a whole index with it, contributions and all. For
+`concepts` the images have the masks of others.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ Marked = Iterator[tuple[str, NDArray[np.bool_]]]  # what was asked, and which an
 def drawn_head(head: NDArray[np.float32], kind: str, draw: np.random.Generator) -> NDArray[np.float32]:
     """A head that means nothing: 'shuffled' coordinates, in all rows alike, or 'drawn' rows of the same lengths."""
     if kind == "shuffled":
-        return np.ascontiguousarray(head[:, draw.permutation(head.shape[1])])
+        shuffled: NDArray[np.float32] = np.ascontiguousarray(head[:, draw.permutation(head.shape[1])])
+        return shuffled
     rows = draw.normal(size=head.shape)
     lengths = np.linalg.norm(head, axis=1) / np.linalg.norm(rows, axis=1)
     return (rows * lengths[:, None]).astype(np.float32)

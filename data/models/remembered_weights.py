@@ -23,7 +23,7 @@ PATIENCE = 2  # seconds for another process that is writing
 
 
 def remember_weights(sha256: str, place: str | Path) -> None:
-    """Note in the user's config that weights of this hash lie in a file or folder. The packaged model's need no note."""
+    """Note in the user's config that weights of this hash lie in a file or folder; not of the packaged model."""
     at = Path(place).absolute()
     if at == MODEL.absolute() or remembered_weights(sha256) == at:
         return
@@ -48,8 +48,8 @@ def config_folder() -> Path:
 
     Raises RuntimeError where the user has no home.
     """
-    if os.path.isabs(given := os.environ.get("XDG_CONFIG_HOME", "")):
-        return Path(given) / "vitdex"
+    if (given := Path(os.environ.get("XDG_CONFIG_HOME", ""))).is_absolute():
+        return given / "vitdex"
     if sys.platform == "win32":
         return Path(os.environ.get("APPDATA") or Path.home() / "AppData" / "Roaming") / "vitdex"
     if sys.platform == "darwin":
@@ -66,4 +66,4 @@ def _read(file: Path) -> dict[str, str]:
         return {}
     if not isinstance(known, dict):
         return {}
-    return {hash_: at for hash_, at in known.items() if isinstance(at, str) and os.path.isabs(at) and "\0" not in at}
+    return {sha: at for sha, at in known.items() if isinstance(at, str) and Path(at).is_absolute() and "\0" not in at}
