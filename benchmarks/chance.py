@@ -36,7 +36,8 @@ def drawn_head(head: NDArray[np.float32], kind: str, draw: np.random.Generator) 
         return shuffled
     rows = draw.normal(size=head.shape)
     lengths = np.linalg.norm(head, axis=1) / np.linalg.norm(rows, axis=1)
-    return (rows * lengths[:, None]).astype(np.float32)
+    drawn: NDArray[np.float32] = (rows * lengths[:, None]).astype(np.float32)
+    return drawn
 
 
 def of_heads(index: Index, kind: str, seed: int, folder: Path) -> Marked:

@@ -68,16 +68,17 @@ def _empty_regions(neurons: bool, table: pd.DataFrame) -> str:
 
 def of_focus(by: Ranking, layer: str | None, table: pd.DataFrame, random: int, seed: int) -> str:
     where = f" of {layer}" if layer else ""
+    others = "1 in 20 of the random neurons" if by == "auroc" else "the first neurons with 19 shuffled heads"
     return caption(
         f"Does each class's first key neuron{where} by {by} look at the object? {table.passes.sum():,} of "
         f"{len(table):,} classes pass: energy above chance and above the mask's share. "
         f"{(table.energy > table.chance_masks).sum():,} are above masks of other images, "
-        f"{(table.energy > table.chance_neurons).sum():,} above random neurons; {table.exceeds.sum():,} exceed the "
-        "mask's share and the mean of random neurons.",
+        f"{(table.energy > table.chance_neurons).sum():,} above the neurons that chance finds; "
+        f"{table.exceeds.sum():,} exceed the mask's share and the mean of random neurons.",
         f"Energy per patch, mean over the images with any (n); {table.images.sum():,} images with a mask, "
         f"{table['empty'].sum():,} regions of the first neurons empty.",
-        f"Chance, passed once in 20: masks of other images of the class (19 drawings) and {random} random neurons of "
-        f"the same block (19 at least), seed {seed}.",
+        f"Chance, passed once in 20: 19 drawings with masks of other images of the class, and {others}. "
+        f"{random} random neurons of the same block, seed {seed}.",
         terms=(by, "energy", "mask_share", "exceeds", "passes"),
     )
 

@@ -2,10 +2,11 @@
 
     class_focus(index, open_masks(index))
 
-Two things give energy inside an object without looking at it: where a class's objects usually lie, and what any neuron
-of the block does. So there are two bars, each passed by chance once in 20: the largest energy of 19 drawings in which
-every image gets the mask of another image of its class, and of n random neurons of the block the floor((n + 1) / 20)-th
-largest. `chance` is the higher of the two.
+Two things give energy inside an object without looking at it: where a class's objects usually lie, and what neurons do
+that such a search finds. So there are two bars, each passed by chance once in 20: the largest energy of 19 drawings in
+which every image gets the mask of another image of its class, and the largest of the neurons that the same search finds
+with 19 heads that mean nothing. `chance` is the higher of the two. The ranking by AUROC knows no head: there the second
+bar is what one in 20 random neurons of the block reaches.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from numpy.typing import NDArray
 
 from ...schemas.errors import QueryError
 from ...schemas.progress import Progress, tracked
-from ..lookups.key_neurons import Ranking
+from ..lookups.key_neurons import Ranking, chosen_ranking
 from ..model.map_source import MapSource
 from ..stored.names import at_least
 from ..stored.stored_index import StoredIndex
+from .focus_chance import found_by_chance
 from .masks import Masks
 from .region_rules import RegionRule, Threshold, region_rule
 from .regions import empty_regions, inside, on_images, patch_cover, ranked
@@ -54,8 +56,8 @@ def class_focus(
         by: what ranks neurons, as for key_neurons.
         threshold: as for class_regions; only iou, random_iou and empty depend on it.
         layer: each class's first neuron of this layer.
-        random: how many other units of the layer to compare with; fewer than 19 give no chance.
-        seed: draws them, and the masks.
+        random: how many other units of the layer to compare with.
+        seed: draws them, the masks and the heads.
         weights, device: as for open_model, where maps are not stored.
         progress: told classes done, and all classes; before that as for class_regions.
 
@@ -66,9 +68,9 @@ def class_focus(
         standard error of energy, which is a mean over images; random_iou, random_energy, random_pointing: means of the
         random neurons; random_05, random_95: the quantiles of their energies; exceeds: whether energy is larger than
         both mask_share and random_energy. chance_masks: the largest energy of 19 drawings with masks of other images of
-        the class (NaN for one image); chance_neurons: the energy that one in 20 of the random neurons reaches (NaN
-        where fewer than 19 have any); chance: the larger, NaN where one is; passes: energy is larger than chance and
-        mask_share.
+        the class (NaN for one image); chance_neurons: the largest energy of the first neurons with 19 shuffled heads
+        (by auroc: what one in 20 of the random neurons reaches, NaN where fewer than 19 have any); chance: the larger,
+        NaN where one is; passes: energy is larger than chance and mask_share.
 
     Raises:
         QueryError: as class_regions, and where no image with a mask has a class.
@@ -82,26 +84,37 @@ def class_focus(
     names = names[names.class_id.isin(masks.images.class_id)]
     if names.empty:
         raise QueryError("no image with a mask has a class", "Give --masks DIR with masks of images that have one.")
-    neurons = pd.concat([_compared(index, c, by, layer, random, seed) for c in names.class_id], ignore_index=True)
-    neurons = rule.thresholded(neurons, progress)
+    rankings = {c: chosen_ranking(index, by, c) for c in names.class_id}
+    searches = {ranking: found_by_chance(index, ranking, layer, seed) for ranking in {*rankings.values()}}
+    compared = [_compared(index, c, ranking, layer, random, seed, searches[ranking]) for c, ranking in rankings.items()]
+    neurons = rule.thresholded(pd.concat(compared, ignore_index=True), progress)
     rows = []
     for class_id, name in tracked(list(names.itertuples(index=False)), progress):
         own = neurons[neurons.class_id == class_id].drop(columns="class_id").reset_index(drop=True)
+        kinds = own.pop("kind").to_numpy()
         images = masks.images[masks.images.class_id == class_id]
         row = {"class_id": class_id, "class": name, **own.iloc[0], "images": len(images)}
-        rows.append(row | _focus(_measured(rule, own, images, masks), np.random.default_rng((seed, class_id, 1))))
+        rows.append(
+            row | _focus(_measured(rule, own, images, masks), kinds, np.random.default_rng((seed, class_id, 1)))
+        )
     return pd.DataFrame(rows)
 
 
 def _compared(
-    index: StoredIndex, class_id: int, by: Ranking | None, layer: str | None, random: int, seed: int
+    index: StoredIndex, class_id: int, by: Ranking, layer: str | None, random: int, seed: int, search: pd.DataFrame
 ) -> pd.DataFrame:
-    """A class's first neuron and, below it, random others of its layer: class_id, layer, block, unit."""
+    """A class's first neuron, random others of its layer, those found by chance: class_id, layer, block, unit, kind.
+
+    kind: 'first', 'random' or 'found'.
+    """
     first = ranked(index, class_id, 1, by, layer).iloc[0]
     others = np.delete(np.arange(index.neuron_layer(str(first.layer), int(first.unit)).units), int(first.unit))
     draw = np.random.default_rng((seed, class_id)).choice(others, min(random, len(others)), replace=False)
     units = [int(first.unit), *draw.tolist()]
-    return pd.DataFrame({"class_id": class_id, "layer": first.layer, "block": first.block, "unit": units})
+    table = pd.DataFrame({"layer": first.layer, "block": first.block, "unit": units, "kind": "random"})
+    table.loc[0, "kind"] = "first"
+    found = search[search.class_id == class_id].drop(columns="class_id").assign(kind="found")
+    return pd.concat([table, found] if len(found) else [table], ignore_index=True).assign(class_id=class_id)
 
 
 @dataclass(frozen=True)
@@ -134,10 +147,10 @@ def _measured(rule: RegionRule, neurons: pd.DataFrame, images: pd.DataFrame, mas
     return _Measured(**{name: np.array(values) for name, values in found.items()})
 
 
-def _focus(measured: _Measured, draw: np.random.Generator) -> dict[str, Any]:
-    """The columns of a class from `empty` on."""
+def _focus(measured: _Measured, kinds: NDArray[np.object_], draw: np.random.Generator) -> dict[str, Any]:
+    """The columns of a class from `empty` on. kinds: of every neuron, see _compared."""
     three = {"iou": measured.iou, "energy": measured.energy, "pointing": measured.pointing}
-    random = {name: np.array([mean(values) for values in of.T[1:]]) for name, of in three.items()}
+    random = {name: np.array([mean(values) for values in of.T[kinds == "random"]]) for name, of in three.items()}
     own, share = {name: mean(of[:, 0]) for name, of in three.items()}, float(measured.mask_share.mean())
     row: dict[str, Any] = {"empty": int(measured.empty[:, 0].sum()), **own, "mask_share": share}
     row |= {"no_energy": int(np.isnan(measured.energy[:, 0]).sum())}
@@ -146,7 +159,8 @@ def _focus(measured: _Measured, draw: np.random.Generator) -> dict[str, Any]:
     row |= {f"random_{q:02}": quantile(random["energy"], q / 100) for q in (5, 95)}
     row["exceeds"] = own["energy"] > max(share, row["random_energy"])
     row["chance_masks"] = _of_other_masks(measured.positive @ measured.cover.T, draw)
-    row["chance_neurons"] = _of_random_neurons(random["energy"])
+    found = np.array([mean(values) for values in measured.energy.T[kinds == "found"]])
+    row["chance_neurons"] = quantile(found, 1) if len(found) else _of_random_neurons(random["energy"])
     row["chance"] = float(np.maximum(row["chance_masks"], row["chance_neurons"]))  # NaN where one is
     row["passes"] = own["energy"] > share and own["energy"] > row["chance"]
     return row

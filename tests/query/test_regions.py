@@ -159,29 +159,33 @@ def test_chance_of_focus_is_that_of_other_masks_and_of_random_neurons(sample: In
         assert mask is not None
         covers.append(mask.reshape(8, 12, 8, 12).mean((1, 3)).reshape(-1))
 
-    def energy(unit: int, order: list[int]) -> float:
+    def energy(unit: int, order: list[int], layer: str) -> float:
         shares = []
         for image, other in zip(ids, order, strict=True):
-            positive = reference.fc1[str(row.layer)][image, 1:, unit].clip(0)
+            positive = reference.fc1[layer][image, 1:, unit].clip(0)
             if positive.sum() > 0:
                 shares.append((positive * covers[other]).sum() / positive.sum())
         return float(np.mean(shares)) if shares else float("nan")
 
     own = list(range(len(ids)))
-    assert row.energy == pytest.approx(energy(row.unit, own), abs=0.01)
+    assert row.energy == pytest.approx(energy(row.unit, own, row.layer), abs=0.01)
     class_id, drawn = int(row.class_id), []
     draw = np.random.default_rng((4, class_id, 1))
     for _ in range(19):
         ring = draw.permutation(len(ids)).tolist()
         other = dict(zip(ring, [*ring[-1:], *ring[:-1]], strict=True))
         assert all(other[i] != i for i in own)
-        drawn.append(energy(row.unit, [other[i] for i in own]))
+        drawn.append(energy(row.unit, [other[i] for i in own], row.layer))
     assert row.chance_masks == pytest.approx(max(drawn), abs=0.01)
-    others = np.random.default_rng((4, class_id)).choice(np.delete(np.arange(768), row.unit), 39, replace=False)
-    energies = np.array([energy(unit, own) for unit in others])
-    left = np.sort(energies[~np.isnan(energies)])
-    assert 19 <= len(left) <= 39
-    assert row.chance_neurons == pytest.approx(left[-((len(left) + 1) // 20)], abs=0.02)
+    head, shuffle, energies = sample.reader.whole("head"), np.random.default_rng(4), []
+    key = sample.sql("SELECT block, unit, contribution, folded FROM key_neurons WHERE class = 'tool'")
+    folded = sample.reader.whole("folded_vectors")[key.block, key.unit]
+    np.testing.assert_allclose(folded @ head[class_id], key.folded, atol=1e-4)
+    for _ in range(19):
+        other_row = head[class_id][shuffle.permutation(192)]
+        found = key.iloc[int(np.argmax(folded @ other_row * key.contribution / key.folded))]
+        energies.append(energy(int(found.unit), own, f"blocks.{int(found.block)}.mlp.fc1"))
+    assert row.chance_neurons == pytest.approx(max(energies), abs=0.01)
     assert row.chance == max(row.chance_masks, row.chance_neurons)
     limit = np.quantile(all_values(sample, row.layer, row.unit), 0.95, method="hazen")
     regions = [smooth(sample.map(row.layer, row.unit, i)[None], 96, 96)[0] > limit for i in ids]
@@ -189,10 +193,13 @@ def test_chance_of_focus_is_that_of_other_masks_and_of_random_neurons(sample: In
 
 
 def test_what_passes_is_above_chance_and_the_masks_share(sample: Index) -> None:
-    table = class_focus(sample, open_masks(sample))
-    assert (table.passes == ((table.energy > table.chance) & (table.energy > table.mask_share))).all()
-    assert {*table.passes} == {True, False}
-    few = class_focus(sample, open_masks(sample), random=18)
+    passed = set()
+    for by in ("contribution", "score"):
+        table = class_focus(sample, open_masks(sample), by, random=2)
+        assert (table.passes == ((table.energy > table.chance) & (table.energy > table.mask_share))).all()
+        passed |= {*table.passes}
+    assert passed == {True, False}
+    few = class_focus(sample, open_masks(sample), "auroc", random=18)
     assert few.chance_neurons.isna().all()
     assert few.chance.isna().all()
     assert not few.passes.any()
