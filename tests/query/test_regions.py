@@ -1,4 +1,4 @@
-"""Regions above any quantile, empty ones, and whose masks come first; focus against other masks and random neurons."""
+"""Regions above any quantile, empty ones, and whose masks come first; focus against chance."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_the_command_takes_any_quantile(sample: Index, tmp_path: Path) -> None:
     assert Image.open(tmp_path / "regions.png").width > 500
 
 
-def test_chance_of_focus_is_that_of_other_masks_and_of_random_neurons(sample: Index, reference: Reference) -> None:
+def test_chance_of_focus_is_that_of_other_masks_and_of_shuffled_heads(sample: Index, reference: Reference) -> None:
     masks = open_masks(sample)
     row: Any = class_focus(sample, masks, random=39, seed=4, threshold="q95").set_index("class").loc["tool"]
     ids = [i for i, path in enumerate(reference.paths) if path.startswith("tool/")]
