@@ -10,6 +10,8 @@ from typing import Protocol
 
 import torch
 
+from ..data.models.load import LOCAL
+from ..data.models.remembered_weights import remember_weights
 from ..schemas.array_specs import part_bytes
 from ..schemas.database import tables_record
 from ..schemas.errors import SourceError
@@ -89,7 +91,16 @@ def build(request: Request, listener: Listener) -> Path:
         fill(plan, ledger, done, statistics, listener.advance)
         listener.finishing()
         listener.finished(*_finish(plan, layout, ledger, statistics))
+    if (place := own_weights(request)) is not None:
+        remember_weights(plan.spec.weights_sha256, place)
     return request.out
+
+
+def own_weights(request: Request) -> str | Path | None:
+    """The file or folder of the user's that the weights come from; None where they are a hub's."""
+    if request.weights is not None:
+        return request.weights
+    return request.model.removeprefix(LOCAL) if request.model.startswith(LOCAL) else None
 
 
 def fill(plan: Plan, ledger: Ledger, done: int, statistics: Statistics, advance: Callable[[int, int], None]) -> None:

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from .dissect.composition import composition
     from .dissect.concepts import concept_overlaps, neuron_concepts
     from .dissect.firing import firing_neurons
+    from .dissect.focus import class_focus
     from .dissect.logits import logit_terms
     from .dissect.masks import Masks, open_masks
-    from .dissect.regions import class_focus, class_regions, region_unions, regions_figure
+    from .dissect.regions import class_regions, region_unions, regions_figure
     from .dissect.selectivity import selectivity, selectivity_by_block
     from .dissect.sharing import class_similarity, own_neurons, shared_neurons
     from .dissect.value_sums import composed_classes, neuron_pairs, neuron_sets
@@ -108,9 +109,9 @@ _WHERE = {
     ".dissect.regions": (
         "class_regions",
         "region_unions",
-        "class_focus",
         "regions_figure",
     ),
+    ".dissect.focus": ("class_focus",),
     ".dissect.concepts": (
         "neuron_concepts",
         "concept_overlaps",

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -40,6 +41,23 @@ def vitdex(*words: str | Path) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
     command = [sys.executable, "-c", "from vitdex.query.commands.main import main; main()", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def configs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where tests have the user's config, instead of the home of whoever runs them."""
+    folder = tmp_path_factory.mktemp("configs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(folder / "session"))
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def own_config(configs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A config of every test's own, which none has written before."""
+    folder = configs / uuid4().hex
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -29,8 +29,8 @@ MAIN: dict[str, tuple[str, ...]] = {
     "blocks": ("top", "class", "rank", "neuron", "block", "neurons", "share", "chance", "value", "of_first",
                "of_positive"),
     "activations": ("blocks", "rank", "neuron", "auroc", "mean_max", "mean_max_others", "n", "n_others"),
-    "regions": ("path", "top", "rank", "neuron", "neurons", "cover", "mask_share", "iou", "energy", "pointing"),
-    "focus": ("class", "neuron", "images", "energy", "energy_se", "random_energy", "mask_share", "exceeds"),
+    "regions": ("path", "top", "rank", "neuron", "empty", "cover", "mask_share", "iou", "energy", "pointing"),
+    "focus": ("class", "neuron", "images", "energy", "random_energy", "mask_share", "exceeds", "chance", "passes"),
     "concepts": ("neuron", "concept", "iou", "chance", "passes", "label", "negative"),
     "logits": ("block", "part", "value", "std", "after", "others", "others_std", "others_after", "n", "others_n"),
     "shared": ("class", "neuron", "n", "classes", "rank_in_unit", "own", "also_first_of"),
@@ -54,8 +54,8 @@ DECIMALS = {  # of shares and the like, whose columns are read against each othe
     name: 3
     for name in (
         "share", "chance", "of_first", "of_positive", "cover", "mask_share", "iou", "energy", "energy_se",
-        "random_energy", "pointing", "auroc", "worst_auroc", "auroc_median", "auroc_90", "positive_share", "agreement",
-        "compositional", "identifiability", "head", "ratio",
+        "random_energy", "chance_masks", "chance_neurons", "pointing", "auroc", "worst_auroc", "auroc_median",
+        "auroc_90", "positive_share", "agreement", "compositional", "identifiability", "head", "ratio",
     )
 } | {"percentile": 1}  # fmt: skip
 

@@ -51,19 +51,35 @@ def of_regions(
     over = f"on {table.image_id.nunique():,} images"
     return caption(
         f"Regions of {index.class_name(class_)}: {what}, by {by}, above {threshold}, {over}.",
+        _empty_regions(neurons, table),
         terms=terms + ["iou"] * ("iou" in table),
     )
 
 
+def _empty_regions(neurons: bool, table: pd.DataFrame) -> str:
+    """How many regions are empty: of single neurons on single images, and of several neurons together."""
+    if neurons:
+        return f"{table['empty'].sum():,} of {len(table):,} regions of one neuron on one image are empty."
+    together = ", ".join(f"{(one.cover == 0).sum():,} of the top {top}" for top, one in table.groupby("top"))
+    most = table[table.top == table.top.max()]
+    single = f"{most['empty'].sum():,} of {most.top.sum():,} of one neuron on one image"
+    return f"Empty regions: {together}; {single}."
+
+
 def of_focus(by: Ranking, layer: str | None, table: pd.DataFrame, random: int, seed: int) -> str:
     where = f" of {layer}" if layer else ""
+    others = "1 in 20 of the random neurons" if by == "auroc" else "the first neurons with 19 shuffled heads"
     return caption(
-        f"Does each class's first key neuron{where} by {by} look at the object? {table.exceeds.sum():,} of "
-        f"{len(table):,} classes exceed both the mask's share and random neurons; {table.images.sum():,} images with "
-        "a mask.",
-        f"Energy per patch, mean over the images with any (n); chance: {random} random neurons of the same block, "
-        f"seed {seed}.",
-        terms=(by, "energy", "mask_share", "exceeds"),
+        f"Does each class's first key neuron{where} by {by} look at the object? {table.passes.sum():,} of "
+        f"{len(table):,} classes pass: energy above chance and above the mask's share. "
+        f"{(table.energy > table.chance_masks).sum():,} are above masks of other images, "
+        f"{(table.energy > table.chance_neurons).sum():,} above the neurons that chance finds; "
+        f"{table.exceeds.sum():,} exceed the mask's share and the mean of random neurons.",
+        f"Energy per patch, mean over the images with any (n); {table.images.sum():,} images with a mask, "
+        f"{table['empty'].sum():,} regions of the first neurons empty.",
+        f"Chance, passed once in 20: 19 drawings with masks of other images of the class, and {others}. "
+        f"{random} random neurons of the same block, seed {seed}.",
+        terms=(by, "energy", "mask_share", "exceeds", "passes"),
     )
 
 

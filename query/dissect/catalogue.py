@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import pandas as pd
 
@@ -25,10 +25,11 @@ from .agreement import class_value_agreement, key_value_agreement
 from .classes import activations_of_class, carried_by_first, class_blocks
 from .concepts import neuron_concepts
 from .firing import firing_neurons
+from .focus import class_focus
 from .logits import logit_terms
 from .masks import Masks, open_masks
 from .region_rules import Threshold
-from .regions import TOPS, Show, class_focus, class_regions, region_unions, regions_figure
+from .regions import TOPS, Show, class_regions, region_unions, regions_figure
 from .selectivity import auroc_by_chance, selectivity, selectivity_by_block
 from .sharing import class_similarity, own_neurons, shared_neurons
 from .sum_search import Measure
@@ -102,6 +103,14 @@ def _masks_if_any(index: StoredIndex, folder: Path | None, names: Path | None) -
         return None
 
 
+class _Costs(TypedDict):
+    """What an answer costs: which weights the model takes and where it runs, and who is told how far it is."""
+
+    weights: Path | None
+    device: str | None
+    progress: Progress | None
+
+
 def _regions(
     index: StoredIndex,
     class_: str,
@@ -113,15 +122,17 @@ def _regions(
     device: str | None = None,
     neurons: bool = False,
     show: Show = "colours",
+    progress: Progress | None = None,
 ) -> Answer:
     by, shown = chosen_ranking(index, by, class_), _masks_if_any(index, masks, names)
+    costs: _Costs = {"weights": weights, "device": device, "progress": progress}
     if neurons:
-        table = class_regions(index, class_, 10, by, threshold, shown, weights=weights, device=device)
+        table = class_regions(index, class_, 10, by, threshold, shown, **costs)
     else:
-        table = region_unions(index, class_, TOPS, by, threshold, shown, weights=weights, device=device)
+        table = region_unions(index, class_, TOPS, by, threshold, shown, **costs)
     return Answer(
         _ranked(table, by),
-        lambda: regions_figure(index, class_, TOPS, by, threshold, shown, show=show, weights=weights, device=device),
+        lambda: regions_figure(index, class_, TOPS, by, threshold, shown, show=show, **costs),
         captions.of_regions(index, class_, by, threshold, neurons, table),
     )
 

@@ -5,9 +5,10 @@ neurons = rule.thresholded(ranked)              # with the columns threshold and
 limits, active = rule.each(neurons, maps)       # every neuron's region on one image: bool [neuron, y, x]
 owners = rule.together(neurons, maps, (1, 3))   # the first 1 and 3 together: int64 [top, y, x]
 
-'q99' or 'q995': the upsampled map before the nonlinearity above the neuron's own quantile over all patches of all
-images (Bau et al. 2017). Neurons together have the union of their regions. A quantile below zero is flagged
-(`negative`): such a neuron has no region of its own, so unions leave it out.
+'q99', 'q995', 'q95', any 'qNN': the upsampled map before the nonlinearity above the neuron's own quantile over all
+patches of all images (Bau et al. 2017); digits after the first two are decimals. Neurons together have the union of
+their regions. A quantile below zero is flagged (`negative`): such a neuron has no region of its own, so unions leave it
+out. The quantiles that the table of neurons does not hold are computed from the stored maps of all images.
 
 'image:P': the upsampled map after the nonlinearity, negative values cut to 0, above the P-th percentile of its own
 pixels. Neurons together have the region of their summed maps. A neuron that is positive nowhere has an empty region.
@@ -15,35 +16,40 @@ pixels. Neurons together have the region of their summed maps. A neuron that is 
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from ...schemas.errors import QueryError
+from ...schemas.progress import Progress
 from ...schemas.run_spec import NO_ACTIVATION
 from ..drawing.upsample import smooth
-from ..lookups.neuron import with_thresholds
+from ..lookups.neuron import Quantile, with_thresholds
+from ..model.map_quantiles import map_quantiles
 from ..model.map_source import MapSource
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-OwnQuantile = Literal["q99", "q995"]
-Threshold = OwnQuantile | str  # or 'image:P', 0 < P < 100
-THRESHOLDS = "q99 or q995, the neuron's own quantiles, or image:P, the image's own percentile with 0 < P < 100"
+Threshold = str  # 'qNN', or 'image:P' with 0 < P < 100
+THRESHOLDS = (
+    "qNN, the neuron's own quantile (q95 is 0.95, q995 is 0.995), or image:P, the image's own percentile with "
+    "0 < P < 100"
+)
 NOBODY = -1  # owns the pixels outside of every region
 
 
 def region_rule(reader: MapSource, threshold: Threshold) -> RegionRule:
     """The rule that a threshold names. Raises QueryError where it names none."""
-    for quantile in get_args(OwnQuantile):
-        if threshold == quantile:
-            return AboveOwnQuantile(reader, quantile)
+    digits = re.fullmatch(r"q([0-9]{2})\.?([0-9]*)", str(threshold))
+    if digits and float(f"0.{digits[1]}{digits[2]}") > 0:
+        return AboveOwnQuantile(reader, digits[1] + digits[2].rstrip("0"))
     kind, _, text = str(threshold).partition(":")
     try:
         percent = float(text)
@@ -71,8 +77,11 @@ class RegionRule(ABC):
         """Which neuron a pixel belongs to, for a legend."""
 
     @abstractmethod
-    def thresholded(self, neurons: pd.DataFrame) -> pd.DataFrame:
-        """Rows of layer, unit with `threshold` (NaN where every image has its own) and `negative`."""
+    def thresholded(self, neurons: pd.DataFrame, progress: Progress | None = None) -> pd.DataFrame:
+        """Rows of layer, unit with `threshold` (NaN where every image has its own) and `negative`.
+
+        progress: told of the maps that are read, where the threshold is not stored.
+        """
 
     @abstractmethod
     def each(self, neurons: pd.DataFrame, maps: Floats) -> tuple[Floats, Bools]:
@@ -95,18 +104,28 @@ class RegionRule(ABC):
 class AboveOwnQuantile(RegionRule):
     """Each neuron by itself; where regions overlap, the better neuron owns the pixel."""
 
-    quantile: OwnQuantile
+    digits: str  # of the quantile, after the point
 
     @property
     def words(self) -> str:
-        return f"each above its own 0.{self.quantile[1:]} quantile over all images"
+        return f"each above its own 0.{self.digits} quantile over all images"
 
     @property
     def owner(self) -> str:
         return "the best on top"
 
-    def thresholded(self, neurons: pd.DataFrame) -> pd.DataFrame:
-        return with_thresholds(self.reader.index, neurons, self.quantile)
+    def thresholded(self, neurons: pd.DataFrame, progress: Progress | None = None) -> pd.DataFrame:
+        index = self.reader.index
+        for stored in get_args(Quantile):
+            if stored == f"q{self.digits}":
+                return with_thresholds(index, neurons, stored)
+        units = {str(layer): np.unique(one.unit.to_numpy(np.int64)) for layer, one in neurons.groupby("layer")}
+        found = map_quantiles(index, units, float(f"0.{self.digits}"), progress)
+        threshold = np.empty(len(neurons), np.float32)
+        for layer, rows in neurons.groupby("layer").indices.items():
+            own = np.searchsorted(units[str(layer)], neurons.unit.to_numpy(np.int64)[rows])
+            threshold[rows] = found[str(layer)][own]
+        return neurons.assign(threshold=threshold, negative=threshold < 0)
 
     def each(self, neurons: pd.DataFrame, maps: Floats) -> tuple[Floats, Bools]:
         limits = neurons.threshold.to_numpy()
@@ -135,7 +154,7 @@ class AboveImagePercentile(RegionRule):
     def owner(self) -> str:
         return "the largest there"
 
-    def thresholded(self, neurons: pd.DataFrame) -> pd.DataFrame:
+    def thresholded(self, neurons: pd.DataFrame, progress: Progress | None = None) -> pd.DataFrame:
         return neurons.assign(threshold=np.float32(np.nan), negative=False)
 
     def each(self, neurons: pd.DataFrame, maps: Floats) -> tuple[Floats, Bools]:

@@ -2,7 +2,6 @@
 
     class_regions(index, "coin", masks=open_masks(index))   # one row an image and neuron
     region_unions(index, "coin", masks=open_masks(index))    # the top 1, 3, 10 together
-    class_focus(index, open_masks(index))                   # every class's first neuron against chance
 
 What a region is, the threshold says: see region_rules. `energy` is the share of a neuron's positive activation inside
 the mask, sum m_p max(a_p, 0) / sum max(a_p, 0) with m_p the mask's cover of patch p; NaN where nothing is positive.
@@ -20,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ...schemas.errors import QueryError
-from ...schemas.progress import Progress, tracked
+from ...schemas.progress import Progress
 from ..drawing.terms import definitions
 from ..lookups.class_images import class_images
 from ..lookups.key_neurons import Ranking, chosen_ranking, key_neurons
@@ -49,6 +48,7 @@ def class_regions(
     *,
     weights: str | Path | None = None,
     device: str | None = None,
+    progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Active regions of a class's k key neurons on its images, one row an image and neuron.
 
@@ -56,28 +56,35 @@ def class_regions(
         class_: by name or WordNet id; an int is its row in the head.
         k: how many neurons.
         by: what ranks them, as for key_neurons.
-        threshold: above it is active: 'q99', 'q995' (the neuron's own quantiles) or 'image:P' (the P-th percentile of
-            the pixels of the image's own map, after the nonlinearity and cut at 0).
+        threshold: above it is active: 'qNN' (the neuron's own quantile: 'q95', or 'q995' for 0.995) or 'image:P' (the
+            P-th percentile of the pixels of the image's own map, after the nonlinearity and cut at 0).
         masks: of the objects, for the columns that compare with them.
         weights, device: as for open_model, where maps are not stored.
+        progress: told of the maps that are read for a quantile that is not stored.
 
     Returns:
         Columns image_id, path, the neuron's rank, layer, block, unit, threshold, negative (the neuron has no region of
-        its own: never with image:P), and cover (share of the image's pixels); with masks also mask_share, iou, energy,
-        pointing (NaN for images without a mask).
+        its own: never with image:P), cover (share of the image's pixels), and empty (no region here: nothing lies above
+        the threshold, or that is negative); with masks also mask_share, iou, energy, pointing (NaN for images without a
+        mask).
 
     Raises:
-        QueryError: no class scores, no maps and no inputs, no image of the class, or an unknown threshold.
+        QueryError: no class scores, no maps and no inputs, no image of the class, an unknown threshold, or a quantile
+            that is not stored without the maps to compute it from.
 
     Example:
         >>> class_regions(index, "coin", k=3, threshold="image:80", masks=open_masks(index))
     """
-    rule, neurons, images = _asked(index, class_, k, by, threshold, weights, device)
+    rule, neurons, images = _asked(index, class_, k, by, threshold, weights, device, progress)
     rows = []
     for image, maps, top in on_images(rule.reader, neurons, images):
         limits, active = rule.each(neurons, maps)
         mask = masks.object(image.image_id) if masks else None
-        measured: dict[str, Any] = {"threshold": limits, "cover": active.mean((1, 2))}
+        measured: dict[str, Any] = {
+            "threshold": limits,
+            "cover": active.mean((1, 2)),
+            "empty": empty_regions(neurons, active),
+        }
         if masks:
             measured |= inside(maps, top, active, mask)
         rows.append(neurons.assign(image_id=image.image_id, path=image.path, **measured))
@@ -94,18 +101,20 @@ def region_unions(
     *,
     weights: str | Path | None = None,
     device: str | None = None,
+    progress: Progress | None = None,
 ) -> pd.DataFrame:
     """What the regions of a class's first neurons cover together, one row an image and number of neurons.
 
     Args:
         class_: by name or WordNet id; an int is its row in the head.
         tops: how many neurons.
-        by, threshold, masks, weights, device: as for class_regions. With a neuron's own quantile the region is the
-            union of the neurons' regions; with 'image:P' their maps (after the nonlinearity, negative values cut to 0)
-            are summed, and the region is the sum above the P-th percentile of its own pixels.
+        by, threshold, masks, weights, device, progress: as for class_regions. With a neuron's own quantile the region
+            is the union of the neurons' regions; with 'image:P' their maps (after the nonlinearity, negative values cut
+            to 0) are summed, and the region is the sum above the P-th percentile of its own pixels.
 
     Returns:
-        Columns image_id, path, top, neurons (those that have a part), cover; with masks also mask_share, iou.
+        Columns image_id, path, top, neurons (those that have a region of their own), empty (how many of the `top` have
+        no region on this image), cover; with masks also mask_share, iou.
 
     Raises:
         QueryError: as class_regions.
@@ -113,85 +122,18 @@ def region_unions(
     Example:
         >>> region_unions(index, "coin", threshold="image:80").groupby("top").cover.mean()
     """
-    rule, neurons, images = _asked(index, class_, max(tops), by, threshold, weights, device)
+    rule, neurons, images = _asked(index, class_, max(tops), by, threshold, weights, device, progress)
     rows = []
     for image, maps, _ in on_images(rule.reader, neurons, images):
+        empty = empty_regions(neurons, rule.each(neurons, maps)[1])
         mask = masks.object(image.image_id) if masks else None
         for top, owners in zip(tops, rule.together(neurons, maps, tops), strict=True):
             region = owners != NOBODY
             row = {"image_id": image.image_id, "path": image.path, "top": top}
-            row |= {"neurons": (~neurons.negative[:top]).sum(), "cover": region.mean()}
+            row |= {"neurons": (~neurons.negative[:top]).sum(), "empty": empty[:top].sum(), "cover": region.mean()}
             if masks:
                 row |= {"mask_share": np.nan if mask is None else mask.mean(), "iou": iou(region, mask)}
             rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def class_focus(
-    index: StoredIndex,
-    masks: Masks,
-    by: Ranking | None = None,
-    threshold: Threshold = "q99",
-    layer: str | None = None,
-    random: int = 50,
-    seed: int = 0,
-    *,
-    weights: str | Path | None = None,
-    device: str | None = None,
-    progress: Progress | None = None,
-) -> pd.DataFrame:
-    """Every class's first key neuron on the class's images, against the mask's share and random neurons of its block.
-
-    Args:
-        masks: of the objects. Classes without an image with a mask are left out.
-        by: what ranks neurons, as for key_neurons.
-        threshold: as for class_regions; only iou and random_iou depend on it.
-        layer: each class's first neuron of this layer.
-        random, seed: how many other units of the layer to compare with, and what draws them.
-        weights, device: as for open_model, where maps are not stored.
-        progress: told classes done, and all classes.
-
-    Returns:
-        Columns class_id, class, layer, block, unit, threshold (NaN with image:P, where every image has its own),
-        negative, images (those with a mask), iou, energy, no_energy (images on which nothing is positive, which energy
-        leaves out), pointing, mask_share; energy_se: the standard error of energy, which is a mean over images;
-        random_iou, random_energy, random_pointing: means of the random neurons; random_05, random_95: the quantiles of
-        their energies; exceeds: whether energy is larger than both mask_share and random_energy.
-
-    Raises:
-        QueryError: as class_regions.
-
-    Example:
-        >>> class_focus(index, open_masks(index)).exceeds.sum()
-    """
-    at_least(1, random=random)
-    rule = region_rule(MapSource(index, weights, device), threshold)
-    classes = index.sql("SELECT class_id, class FROM classes ORDER BY class_id")
-    rows = []
-    for class_id, name in tracked(list(classes.itertuples(index=False)), progress):
-        images = masks.images[masks.images.class_id == class_id]
-        if images.empty:
-            continue
-        first = rule.thresholded(ranked(index, class_id, 1, by, layer))
-        home, unit = str(first.layer[0]), int(first.unit[0])
-        others = np.delete(np.arange(index.neuron_layer(home, unit).units), unit)
-        draw = np.random.default_rng((seed, class_id)).choice(others, min(random, len(others)), replace=False)
-        neurons = rule.thresholded(pd.DataFrame({"layer": home, "unit": [unit, *draw.tolist()]}))
-        found: list[dict[str, Floats]] = []
-        for image, maps, top in on_images(rule.reader, neurons, images):
-            _, active = rule.each(neurons, maps)
-            found.append(inside(maps, top, active, masks.object(image.image_id)))
-        measured = {key: np.array([one[key] for one in found]) for key in ("iou", "energy", "pointing")}
-        row = {"class_id": class_id, "class": name, **first.drop(columns="rank").iloc[0], "images": len(images)}
-        row |= {key: mean(values[:, 0]) for key, values in measured.items()}
-        row["no_energy"] = int(np.isnan(measured["energy"][:, 0]).sum())
-        row["mask_share"] = float(np.mean([one["mask_share"] for one in found]))
-        row["energy_se"] = standard_error(measured["energy"][:, 0])
-        chance = {key: np.array([mean(v) for v in values[:, 1:].T]) for key, values in measured.items()}
-        row |= {f"random_{key}": mean(values) for key, values in chance.items()}
-        row |= {f"random_{q:02}": quantile(chance["energy"], q / 100) for q in (5, 95)}
-        row["exceeds"] = row["energy"] > max(row["mask_share"], row["random_energy"])
-        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -203,10 +145,11 @@ def _asked(
     threshold: Threshold,
     weights: str | Path | None,
     device: str | None,
+    progress: Progress | None,
 ) -> tuple[RegionRule, pd.DataFrame, pd.DataFrame]:
     """The rule that the threshold names, a class's key neurons with theirs, and its images in order."""
     rule = region_rule(MapSource(index, weights, device), threshold)
-    neurons = rule.thresholded(ranked(index, class_, k, by))
+    neurons = rule.thresholded(ranked(index, class_, k, by), progress)
     return rule, neurons, class_images(index, class_).sort_values("image_id")
 
 
@@ -244,6 +187,12 @@ def inside(maps: Floats, top: NDArray[np.int64], active: Bools, mask: Bools | No
     return {"mask_share": mask.mean(), "iou": ious, "energy": energy, "pointing": pointing}
 
 
+def empty_regions(neurons: pd.DataFrame, active: Bools) -> Bools:
+    """Which neurons have no region, of active pixels [neuron, y, x]: bool [neuron]."""
+    empty: Bools = ~active.any((1, 2)) | neurons.negative.to_numpy(bool)
+    return empty
+
+
 def patch_cover(mask: Bools, grid: tuple[int, int]) -> NDArray[np.float64]:
     """The mask's share of every patch: float64 [row, column]."""
     rows, columns = grid
@@ -261,24 +210,6 @@ def iou(active: Bools, mask: Bools | None) -> float:
     return int((active & mask).sum()) / union if union else float("nan")
 
 
-def mean(values: NDArray[Any]) -> float:
-    """The mean without NaN; NaN where nothing is left."""
-    left = values[~np.isnan(values)]
-    return float(left.mean()) if len(left) else float("nan")
-
-
-def standard_error(values: NDArray[Any]) -> float:
-    """Of a mean without NaN; NaN where fewer than two values are left."""
-    left = values[~np.isnan(values)]
-    return float(left.std(ddof=1) / len(left) ** 0.5) if len(left) > 1 else float("nan")
-
-
-def quantile(values: NDArray[Any], q: float) -> float:
-    """A quantile without NaN; NaN where nothing is left."""
-    left = values[~np.isnan(values)]
-    return float(np.quantile(left, q)) if len(left) else float("nan")
-
-
 def regions_figure(
     index: StoredIndex,
     class_: str | int,
@@ -291,12 +222,13 @@ def regions_figure(
     *,
     weights: str | Path | None = None,
     device: str | None = None,
+    progress: Progress | None = None,
 ) -> Figure:
     """The regions of a class's first neurons over some of its images, the object's edge in white.
 
     Args:
-        class_, tops, by, threshold, masks, weights, device: as for region_unions, whose regions these are.
-        images: how many, the lowest numbers first.
+        class_, tops, by, threshold, masks, weights, device, progress: as for region_unions, whose regions these are.
+        images: how many: those with a mask first, then the lowest numbers.
         show: 'colours': every pixel of a region in the colour of the neuron that it belongs to: with a neuron's own
             quantile the best of those active there, with 'image:P' the one that gives most to the sum. 'image': the
             image itself inside the region, black outside.
@@ -316,14 +248,18 @@ def regions_figure(
     if show not in SHOWS:
         raise QueryError(f"regions cannot be shown as '{show}'", f"One of {', '.join(SHOWS)}.")
     by = chosen_ranking(index, by, class_)
-    rule, neurons, every = _asked(index, class_, max(tops), by, threshold, weights, device)
-    shown = every.head(images)
+    rule, neurons, every = _asked(index, class_, max(tops), by, threshold, weights, device, progress)
+    has_mask = every.image_id.isin(masks.images.image_id) if masks else pd.Series(False, every.index)
+    shown = every[has_mask].head(images)
+    shown = pd.concat([shown, every[~has_mask].head(images - len(shown))])
     pixels = index.inputs(shown.image_id.tolist())
     owners = [rule.together(neurons, maps, tops) for _, maps, _ in on_images(rule.reader, neurons, shown)]
     objects = [masks.object(image_id) if masks else None for image_id in shown.image_id]
     title = f"{index.class_name(class_)}: first neurons by {by}, {rule.words}"
-    over = f"{len(shown):,} of {len(every):,} images, the lowest numbers first"
+    first = f"those with a mask first ({has_mask.sum():,}), then " if masks and not has_mask.all() else ""
+    over = f"{len(shown):,} of {len(every):,} images, {first}the lowest numbers first"
     edge = "; the object's edge is white" if masks else ""
-    caption = f"{title}.\n{over}{edge}.\n{definitions([by, 'region'])}"
+    blank = f"{sum((one == NOBODY).all() for of in owners for one in of)} of {len(shown) * len(tops)}"
+    caption = f"{title}.\n{over}{edge}; {blank} regions are empty.\n{definitions([by, 'region'])}"
     regions = Regions(pixels, owners, objects, neurons, tops)
     return draw_regions(regions, caption, None if show == "image" else rule.owner)

@@ -14,7 +14,7 @@ INTERVAL = 1.96  # standard errors: 95%
 
 
 def focus_figure(focus: pd.DataFrame, by: str, caption: str = "") -> Figure:
-    """Energy inside the object: the first neuron, random neurons of its block, and the mask's share of the image."""
+    """Energy inside the object: the first neuron, random neurons of its block, the mask's share, and chance."""
     if len(focus) <= MANY:
         figure, (axis,) = new_axes(7.2, 0.27 * len(focus) + 1.3, caption)
         _rows(axis, focus, by)
@@ -36,9 +36,9 @@ def _many(focus: pd.DataFrame, by: str, caption: str) -> Figure:
     _rows(left, ranked.iloc[places], by)
     left.set_title(f"the {len(places) // 2} classes furthest above and below random neurons", fontsize=CAPTION)
     left.axhline(len(places) / 2 - 0.5, color="black", lw=1)
-    for exceeds, colour in ((False, GREY), (True, COLOURS[0])):
-        one = ranked[ranked.exceeds == exceeds]
-        label = f"{'exceeds' if exceeds else 'does not exceed'} both ({len(one):,})"
+    for passes, colour in ((False, GREY), (True, COLOURS[0])):
+        one = ranked[ranked.passes == passes]
+        label = f"{'passes' if passes else 'does not pass'} ({len(one):,})"
         dots.plot(one.random_energy, one.energy, "o", ms=3, alpha=0.5, mew=0, color=colour, label=label)
     dots.plot([0, 1], [0, 1], color="black", lw=0.8, ls="--", label="as random neurons")
     dots.set(xlim=(0, 1), ylim=(0, 1), xlabel="energy of random neurons", ylabel="energy of the first neuron")
@@ -64,10 +64,14 @@ def _rows(axis: Axes, focus: pd.DataFrame, by: str) -> None:
                 label="90% of the random neurons")  # fmt: skip
     axis.plot(focus.random_energy, place, "o", color=COLOURS[1], ms=5, label="random neurons of its block, mean")
     axis.plot(focus.mask_share, place, "|", color="black", ms=10, mew=1.5, label="mask's share of the image")
+    axis.plot(focus.chance, place, "|", color=COLOURS[5], ms=10, mew=1.5, label="chance, passed once in 20")
     error = INTERVAL * focus.energy_se.to_numpy()
     axis.hlines(place, focus.energy - error, focus.energy + error, color=COLOURS[0], lw=1.3)
     label = f"first key neuron by {by}, mean and 95% interval"
-    axis.plot(focus.energy, place, "D", color=COLOURS[0], ms=5, label=label)
+    passes = focus.passes.to_numpy(bool)
+    axis.plot(focus.energy[passes], place[passes], "D", color=COLOURS[0], ms=5, label=label)
+    axis.plot(focus.energy[~passes], place[~passes], "D", color=COLOURS[0], ms=5, mfc="white",
+              label="the same: does not pass chance and the mask's share")  # fmt: skip
     counts = (focus.images - focus.no_energy).astype(int)
     rows = zip(focus["class"], focus.block, focus.unit, counts, strict=True)
     axis.set_yticks(place, [f"{short(name)}  {block}:{unit}  (n = {n})" for name, block, unit, n in rows])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from math import floor
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from ...schemas.progress import Progress, silent, tracked
 from .live_model import BATCH, LiveModel
+from .map_quantiles import in_turns
 
 SHARE = 0.99  # MILAN's quantile
 TAIL_BYTES = 256_000_000  # largest values held at once; more units take more passes over the images
@@ -56,7 +56,7 @@ def exact_thresholds(
     kept = values - floor(SHARE * values - 0.5)
     at_once = max(1, TAIL_BYTES // (16 * kept))  # as much again joins what is kept, and is copied
     found: dict[str, list[NDArray[np.float32]]] = {layer: [] for layer in units}
-    turns = list(_groups(units, at_once))
+    turns = list(in_turns(units, at_once))
     for turn, group in enumerate(turns):
 
         def tell(images: int, total: int, turn: int = turn) -> None:
@@ -65,21 +65,6 @@ def exact_thresholds(
         for layer, tail in _tails(live, group, readable, kept, tell).items():
             found[layer].append(_hazen(tail, values))
     return {layer: np.concatenate(pieces) for layer, pieces in found.items()}
-
-
-def _groups(units: dict[str, NDArray[np.int64]], at_once: int) -> Iterator[dict[str, NDArray[np.int64]]]:
-    """Units of layers, so many at once, in order."""
-    group: dict[str, NDArray[np.int64]] = {}
-    room = at_once
-    for layer, left in units.items():
-        while len(left):
-            group[layer], left = left[:room], left[room:]
-            room -= len(group[layer])
-            if not room:
-                yield group
-                group, room = {}, at_once
-    if group:
-        yield group
 
 
 def _tails(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +22,9 @@ from ...data.images.preprocess import mean_and_std
 from ...data.models.anatomy import Anatomy, UnitLayer
 from ...data.models.configs import CONFIG_FILE
 from ...data.models.device import choose_device
-from ...data.models.load import LOCAL, load_model
+from ...data.models.load import LOCAL, Loaded, load_model
 from ...data.models.probe import dissect
+from ...data.models.remembered_weights import remember_weights, remembered_weights
 from ...data.packaged import MODEL
 from ...schemas.errors import ModelError
 from ...schemas.run_spec import RunSpec
@@ -107,9 +109,10 @@ def open_model(index: StoredIndex, weights: str | Path | None = None, device: st
     """Load the model of an index and prove by hash that it is the one.
 
     Args:
-        weights: a safetensors file, the index of several, or a model's folder; without it the packaged model where it
-            is the one, else timm's own weights of that name. An index may come from a stranger: what it names on the
-            hub (`hf-hub:`) is taken from this machine's cache, never downloaded.
+        weights: a safetensors file, the index of several, or a model's folder. Once proved, the place is remembered in
+            the user's own config. Without it, the place that is remembered for the index's hash; else the packaged
+            model where it is the one, else timm's own weights of that name. An index may come from a stranger: what it
+            names on the hub (`hf-hub:`) is taken from this machine's cache, never downloaded.
         device: 'cpu', 'cuda', 'mps'; by default the best there is.
 
     Returns:
@@ -123,22 +126,42 @@ def open_model(index: StoredIndex, weights: str | Path | None = None, device: st
     """
     spec = index.spec
     _, height, width = spec.preprocessing["input_size"]
-    loaded = load_model(*_source(spec, weights), model_args=spec.model_args, download=False)
-    if loaded.sha256 != spec.weights_sha256:
-        raise ModelError(
-            f"these weights of {spec.model} are not those that {index.layout.root} was made with",
-            "Give --weights FILE with the ones that were used.",
-        )
+    loaded = _found(index) if weights is None else _proved(index, spec.model, Path(weights))
+    if weights is not None:
+        remember_weights(spec.weights_sha256, weights)
     anatomy = dissect(loaded.model, (height, width))
     target = torch.device(choose_device(device))
     loaded.model.to(target)
     return LiveModel(index, anatomy, target, *mean_and_std(spec.preprocessing, target))
 
 
-def _source(spec: RunSpec, weights: str | Path | None) -> tuple[str, Path | None]:
-    """What load_model is asked for: its name and its weights."""
-    if weights is None:
-        config = json.loads((MODEL / CONFIG_FILE).read_text(encoding="utf-8"))
-        ours = (config["architecture"], config["model_args"]) == (spec.model, spec.model_args)
-        return (f"{LOCAL}{MODEL}" if ours else spec.model), None
-    return spec.model, Path(weights)
+def _proved(index: StoredIndex, name: str, weights: Path | None) -> Loaded:
+    """What load_model gives for a name and weights. Raises ModelError where it is not the index's."""
+    loaded = load_model(name, weights, model_args=index.spec.model_args, download=False)
+    if loaded.sha256 != index.spec.weights_sha256:
+        raise ModelError(
+            f"these weights of {index.spec.model} are not those that {index.layout.root} was made with",
+            "Give --weights FILE with the ones that were used.",
+        )
+    return loaded
+
+
+def _found(index: StoredIndex) -> Loaded:
+    """The index's weights where nobody says where they are: where they are remembered, packaged, or on timm's hub."""
+    spec = index.spec
+    at = remembered_weights(spec.weights_sha256)
+    if at is not None:
+        with suppress(ModelError):
+            return _proved(index, spec.model, at)
+    config = json.loads((MODEL / CONFIG_FILE).read_text(encoding="utf-8"))
+    ours = (config["architecture"], config["model_args"]) == (spec.model, spec.model_args)
+    try:
+        return _proved(index, f"{LOCAL}{MODEL}" if ours else spec.model, None)
+    except ModelError as error:
+        if at is None:
+            raise
+        now = "holds others now" if at.exists() else "is not there any more"
+        raise ModelError(
+            f"{at}, where the weights lay that {index.layout.root} was made with, {now}",
+            "Give --weights FILE with the ones that were used.",
+        ) from error

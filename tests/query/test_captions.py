@@ -18,8 +18,9 @@ from vitdex.query.dissect.captions import of_composition
 from vitdex.query.dissect.catalogue import ANALYSES, Answer
 from vitdex.query.dissect.classes import activations_of_class, class_blocks
 from vitdex.query.dissect.firing import firing_neurons
+from vitdex.query.dissect.focus import class_focus
 from vitdex.query.dissect.masks import open_masks
-from vitdex.query.dissect.regions import class_focus, on_images
+from vitdex.query.dissect.regions import on_images
 from vitdex.query.dissect.selectivity import auroc_by_chance
 from vitdex.query.dissect.value_sums import flatness, neuron_pairs, neuron_sets
 from vitdex.query.drawing.terms import DEFINED, definitions
@@ -37,7 +38,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str], list[str]]] = {
     "blocks": ({}, ["by contribution: 12 classes, 4,608 neurons"], ["top 10 (n = 120)", "median of 12 classes"]),
     "activations": ({"class_": "coin", "k": 3}, ["of coin by contribution", "(n = 40)", "(n = 440)"], ["coin"]),
     "regions": ({"class_": "coin"}, ["Regions of coin", "by contribution, above q99, on 40 images"], ["top 10"]),
-    "focus": ({"random": 3}, ["by contribution", "of 12 classes exceed", "480 images", "3 random"], ["(n = 38)"]),
+    "focus": ({"random": 3}, ["by contribution", "of 12 classes pass", "480 images", "3 random"], ["(n = 38)"]),
     "concepts": ({"layer": LAST}, ["768 neurons", "480 images with a mask, 12 concepts", "19"], ["IoU with the best"]),
     "logits": ({"class_": "coin", "k": 3}, ["of coin", "(n = 3)", "in the end"], ["added by the term", "(n = 3)"]),
     "shared": ({"top": 10}, ["6 neurons are among the top 10 by contribution", "12 classes"], ["top 10 by"]),
@@ -85,7 +86,11 @@ def test_every_analysis_is_looked_at() -> None:
 
 def test_the_numbers_of_a_caption_are_the_tables(sample: Index, reference: Reference) -> None:
     answer = ASK["focus"](sample, random=3)
-    assert f"{answer.table.exceeds.sum()} of {len(answer.table)} classes exceed" in answer.caption
+    table = answer.table
+    assert f"{table.passes.sum()} of {len(table)} classes pass" in answer.caption
+    assert f"{(table.energy > table.chance_masks).sum()} are above masks of other images" in answer.caption
+    assert f"{table.exceeds.sum()} exceed the mask's share" in answer.caption
+    assert f"{table['empty'].sum()} regions of the first neurons empty" in answer.caption
     answer = ASK["fires"](sample, "bird/005.jpg", "12")
     assert answer.caption.startswith(f"{len(answer.table)} neurons that are among the five most active")
     assert "patch 12" in answer.caption

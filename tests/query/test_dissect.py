@@ -25,8 +25,9 @@ from vitdex.query.dissect.classes import activations_of_class, carried_by_first,
 from vitdex.query.dissect.composition import composition
 from vitdex.query.dissect.concepts import LABEL_IOU, concept_overlaps, neuron_concepts, overlaps
 from vitdex.query.dissect.firing import firing_neurons
+from vitdex.query.dissect.focus import class_focus
 from vitdex.query.dissect.masks import Masks, open_masks
-from vitdex.query.dissect.regions import class_focus, class_regions, region_unions
+from vitdex.query.dissect.regions import class_regions, region_unions
 from vitdex.query.dissect.selectivity import selectivity
 from vitdex.query.dissect.sharing import class_similarity, own_neurons, shared_neurons
 from vitdex.query.dissect.sum_search import Measure
@@ -384,8 +385,8 @@ def test_errors_are_one_line_with_the_remedy(sample: Index, tmp_path: Path, monk
         firing_neurons(sample, 0, 64)
     with pytest.raises(QueryError, match="no measure 'score' of a sum. One of probability, margin"):
         neuron_pairs(sample, "coin", "score")  # type: ignore[arg-type]
-    with pytest.raises(QueryError, match="no threshold 'q50'"):
-        class_regions(sample, "coin", threshold="q50")
+    with pytest.raises(QueryError, match="no threshold 'q5'"):
+        class_regions(sample, "coin", threshold="q5")
     masks = open_masks(sample)
     monkeypatch.setattr(sample, "spec", replace(sample.spec, images_sha256="other", maps="none", classes=0))
     with pytest.raises(QueryError, match="only an index of the packaged sample's images brings its own. Give --masks"):

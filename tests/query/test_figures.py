@@ -76,8 +76,13 @@ def test_of_many_classes_the_extremes_and_all_of_them_are_shown() -> None:
     over = np.random.default_rng(1).permutation(np.linspace(-0.4, 0.4, 100))
     table = pd.DataFrame({"class": [f"c{i}" for i in range(100)], "energy": 0.5 + over, "random_energy": 0.5})
     table = table.assign(block=1, unit=range(100), mask_share=0.2, images=9, no_energy=1, energy_se=0.1)
-    table = table.assign(random_05=0.1, random_95=0.9, exceeds=over > 0)
+    table = table.assign(random_05=0.1, random_95=0.9, exceeds=over > 0, chance=0.7, passes=over > 0.2)
     left, dots, bars = focus_figure(table, "score", "c").axes
+    of_kind = {line.get_label(): np.size(line.get_xdata()) for line in dots.lines}
+    assert (of_kind["passes (25)"], of_kind["does not pass (75)"]) == (25, 75)
+    filled = {str(line.get_label())[:8]: line.get_xdata() for line in left.lines if line.get_marker() == "D"}
+    assert (np.size(filled["first ke"]), np.size(filled["the same"])) == (12, 12)  # hollow: what does not pass
+    assert np.min(filled["first ke"]) > 0.7
     ranked = table.assign(over=over).sort_values("over", ascending=False)["class"].tolist()
     shown = [label.get_text().split()[0] for label in left.get_yticklabels()]
     assert shown == ranked[:12] + ranked[-12:]

@@ -265,9 +265,9 @@ def test_network_dissection_refuses_it(sample: Index) -> None:
         concept_overlaps(sample, open_masks(sample), "image:80")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("wrong", ["q50", "image", "image:", "image:0", "image:100", "image:nan", "mask:80", "80"])
+@pytest.mark.parametrize("wrong", ["q5", "image", "image:", "image:0", "image:100", "image:nan", "mask:80", "80"])
 def test_wrong_thresholds_name_the_right_ones(sample: Index, wrong: str) -> None:
-    with pytest.raises(QueryError, match=f"no threshold '{wrong}'. One of q99 or q995, .*, or image:P, .*0 < P < 100"):
+    with pytest.raises(QueryError, match=f"no threshold '{wrong}'. One of qNN, .*, or image:P, .*0 < P < 100"):
         region_unions(sample, "coin", threshold=wrong)
 
 
@@ -294,7 +294,7 @@ def test_the_commands_of_the_first_study(sample: Index, sample_path: Path, tmp_p
     np.testing.assert_array_equal(np.asarray(Image.open(picture))[:500], np.asarray(same)[:500])
     words = ["dissect", "regions", str(sample_path), "coin", "--quantile", "image:80", "--show", "image"]
     found = run(cli, [*words, "--csv", "-o", regions], catch_exceptions=False)
-    assert found.output.splitlines()[1].startswith("80,coin/000.jpg,1,1,0.19")
+    assert found.output.splitlines()[1].startswith("80,coin/000.jpg,1,1,0,0.19")
     drawn = np.asarray(Image.open(regions).convert("L"))
     assert drawn.shape[1] > 500
     assert (drawn == 0).mean() > 0.2  # black outside the regions
