@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from .dissect.masks import Masks, open_masks
     from .dissect.regions import class_focus, class_regions, region_unions, regions_figure
     from .dissect.selectivity import selectivity, selectivity_by_block
-    from .dissect.sharing import class_similarity, own_neurons, shared_neurons
+    from .dissect.sharing import own_neurons, shared_neurons
+    from .dissect.similarity import agreement_of_spaces, class_similarity, class_trees
     from .dissect.value_sums import composed_classes, neuron_pairs, neuron_sets
     from .drawing.heatmap_sheet import Heatmaps
     from .export.clip_dissect import export_clip_dissect
@@ -83,7 +84,11 @@ _WHERE = {
     ".dissect.sharing": (
         "shared_neurons",
         "own_neurons",
+    ),
+    ".dissect.similarity": (
         "class_similarity",
+        "class_trees",
+        "agreement_of_spaces",
     ),
     ".dissect.selectivity": (
         "selectivity",
@@ -137,6 +142,7 @@ __all__ = [
     "StoredIndex",
     "Target",
     "activations_of_class",
+    "agreement_of_spaces",
     "carried_by_first",
     "class_blocks",
     "class_focus",
@@ -144,6 +150,7 @@ __all__ = [
     "class_images",
     "class_regions",
     "class_similarity",
+    "class_trees",
     "class_value_agreement",
     "classes_of",
     "composed_classes",

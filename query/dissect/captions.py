@@ -105,13 +105,19 @@ def of_own(by: Ranking, table: pd.DataFrame) -> str:
     )
 
 
-def of_similarity(index: StoredIndex, table: pd.DataFrame, images: pd.DataFrame) -> str:
+def of_similarity(index: StoredIndex, table: pd.DataFrame, images: pd.DataFrame, agreement: pd.DataFrame) -> str:
     of = "of what fc2 reads" if index.spec.activation == NO_ACTIVATION else "after the nonlinearity"
+    told = [
+        f"{row.space_a} and {row.space_b} {row.r:.2f} ({row.chance:.2f})"
+        for row in agreement[agreement.r.notna()].itertuples()
+    ]
     return caption(
         f"Similarity of {images.class_id.nunique():,} classes in {len(table):,} pairs: cosine of their rows of the "
-        f"head, and of their activation (mean {of} over {len(images):,} images, each neuron centred "
-        "and scaled).",
-        terms=("similarity", "activation"),
+        f"head, of their scores over {_neurons(index):,} value vectors (value), and of their activation (mean {of} "
+        f"over {len(images):,} images, each neuron centred and scaled).",
+        f"Correlation of the pairs, beside the largest of 19 with shuffled classes: {', '.join(told)}." if told else "",
+        "Trees by average linkage, of the mean distance 1 - cosine.",
+        terms=("similarity", "value space", "activation", "tree", "r"),
     )
 
 

@@ -30,7 +30,8 @@ from .masks import Masks, open_masks
 from .region_rules import Threshold
 from .regions import TOPS, Show, class_focus, class_regions, region_unions, regions_figure
 from .selectivity import auroc_by_chance, selectivity, selectivity_by_block
-from .sharing import class_similarity, own_neurons, shared_neurons
+from .sharing import own_neurons, shared_neurons
+from .similarity import Rows, agreement_of_spaces, class_similarity, class_trees
 from .sum_search import Measure
 from .value_sums import composed_classes, neuron_pairs, neuron_sets
 
@@ -191,16 +192,18 @@ def _shared(index: StoredIndex, by: Ranking | None = None, top: int = 1, classes
     return Answer(_ranked(own, by), draw, captions.of_own(by, own))
 
 
-def _similarity(index: StoredIndex) -> Answer:
+def _similarity(index: StoredIndex, rows: Rows = "pairs", seed: int = 0) -> Answer:
     table = class_similarity(index)
-    caption = captions.of_similarity(index, table, labelled_images(index))
+    agreement = agreement_of_spaces(table, seed)
+    caption = captions.of_similarity(index, table, labelled_images(index), agreement)
 
     def draw() -> Figure:
-        from ..drawing.class_figures import similarity_figure
+        from ..drawing.similarity_figure import similarity_figure
 
-        return similarity_figure(table, caption)
+        return similarity_figure(table, agreement, caption)
 
-    return Answer(table, draw, caption)
+    shown = table if rows == "pairs" else class_trees(table) if rows == "merges" else agreement
+    return Answer(shown, draw, caption)
 
 
 def _selectivity(index: StoredIndex, layer: str | None = None, blocks: bool = False) -> Answer:
@@ -349,7 +352,9 @@ ANALYSES = (
         "shared", "Neurons that are among the first of several classes, and classes without one of their own.", _shared
     ),
     Analysis(
-        "similarity", "Pairs of classes: similarity of their head rows and of what the neurons do on them.", _similarity
+        "similarity",
+        "Classes alike in their head rows, to the value vectors, and in what neurons do: pairs and trees.",
+        _similarity,
     ),
     Analysis("selectivity", "Every neuron's best class by AUROC, its sparsity, and whether it is dead.", _selectivity),
     Analysis(

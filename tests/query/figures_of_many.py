@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from vitdex.query.drawing.class_figures import activations_figure, blocks_figure, shared_figure, similarity_figure
+from vitdex.query.dissect.similarity import agreement_of_spaces
+from vitdex.query.drawing.class_figures import activations_figure, blocks_figure, shared_figure
 from vitdex.query.drawing.focus_figure import focus_figure
 from vitdex.query.drawing.generated_figure import Column, draw_columns
 from vitdex.query.drawing.neuron_figures import concepts_figure, fires_figure, lines_figure, selectivity_figure
 from vitdex.query.drawing.region_figure import Regions, draw_regions
+from vitdex.query.drawing.similarity_figure import similarity_figure
 from vitdex.query.drawing.sum_figures import composed_figure, sets_figure, sums_figure
 
 COUNTS = (12, 100, 1000)
@@ -78,12 +80,14 @@ def figures(of: list[str]) -> dict[str, Callable[[], Figure]]:
         groups = draw.normal(size=(max(count // 10, 3), 64))
         rows = groups[draw.integers(0, len(groups), count)] + draw.normal(size=(count, 64))
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-        noisy = rows + 0.1 * draw.normal(size=rows.shape)
-        noisy /= np.linalg.norm(noisy, axis=1, keepdims=True)
         a, b = np.triu_indices(count, 1)
         label = np.array(of, object)
-        table = {"class_a": label[a], "class_b": label[b], "head": (rows @ rows.T)[a, b]}
-        return similarity_figure(pd.DataFrame(table | {"activation": (noisy @ noisy.T)[a, b]}), CAPTION)
+        table = pd.DataFrame({"class_a": label[a], "class_b": label[b]})
+        for space, noise in (("head", 0.0), ("value", 0.05), ("activation", 0.1)):
+            noisy = rows + noise * draw.normal(size=rows.shape)
+            noisy /= np.linalg.norm(noisy, axis=1, keepdims=True)
+            table[space] = (noisy @ noisy.T)[a, b]
+        return similarity_figure(table, agreement_of_spaces(table), CAPTION)
 
     def shared() -> Figure:
         n = np.sort(2 + draw.geometric(0.4, max(count // 3, 2)))[::-1]

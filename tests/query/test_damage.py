@@ -52,6 +52,8 @@ FUNCTIONS: dict[str, Ask] = {
     "class_images": lambda i, _: query.class_images(i, "coin"),
     "class_regions": lambda i, _: query.class_regions(i, "coin", 1),
     "class_similarity": lambda i, _: query.class_similarity(i),
+    "class_trees": lambda i, _: query.class_trees(query.class_similarity(i)),
+    "agreement_of_spaces": lambda i, _: query.agreement_of_spaces(query.class_similarity(i)),
     "class_value_agreement": lambda i, _: query.class_value_agreement(i),
     "classes_of": lambda i, _: query.classes_of(i, LAYER, UNIT),
     "composed_classes": lambda i, _: query.composed_classes(i, candidates=3),

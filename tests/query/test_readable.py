@@ -28,6 +28,8 @@ QUESTIONS = {
     "shared": ["dissect", "shared", "INDEX", "--top", "10"],
     "shared by class": ["dissect", "shared", "INDEX", "--classes"],
     "similarity": ["dissect", "similarity", "INDEX"],
+    "similarity by merge": ["dissect", "similarity", "INDEX", "--rows", "merges"],
+    "similarity of spaces": ["dissect", "similarity", "INDEX", "--rows", "spaces"],
     "selectivity": ["dissect", "selectivity", "INDEX", "--layer", "blocks.5.mlp.fc1"],
     "selectivity by block": ["dissect", "selectivity", "INDEX", "--blocks"],
     "agreement": ["dissect", "agreement", "INDEX"],
