@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .dissect.classes import activations_of_class, carried_by_first, class_blocks
     from .dissect.composition import composition
     from .dissect.concepts import concept_overlaps, neuron_concepts
+    from .dissect.context import class_context
     from .dissect.firing import firing_neurons
     from .dissect.logits import logit_terms
     from .dissect.masks import Masks, open_masks
@@ -110,6 +111,7 @@ _WHERE = {
         "Masks",
         "open_masks",
     ),
+    ".dissect.context": ("class_context",),
     ".dissect.regions": (
         "class_regions",
         "region_unions",
@@ -145,6 +147,7 @@ __all__ = [
     "agreement_of_spaces",
     "carried_by_first",
     "class_blocks",
+    "class_context",
     "class_focus",
     "class_heatmaps",
     "class_images",

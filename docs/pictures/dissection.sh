@@ -8,6 +8,7 @@ draw() { name=$1; shift; vitdex dissect "$@" -o "$to/$name.png" > /dev/null; }
 draw focus focus "$out" --by score
 draw focus-contribution focus "$out"
 draw regions regions "$out" building
+draw context context "$out"
 draw concepts concepts "$out"
 draw blocks blocks "$out"
 draw activations activations "$out" coin

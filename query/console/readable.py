@@ -32,6 +32,8 @@ MAIN: dict[str, tuple[str, ...]] = {
     "regions": ("path", "top", "rank", "neuron", "neurons", "cover", "mask_share", "iou", "energy", "pointing"),
     "focus": ("class", "neuron", "images", "energy", "energy_se", "random_energy", "mask_share", "exceeds"),
     "concepts": ("neuron", "concept", "iou", "chance", "passes", "label", "negative"),
+    "context": ("class", "images", "background", "contribution_outside", "chance",
+                "lives_from_background", "energy_outside"),
     "logits": ("block", "part", "value", "std", "after", "others", "others_std", "others_after", "n", "others_n"),
     "shared": ("class", "neuron", "n", "classes", "rank_in_unit", "own", "also_first_of"),
     "similarity": ("class_a", "class_b", "head", "value", "activation", "space", "merge", "cluster_a", "cluster_b",
@@ -56,7 +58,8 @@ DECIMALS = {  # of shares and the like, whose columns are read against each othe
     for name in (
         "share", "chance", "of_first", "of_positive", "cover", "mask_share", "iou", "energy", "energy_se",
         "random_energy", "pointing", "auroc", "worst_auroc", "auroc_median", "auroc_90", "positive_share", "agreement",
-        "compositional", "identifiability", "head", "ratio",
+        "compositional", "identifiability", "head", "ratio", "background", "energy_outside", "energy_chance",
+        "contribution_outside", "se",
     )
 } | {"percentile": 1}  # fmt: skip
 

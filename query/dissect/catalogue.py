@@ -24,6 +24,7 @@ from . import captions
 from .agreement import class_value_agreement, key_value_agreement
 from .classes import activations_of_class, carried_by_first, class_blocks
 from .concepts import neuron_concepts
+from .context import class_context
 from .firing import firing_neurons
 from .logits import logit_terms
 from .masks import Masks, open_masks
@@ -174,6 +175,32 @@ def _concepts(
         return concepts_figure(table, caption)
 
     return Answer(table, draw, caption)
+
+
+def _context(
+    index: StoredIndex,
+    k: int = 10,
+    by: Ranking | None = None,
+    masks: Path | None = None,
+    names: Path | None = None,
+    layer: str | None = None,
+    seed: int = 0,
+    weights: Path | None = None,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> Answer:
+    by = chosen_ranking(index, by)
+    table = class_context(
+        index, open_masks(index, masks, names), k, by, layer, seed, weights=weights, device=device, progress=progress
+    )
+    caption = captions.of_context(index, by, layer, k, table, seed)
+
+    def draw() -> Figure:
+        from ..drawing.context_figure import context_figure
+
+        return context_figure(table, by, caption)
+
+    return Answer(_ranked(table, by), draw, caption)
 
 
 def _shared(index: StoredIndex, by: Ranking | None = None, top: int = 1, classes: bool = False) -> Answer:
@@ -347,6 +374,9 @@ ANALYSES = (
         _regions,
     ),
     Analysis("focus", "Whether each class's first neuron looks at the object, more than chance does.", _focus),
+    Analysis(
+        "context", "How much of what each class's neurons do lies on the background, and which live from it.", _context
+    ),
     Analysis("concepts", "Network dissection: every neuron's best concept, by IoU over all images.", _concepts),
     Analysis(
         "shared", "Neurons that are among the first of several classes, and classes without one of their own.", _shared

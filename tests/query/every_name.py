@@ -70,6 +70,7 @@ def dissect(index: Index) -> list[DataFrame]:
         query.class_regions(index, "coin", k=1, masks=masks),
         query.region_unions(index, "coin", masks=masks),
         query.class_focus(index, masks, random=2),
+        query.class_context(index, masks, k=2),
         query.neuron_concepts(index, masks, layer=NEURON.layer),
         query.concept_overlaps(index, masks, layer=NEURON.layer),
     ]

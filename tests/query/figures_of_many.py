@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from vitdex.query.dissect.similarity import agreement_of_spaces
 from vitdex.query.drawing.class_figures import activations_figure, blocks_figure, shared_figure
+from vitdex.query.drawing.context_figure import context_figure
 from vitdex.query.drawing.focus_figure import focus_figure
 from vitdex.query.drawing.generated_figure import Column, draw_columns
 from vitdex.query.drawing.neuron_figures import concepts_figure, fires_figure, lines_figure, selectivity_figure
@@ -75,6 +76,14 @@ def figures(of: list[str]) -> dict[str, Callable[[], Figure]]:
         table = table.assign(mask_share=0.3, energy_se=0.03, random_energy=draw.beta(9, 12, count), random_05=0.1)
         table = table.assign(random_95=0.8, exceeds=table.energy > table.random_energy.clip(0.3))
         return focus_figure(table, "contribution", CAPTION)
+
+    def context() -> Figure:
+        table = pd.DataFrame({"class": of, "images": 50, "background": draw.beta(7, 3, count)})
+        table["contribution_outside"] = (table.background + draw.normal(-0.1, 0.15, count)).clip(0, 1)
+        table["energy_outside"] = (table.background + draw.normal(-0.05, 0.1, count)).clip(0, 1)
+        table = table.assign(se=0.03, chance=(table.background + 0.04).clip(0, 1))
+        lives = table.contribution_outside > table.chance
+        return context_figure(table.assign(lives_from_background=lives), "contribution", CAPTION)
 
     def similarity() -> Figure:
         groups = draw.normal(size=(max(count // 10, 3), 64))
@@ -151,7 +160,8 @@ def figures(of: list[str]) -> dict[str, Callable[[], Figure]]:
         return draw_columns(f"blocks.5.mlp.fc1:17, of {name}\n{CAPTION}", columns)
 
     return {
-        "blocks": blocks_of, "activations": activations, "focus": focus, "similarity": similarity, "shared": shared,
+        "blocks": blocks_of, "activations": activations, "focus": focus, "context": context,
+        "similarity": similarity, "shared": shared,
         "pairs": sums, "composed": composed, "sets": sets, "concepts": concepts, "fires": fires, "regions": regions,
         "selectivity": lambda: selectivity_figure(neurons(), 0.55, CAPTION), "agreement": lines, "generated": generated,
     }  # fmt: skip

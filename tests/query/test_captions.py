@@ -38,6 +38,10 @@ CASES: dict[str, tuple[dict[str, Any], list[str], list[str]]] = {
     "activations": ({"class_": "coin", "k": 3}, ["of coin by contribution", "(n = 40)", "(n = 440)"], ["coin"]),
     "regions": ({"class_": "coin"}, ["Regions of coin", "by contribution, above q99, on 40 images"], ["top 10"]),
     "focus": ({"random": 3}, ["by contribution", "of 12 classes exceed", "480 images", "3 random"], ["(n = 38)"]),
+    "context": (
+        {}, ["first 10 neurons by contribution", "480 images with a mask, 12 classes", "the head reads token 0"],
+        ["(n = 40)", "lives from background"],
+    ),
     "concepts": ({"layer": LAST}, ["768 neurons", "480 images with a mask, 12 concepts", "19"], ["IoU with the best"]),
     "logits": ({"class_": "coin", "k": 3}, ["of coin", "(n = 3)", "in the end"], ["added by the term", "(n = 3)"]),
     "shared": ({"top": 10}, ["6 neurons are among the top 10 by contribution", "12 classes"], ["top 10 by"]),

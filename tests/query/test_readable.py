@@ -24,6 +24,7 @@ QUESTIONS = {
     "regions": ["dissect", "regions", "INDEX", "coin"],
     "regions by neuron": ["dissect", "regions", "INDEX", "coin", "--neurons"],
     "focus": ["dissect", "focus", "INDEX", "--random", "2"],
+    "context": ["dissect", "context", "INDEX", "-k", "3"],
     "concepts": ["dissect", "concepts", "INDEX", "--layer", "blocks.5.mlp.fc1"],
     "shared": ["dissect", "shared", "INDEX", "--top", "10"],
     "shared by class": ["dissect", "shared", "INDEX", "--classes"],
