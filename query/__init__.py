@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..schemas.integrity import verify
     from .dissect.agreement import class_value_agreement, key_value_agreement
+    from .dissect.carriers import carried_classes, carrier_neurons
     from .dissect.classes import activations_of_class, carried_by_first, class_blocks
     from .dissect.composition import composition
     from .dissect.concepts import concept_overlaps, neuron_concepts
@@ -77,6 +78,10 @@ _WHERE = {
         "open_model",
     ),
     ".model.map_source": ("MapSource",),
+    ".dissect.carriers": (
+        "carrier_neurons",
+        "carried_classes",
+    ),
     ".dissect.classes": (
         "class_blocks",
         "carried_by_first",
@@ -146,6 +151,8 @@ __all__ = [
     "activations_of_class",
     "agreement_of_spaces",
     "carried_by_first",
+    "carried_classes",
+    "carrier_neurons",
     "class_blocks",
     "class_context",
     "class_focus",

@@ -13,6 +13,7 @@ draw concepts concepts "$out"
 draw blocks blocks "$out"
 draw activations activations "$out" coin
 draw shared shared "$out" --top 10
+draw carriers carriers "$out"
 draw similarity similarity "$out"
 draw selectivity selectivity "$out"
 draw agreement agreement "$out"

@@ -32,6 +32,7 @@ ANALYSIS_OPTIONS: dict[str, Callable[[Any], Option]] = {
         "--by", "measure", default, "What the sum is judged by.", type=click.Choice(MEASURES)
     ),
     "k": lambda default: _option("-k", "k", default, "How many.", type=click.IntRange(1)),
+    "each": lambda default: _option("--each", "each", default, "Classes of each neuron.", type=click.IntRange(1)),
     "layer": lambda default: click.option("--layer", help="Only this layer."),
     "threshold": lambda default: _option(
         "--quantile", "threshold", default, f"Above it is active: {THRESHOLDS} (image:80)."

@@ -35,6 +35,8 @@ MAIN: dict[str, tuple[str, ...]] = {
     "context": ("class", "images", "background", "contribution_outside", "chance",
                 "lives_from_background", "energy_outside"),
     "logits": ("block", "part", "value", "std", "after", "others", "others_std", "others_after", "n", "others_n"),
+    "carriers": ("rank", "neuron", "effective", "carried", "class", "weight", "share", "chance", "passes",
+                 "effective_mean", "effective_low", "effective_high", "positive", "carried_weight"),
     "shared": ("class", "neuron", "n", "classes", "rank_in_unit", "own", "also_first_of"),
     "similarity": ("class_a", "class_b", "head", "value", "activation", "space", "merge", "cluster_a", "cluster_b",
                    "height", "n", "classes", "space_a", "space_b", "r", "pairs", "chance", "passes"),

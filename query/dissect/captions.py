@@ -116,6 +116,19 @@ def of_shared(by: Ranking, top: int, classes: int, table: pd.DataFrame) -> str:
     )
 
 
+def of_carriers(every: pd.DataFrame, seed: int) -> str:
+    several, by = int((every.carried > 1).sum()), every.attrs["by"]
+    less, more = (every.effective < every.effective_low).mean(), (every.effective > every.effective_high).mean()
+    return caption(
+        f"{several:,} of {len(every):,} neurons carry several classes: two or more have a positive {by} of it that is "
+        "larger than chance.",
+        f"Chance: the largest for any class in 19 drawings with the head's coordinates shuffled, seed {seed}.",
+        f"Effective number of classes: median {every.effective.median():.1f}, of the drawings "
+        f"{every.effective_mean.median():.1f}; {less:.0%} of the neurons lie below all of their own, {more:.0%} above.",
+        terms=(by, "effective", "carried"),
+    )
+
+
 def of_own(by: Ranking, table: pd.DataFrame) -> str:
     return caption(
         f"{table.own.sum():,} of {len(table):,} classes have a first neuron by {by} of their own.", terms=(by, "own")

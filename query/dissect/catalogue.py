@@ -22,6 +22,7 @@ from ..lookups.neuron import Quantile
 from ..stored.stored_index import StoredIndex
 from . import captions
 from .agreement import class_value_agreement, key_value_agreement
+from .carriers import carried_classes, carrier_neurons
 from .classes import activations_of_class, carried_by_first, class_blocks
 from .concepts import neuron_concepts
 from .context import class_context
@@ -219,6 +220,27 @@ def _shared(index: StoredIndex, by: Ranking | None = None, top: int = 1, classes
     return Answer(_ranked(own, by), draw, captions.of_own(by, own))
 
 
+def _carriers(
+    index: StoredIndex,
+    k: int = 20,
+    by: Ranking | None = None,
+    each: int = 5,
+    seed: int = 0,
+    neurons: bool = False,
+    progress: Progress | None = None,
+) -> Answer:
+    every = carrier_neurons(index, by, seed, progress=progress)
+    classes = carried_classes(index, every, k, each)
+    caption = captions.of_carriers(every, seed)
+
+    def draw() -> Figure:
+        from ..drawing.carriers_figure import carriers_figure
+
+        return carriers_figure(every, classes, every.attrs["by"], caption)
+
+    return Answer(every if neurons else classes, draw, caption)
+
+
 def _similarity(index: StoredIndex, rows: Rows = "pairs", seed: int = 0) -> Answer:
     table = class_similarity(index)
     agreement = agreement_of_spaces(table, seed)
@@ -381,6 +403,7 @@ ANALYSES = (
     Analysis(
         "shared", "Neurons that are among the first of several classes, and classes without one of their own.", _shared
     ),
+    Analysis("carriers", "Neurons that carry several classes: what they give to which, beside chance.", _carriers),
     Analysis(
         "similarity",
         "Classes alike in their head rows, to the value vectors, and in what neurons do: pairs and trees.",

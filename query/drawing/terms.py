@@ -24,6 +24,8 @@ DEFINED = {
             "of_first",
             "activations",
             "own",
+            "effective",
+            "carried",
             "similarity",
             "value space",
             "tree",

@@ -55,6 +55,8 @@ def dissect(index: Index) -> list[DataFrame]:
         query.activations_of_class(index, "coin"),
         query.shared_neurons(index, top=10),
         query.own_neurons(index),
+        (carriers := query.carrier_neurons(index)),
+        query.carried_classes(index, carriers, k=3),
         (alike := query.class_similarity(index)),
         query.class_trees(alike),
         query.agreement_of_spaces(alike),

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from vitdex.query.dissect.similarity import agreement_of_spaces
+from vitdex.query.drawing.carriers_figure import carriers_figure
 from vitdex.query.drawing.class_figures import activations_figure, blocks_figure, shared_figure
 from vitdex.query.drawing.context_figure import context_figure
 from vitdex.query.drawing.focus_figure import focus_figure
@@ -76,6 +77,16 @@ def figures(of: list[str]) -> dict[str, Callable[[], Figure]]:
         table = table.assign(mask_share=0.3, energy_se=0.03, random_energy=draw.beta(9, 12, count), random_05=0.1)
         table = table.assign(random_95=0.8, exceeds=table.energy > table.random_energy.clip(0.3))
         return focus_figure(table, "contribution", CAPTION)
+
+    def carriers() -> Figure:
+        effective = 1 + draw.gamma(2, count / 20, 5000)
+        table = pd.DataFrame({"effective": effective, "effective_mean": 1 + draw.gamma(9, count / 40, 5000)})
+        table["carried"] = draw.poisson(0.3, 5000)
+        rows = pd.DataFrame(layers(20)).assign(rank=range(1, 21)).loc[np.repeat(range(20), 5)]
+        weight = np.sort(draw.gamma(2, 0.1, (20, 5)))[:, ::-1].reshape(-1)
+        rows = rows.assign(weight=weight, share=weight / 3, chance=0.15, passes=weight > 0.15)
+        rows["class"] = np.array(of, object)[draw.integers(0, count, 100)]
+        return carriers_figure(table, rows, "contribution", CAPTION)
 
     def context() -> Figure:
         table = pd.DataFrame({"class": of, "images": 50, "background": draw.beta(7, 3, count)})
@@ -160,7 +171,7 @@ def figures(of: list[str]) -> dict[str, Callable[[], Figure]]:
         return draw_columns(f"blocks.5.mlp.fc1:17, of {name}\n{CAPTION}", columns)
 
     return {
-        "blocks": blocks_of, "activations": activations, "focus": focus, "context": context,
+        "blocks": blocks_of, "activations": activations, "focus": focus, "context": context, "carriers": carriers,
         "similarity": similarity, "shared": shared,
         "pairs": sums, "composed": composed, "sets": sets, "concepts": concepts, "fires": fires, "regions": regions,
         "selectivity": lambda: selectivity_figure(neurons(), 0.55, CAPTION), "agreement": lines, "generated": generated,

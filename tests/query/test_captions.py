@@ -45,6 +45,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str], list[str]]] = {
     "concepts": ({"layer": LAST}, ["768 neurons", "480 images with a mask, 12 concepts", "19"], ["IoU with the best"]),
     "logits": ({"class_": "coin", "k": 3}, ["of coin", "(n = 3)", "in the end"], ["added by the term", "(n = 3)"]),
     "shared": ({"top": 10}, ["6 neurons are among the top 10 by contribution", "12 classes"], ["top 10 by"]),
+    "carriers": ({"k": 3}, ["of 4,608 neurons carry several classes", "19 drawings"], ["all 4,608 neurons"]),
     "similarity": ({}, ["12 classes in 66 pairs", "480 images", "4,608 value vectors"], ["66 pairs of classes"]),
     "selectivity": ({"layer": LAST}, ["768 neurons of blocks.5.mlp.fc1", "12 classes", "480 images"], ["0.58"]),
     "agreement": ({}, ["480 images of 12 classes"], ["cls (n = 480)", "patches (n = 30,720)", "chance"]),

@@ -46,6 +46,8 @@ RECORDS = {"Index", "StoredIndex", "Neuron", "Heatmaps", "NeuronCard", "LiveMode
 FUNCTIONS: dict[str, Ask] = {
     "activations_of_class": lambda i, _: query.activations_of_class(i, "coin"),
     "carried_by_first": lambda i, _: query.carried_by_first(i),
+    "carried_classes": lambda i, _: query.carried_classes(i, query.carrier_neurons(i)),
+    "carrier_neurons": lambda i, _: query.carrier_neurons(i),
     "class_blocks": lambda i, _: query.class_blocks(i),
     "class_context": lambda i, _: query.class_context(i, query.open_masks(i), k=2),
     "class_focus": lambda i, _: query.class_focus(i, query.open_masks(i), random=2),
@@ -130,6 +132,7 @@ COMMANDS: dict[str, list[str]] = {
     "dissect context": ["-k", "2"],
     "dissect concepts": ["--layer", LAYER],
     "dissect shared": [],
+    "dissect carriers": [],
     "dissect similarity": [],
     "dissect selectivity": [],
     "dissect agreement": [],

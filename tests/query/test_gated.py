@@ -199,7 +199,7 @@ def test_heatmaps(place: Path, path: Path, tmp_path: Path, view: str) -> None:
     "words",
     [
         ["blocks"], ["activations", "owl"], ["regions", "owl"], ["regions", "owl", "--quantile", "image:80"],
-        ["focus"], ["context"], ["concepts"], ["shared"], ["similarity"], ["selectivity"], ["agreement"],
+        ["focus"], ["context"], ["concepts"], ["shared"], ["carriers"], ["similarity"], ["selectivity"], ["agreement"],
         ["composition"],
         ["pairs", "owl"], ["sets", "owl"], ["composed"], ["fires", "0"],
     ],

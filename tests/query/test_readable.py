@@ -28,6 +28,8 @@ QUESTIONS = {
     "concepts": ["dissect", "concepts", "INDEX", "--layer", "blocks.5.mlp.fc1"],
     "shared": ["dissect", "shared", "INDEX", "--top", "10"],
     "shared by class": ["dissect", "shared", "INDEX", "--classes"],
+    "carriers": ["dissect", "carriers", "INDEX"],
+    "carriers by neuron": ["dissect", "carriers", "INDEX", "--neurons"],
     "similarity": ["dissect", "similarity", "INDEX"],
     "similarity by merge": ["dissect", "similarity", "INDEX", "--rows", "merges"],
     "similarity of spaces": ["dissect", "similarity", "INDEX", "--rows", "spaces"],
