@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from .colours import COLOURS, GREY
 from .figure_style import CAPTION, LABEL, MANY, TICK, new_figure, plain, powers, short
@@ -61,7 +62,7 @@ def _effective(axis: Axes, carriers: pd.DataFrame) -> None:
     """Histograms of the effective number of classes."""
     real, chance = carriers.effective.dropna(), carriers.effective_mean.dropna()
     end = max(real.max() if len(real) else 1, chance.max() if len(chance) else 1, 1.1)
-    bins = np.linspace(1, end, 40)
+    bins = np.linspace(1, end, 40).tolist()
     axis.hist(real, bins, color=COLOURS[0], alpha=0.75, label=f"value vectors, median {real.median():.1f}")
     label = f"shuffled head, median {chance.median():.1f}"
     axis.hist(chance, bins, histtype="step", color="black", ls="--", label=label)
@@ -78,5 +79,5 @@ def _carried(axis: Axes, carriers: pd.DataFrame) -> None:
     if len(carriers) > MANY:
         axis.set_yscale("log")
         powers(axis.yaxis)
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.yaxis.label.set_fontsize(LABEL + 1)

@@ -35,18 +35,18 @@ def similarity_figure(similarity: pd.DataFrame, agreement: pd.DataFrame, caption
     end = max(float(np.nanmax(similarity[[*SPACES]].abs().to_numpy(), initial=0)), 1e-6)
     for column, space in enumerate(SPACES):
         parts = grid[0, column].subgridspec(1, 2, width_ratios=(1, 4), wspace=0.01)
-        beside, axis = (figure.add_subplot(part) for part in parts)
+        beside, axis = figure.add_subplot(parts[0]), figure.add_subplot(parts[1])
         drawn = _clusters(beside, axis, similarity[space], names, end)
         axis.set_title(f"{SPACES[space]}: {len(names):,} classes", fontsize=CAPTION)
     bar = figure.colorbar(drawn, cax=figure.add_subplot(grid[0, 3]))
     bar.set_label("cosine", fontsize=LABEL)
     bar.ax.tick_params(labelsize=TICK)
-    for column, row in enumerate(agreement.itertuples()):
+    for column, row in enumerate(agreement.to_dict("records")):
         axis = figure.add_subplot(grid[1, column])
         plain(axis)
-        _pairs(axis, similarity, str(row.space_a), str(row.space_b))
-        passes = "passes" if row.passes else "does not pass"
-        told = "" if np.isnan(row.r) else f", r = {row.r:.2f}, {passes} (chance {row.chance:.2f})"
+        _pairs(axis, similarity, row["space_a"], row["space_b"])
+        passes = "passes" if row["passes"] else "does not pass"
+        told = "" if np.isnan(row["r"]) else f", r = {row['r']:.2f}, {passes} (chance {row['chance']:.2f})"
         axis.set_title(f"{len(similarity):,} pairs of classes{told}", fontsize=CAPTION)
     return figure
 
