@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..schemas.integrity import verify
     from .dissect.agreement import class_value_agreement, key_value_agreement
+    from .dissect.carriers import carried_classes, carrier_neurons
     from .dissect.classes import activations_of_class, carried_by_first, class_blocks
     from .dissect.composition import composition
     from .dissect.concepts import concept_overlaps, neuron_concepts
+    from .dissect.context import class_context
     from .dissect.firing import firing_neurons
     from .dissect.focus import class_focus
     from .dissect.logits import logit_terms
     from .dissect.masks import Masks, open_masks
     from .dissect.regions import class_regions, region_unions, regions_figure
     from .dissect.selectivity import selectivity, selectivity_by_block
-    from .dissect.sharing import class_similarity, own_neurons, shared_neurons
+    from .dissect.sharing import own_neurons, shared_neurons
+    from .dissect.similarity import agreement_of_spaces, class_similarity, class_trees
     from .dissect.value_sums import composed_classes, neuron_pairs, neuron_sets
     from .drawing.heatmap_sheet import Heatmaps
     from .export.clip_dissect import export_clip_dissect
@@ -76,6 +79,10 @@ _WHERE = {
         "open_model",
     ),
     ".model.map_source": ("MapSource",),
+    ".dissect.carriers": (
+        "carrier_neurons",
+        "carried_classes",
+    ),
     ".dissect.classes": (
         "class_blocks",
         "carried_by_first",
@@ -84,7 +91,11 @@ _WHERE = {
     ".dissect.sharing": (
         "shared_neurons",
         "own_neurons",
+    ),
+    ".dissect.similarity": (
         "class_similarity",
+        "class_trees",
+        "agreement_of_spaces",
     ),
     ".dissect.selectivity": (
         "selectivity",
@@ -106,6 +117,7 @@ _WHERE = {
         "Masks",
         "open_masks",
     ),
+    ".dissect.context": ("class_context",),
     ".dissect.regions": (
         "class_regions",
         "region_unions",
@@ -138,13 +150,18 @@ __all__ = [
     "StoredIndex",
     "Target",
     "activations_of_class",
+    "agreement_of_spaces",
     "carried_by_first",
+    "carried_classes",
+    "carrier_neurons",
     "class_blocks",
+    "class_context",
     "class_focus",
     "class_heatmaps",
     "class_images",
     "class_regions",
     "class_similarity",
+    "class_trees",
     "class_value_agreement",
     "classes_of",
     "composed_classes",

@@ -7,7 +7,6 @@ import json
 import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from importlib import import_module
 from pathlib import Path
 
 from ...schemas.class_text import wordnet_id
@@ -145,13 +144,13 @@ def _devkit_order(file: Path) -> list[str]:
     meta = file.with_name(DEVKIT)
     if not meta.is_file():
         raise SourceError(fact, f"Put the devkit's {DEVKIT} beside it, or give a table of file and WordNet id.")
+    from scipy.io import loadmat
+
     try:
-        synsets = import_module("scipy.io").loadmat(str(meta), squeeze_me=True)["synsets"]
+        synsets = loadmat(str(meta), squeeze_me=True)["synsets"]
         leaves = sorted(
             (int(row[0]), str(row[1])) for row in synsets if int(row[4]) == 0
         )  # id, WNID, ..., num_children
-    except ImportError as error:
-        raise SourceError(f"{fact}, and {DEVKIT} needs SciPy to be read", "pip install scipy") from error
     except Exception as error:  # on a foreign file SciPy raises nearly anything
         raise SourceError(f"no readable synsets in {meta}", "Take it from ILSVRC's devkit.") from error
     return [wnid for _, wnid in leaves]

@@ -8,10 +8,12 @@ draw() { name=$1; shift; vitdex dissect "$@" -o "$to/$name.png" > /dev/null; }
 draw focus focus "$out" --by score
 draw focus-contribution focus "$out"
 draw regions regions "$out" building
+draw context context "$out"
 draw concepts concepts "$out"
 draw blocks blocks "$out"
 draw activations activations "$out" coin
 draw shared shared "$out" --top 10
+draw carriers carriers "$out"
 draw similarity similarity "$out"
 draw selectivity selectivity "$out"
 draw agreement agreement "$out"

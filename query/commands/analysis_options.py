@@ -9,6 +9,7 @@ import click
 
 from ..dissect.region_rules import THRESHOLDS
 from ..dissect.regions import SHOWS
+from ..dissect.similarity import ROWS
 from ..dissect.value_sums import MEASURES
 from ..lookups.key_neurons import RANKINGS
 from .options import FILE, Option
@@ -31,6 +32,7 @@ ANALYSIS_OPTIONS: dict[str, Callable[[Any], Option]] = {
         "--by", "measure", default, "What the sum is judged by.", type=click.Choice(MEASURES)
     ),
     "k": lambda default: _option("-k", "k", default, "How many.", type=click.IntRange(1)),
+    "each": lambda default: _option("--each", "each", default, "Classes of each neuron.", type=click.IntRange(1)),
     "layer": lambda default: click.option("--layer", help="Only this layer."),
     "threshold": lambda default: _option(
         "--quantile", "threshold", default, f"Above it is active: {THRESHOLDS} (image:80)."
@@ -53,6 +55,13 @@ ANALYSIS_OPTIONS: dict[str, Callable[[Any], Option]] = {
     "top": lambda default: _option("--top", "top", default, "Among how many of each class.", type=click.IntRange(1)),
     "random": lambda default: _option(
         "--random", "random", default, "Random neurons of the same block to compare with.", type=click.IntRange(1)
+    ),
+    "rows": lambda default: _option(
+        "--rows",
+        "rows",
+        default,
+        "A row is a pair of classes, a merge of a tree, or two spaces and how far they agree.",
+        type=click.Choice(ROWS),
     ),
     "seed": lambda default: _option(
         "--seed", "seed", default, "Draws what is drawn at random.", type=click.IntRange(0)

@@ -32,9 +32,14 @@ MAIN: dict[str, tuple[str, ...]] = {
     "regions": ("path", "top", "rank", "neuron", "empty", "cover", "mask_share", "iou", "energy", "pointing"),
     "focus": ("class", "neuron", "images", "energy", "random_energy", "mask_share", "exceeds", "chance", "passes"),
     "concepts": ("neuron", "concept", "iou", "chance", "passes", "label", "negative"),
+    "context": ("class", "images", "background", "contribution_outside", "chance",
+                "lives_from_background", "energy_outside"),
     "logits": ("block", "part", "value", "std", "after", "others", "others_std", "others_after", "n", "others_n"),
+    "carriers": ("rank", "neuron", "effective", "carried", "class", "weight", "share", "chance", "passes",
+                 "effective_mean", "effective_low", "effective_high", "positive", "carried_weight"),
     "shared": ("class", "neuron", "n", "classes", "rank_in_unit", "own", "also_first_of"),
-    "similarity": ("class_a", "class_b", "head", "activation"),
+    "similarity": ("class_a", "class_b", "head", "value", "activation", "space", "merge", "cluster_a", "cluster_b",
+                   "height", "n", "classes", "space_a", "space_b", "r", "pairs", "chance", "passes"),
     "selectivity": ("layer", "block", "neurons", "neuron", "class", "auroc", "worst_class", "worst_auroc",
                     "auroc_median", "auroc_90", "positive_share", "dead"),
     "agreement": ("block", "tokens", "n", "agreement", "chance", "class_value"),
@@ -55,7 +60,8 @@ DECIMALS = {  # of shares and the like, whose columns are read against each othe
     for name in (
         "share", "chance", "of_first", "of_positive", "cover", "mask_share", "iou", "energy", "energy_se",
         "random_energy", "chance_masks", "chance_neurons", "pointing", "auroc", "worst_auroc", "auroc_median",
-        "auroc_90", "positive_share", "agreement", "compositional", "identifiability", "head", "ratio",
+        "auroc_90", "positive_share", "agreement", "compositional", "identifiability", "head", "ratio", "background",
+        "energy_outside", "energy_chance", "contribution_outside", "se",
     )
 } | {"percentile": 1}  # fmt: skip
 

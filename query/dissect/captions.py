@@ -83,6 +83,23 @@ def of_focus(by: Ranking, layer: str | None, table: pd.DataFrame, random: int, s
     )
 
 
+def of_context(index: StoredIndex, by: Ranking, layer: str | None, k: int, table: pd.DataFrame, seed: int) -> str:
+    where, unread = f" of {layer}" if layer else "", int(table.unread.sum())
+    last = max(spec.block for spec in index.spec.layers)
+    return caption(
+        f"What of each class's first {k} neurons{where} by {by} lies on the background? {table.images.sum():,} images "
+        f"with a mask, {len(table):,} classes, of which {table.lives_from_background.sum():,} live from it.",
+        "Share outside the object's mask, mean over the images (n): of positive contributions on the patches, and of "
+        "energy. Chance: background, and the most that the share exceeds it by in 19 drawings with masks of other "
+        f"images, seed {seed}.",
+        f"{unread:,} of {table.neurons.sum():,} neurons are of block {last}, the last: the head reads token 0, and "
+        "their patches never reach the logit."
+        if unread
+        else "",
+        terms=(by, "energy", "background", "contribution_outside", "lives_from_background"),
+    )
+
+
 def of_concepts(masks: int, concepts: int, quantile: str, table: pd.DataFrame) -> str:
     labelled = table[table.label.notna()]
     return caption(
@@ -115,19 +132,38 @@ def of_shared(by: Ranking, top: int, classes: int, table: pd.DataFrame) -> str:
     )
 
 
+def of_carriers(every: pd.DataFrame, seed: int) -> str:
+    several, by = int((every.carried > 1).sum()), every.attrs["by"]
+    less, more = (every.effective < every.effective_low).mean(), (every.effective > every.effective_high).mean()
+    return caption(
+        f"{several:,} of {len(every):,} neurons carry several classes: two or more have a positive {by} of it that is "
+        "larger than chance.",
+        f"Chance: the largest for any class in 19 drawings with the head's coordinates shuffled, seed {seed}.",
+        f"Effective number of classes: median {every.effective.median():.1f}, of the drawings "
+        f"{every.effective_mean.median():.1f}; {less:.0%} of the neurons lie below all of their own, {more:.0%} above.",
+        terms=(by, "effective", "carried"),
+    )
+
+
 def of_own(by: Ranking, table: pd.DataFrame) -> str:
     return caption(
         f"{table.own.sum():,} of {len(table):,} classes have a first neuron by {by} of their own.", terms=(by, "own")
     )
 
 
-def of_similarity(index: StoredIndex, table: pd.DataFrame, images: pd.DataFrame) -> str:
+def of_similarity(index: StoredIndex, table: pd.DataFrame, images: pd.DataFrame, agreement: pd.DataFrame) -> str:
     of = "of what fc2 reads" if index.spec.activation == NO_ACTIVATION else "after the nonlinearity"
+    told = [
+        f"{row.space_a} and {row.space_b} {row.r:.2f} ({row.chance:.2f})"
+        for row in agreement[agreement.r.notna()].itertuples()
+    ]
     return caption(
         f"Similarity of {images.class_id.nunique():,} classes in {len(table):,} pairs: cosine of their rows of the "
-        f"head, and of their activation (mean {of} over {len(images):,} images, each neuron centred "
-        "and scaled).",
-        terms=("similarity", "activation"),
+        f"head, of their scores over {_neurons(index):,} value vectors (value), and of their activation (mean {of} "
+        f"over {len(images):,} images, each neuron centred and scaled).",
+        f"Correlation of the pairs, beside the largest of 19 with shuffled classes: {', '.join(told)}." if told else "",
+        "Trees by average linkage, of the mean distance 1 - cosine.",
+        terms=("similarity", "value space", "activation", "tree", "r"),
     )
 
 

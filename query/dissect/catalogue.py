@@ -22,8 +22,10 @@ from ..lookups.neuron import Quantile
 from ..stored.stored_index import StoredIndex
 from . import captions
 from .agreement import class_value_agreement, key_value_agreement
+from .carriers import carried_classes, carrier_neurons
 from .classes import activations_of_class, carried_by_first, class_blocks
 from .concepts import neuron_concepts
+from .context import class_context
 from .firing import firing_neurons
 from .focus import class_focus
 from .logits import logit_terms
@@ -31,7 +33,8 @@ from .masks import Masks, open_masks
 from .region_rules import Threshold
 from .regions import TOPS, Show, class_regions, region_unions, regions_figure
 from .selectivity import auroc_by_chance, selectivity, selectivity_by_block
-from .sharing import class_similarity, own_neurons, shared_neurons
+from .sharing import own_neurons, shared_neurons
+from .similarity import Rows, agreement_of_spaces, class_similarity, class_trees
 from .sum_search import Measure
 from .value_sums import composed_classes, neuron_pairs, neuron_sets
 
@@ -186,6 +189,32 @@ def _concepts(
     return Answer(table, draw, caption)
 
 
+def _context(
+    index: StoredIndex,
+    k: int = 10,
+    by: Ranking | None = None,
+    masks: Path | None = None,
+    names: Path | None = None,
+    layer: str | None = None,
+    seed: int = 0,
+    weights: Path | None = None,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> Answer:
+    by = chosen_ranking(index, by)
+    table = class_context(
+        index, open_masks(index, masks, names), k, by, layer, seed, weights=weights, device=device, progress=progress
+    )
+    caption = captions.of_context(index, by, layer, k, table, seed)
+
+    def draw() -> Figure:
+        from ..drawing.context_figure import context_figure
+
+        return context_figure(table, by, caption)
+
+    return Answer(_ranked(table, by), draw, caption)
+
+
 def _shared(index: StoredIndex, by: Ranking | None = None, top: int = 1, classes: bool = False) -> Answer:
     by = chosen_ranking(index, by)
     table = shared_neurons(index, top, by)
@@ -202,16 +231,39 @@ def _shared(index: StoredIndex, by: Ranking | None = None, top: int = 1, classes
     return Answer(_ranked(own, by), draw, captions.of_own(by, own))
 
 
-def _similarity(index: StoredIndex) -> Answer:
-    table = class_similarity(index)
-    caption = captions.of_similarity(index, table, labelled_images(index))
+def _carriers(
+    index: StoredIndex,
+    k: int = 20,
+    by: Ranking | None = None,
+    each: int = 5,
+    seed: int = 0,
+    neurons: bool = False,
+    progress: Progress | None = None,
+) -> Answer:
+    every = carrier_neurons(index, by, seed, progress=progress)
+    classes = carried_classes(index, every, k, each)
+    caption = captions.of_carriers(every, seed)
 
     def draw() -> Figure:
-        from ..drawing.class_figures import similarity_figure
+        from ..drawing.carriers_figure import carriers_figure
 
-        return similarity_figure(table, caption)
+        return carriers_figure(every, classes, every.attrs["by"], caption)
 
-    return Answer(table, draw, caption)
+    return Answer(every if neurons else classes, draw, caption)
+
+
+def _similarity(index: StoredIndex, rows: Rows = "pairs", seed: int = 0) -> Answer:
+    table = class_similarity(index)
+    agreement = agreement_of_spaces(table, seed)
+    caption = captions.of_similarity(index, table, labelled_images(index), agreement)
+
+    def draw() -> Figure:
+        from ..drawing.similarity_figure import similarity_figure
+
+        return similarity_figure(table, agreement, caption)
+
+    shown = table if rows == "pairs" else class_trees(table) if rows == "merges" else agreement
+    return Answer(shown, draw, caption)
 
 
 def _selectivity(index: StoredIndex, layer: str | None = None, blocks: bool = False) -> Answer:
@@ -355,12 +407,18 @@ ANALYSES = (
         _regions,
     ),
     Analysis("focus", "Whether each class's first neuron looks at the object, more than chance does.", _focus),
+    Analysis(
+        "context", "How much of what each class's neurons do lies on the background, and which live from it.", _context
+    ),
     Analysis("concepts", "Network dissection: every neuron's best concept, by IoU over all images.", _concepts),
     Analysis(
         "shared", "Neurons that are among the first of several classes, and classes without one of their own.", _shared
     ),
+    Analysis("carriers", "Neurons that carry several classes: what they give to which, beside chance.", _carriers),
     Analysis(
-        "similarity", "Pairs of classes: similarity of their head rows and of what the neurons do on them.", _similarity
+        "similarity",
+        "Classes alike in their head rows, to the value vectors, and in what neurons do: pairs and trees.",
+        _similarity,
     ),
     Analysis("selectivity", "Every neuron's best class by AUROC, its sparsity, and whether it is dead.", _selectivity),
     Analysis(

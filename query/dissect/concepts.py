@@ -91,7 +91,7 @@ def neuron_concepts(
         >>> neuron_concepts(index, open_masks(index)).label.value_counts()
     """
     frames = []
-    for frame, drawn in _by_layer(index, masks, quantile, layer, _drawings(masks, seed), progress):
+    for frame, drawn in _by_layer(index, masks, quantile, layer, mask_drawings(masks, seed), progress):
         best = frame.loc[frame.fillna({"iou": -1.0}).groupby("unit", sort=False).iou.idxmax()]
         chance = np.max([np.nan_to_num(one.iou).max(1) for one in drawn], axis=0) if drawn else np.nan
         frames.append(best.assign(chance=chance))
@@ -157,7 +157,7 @@ def _by_layer(
         yield frame, drawn
 
 
-def _drawings(masks: Masks, seed: int) -> list[dict[int, int]]:
+def mask_drawings(masks: Masks, seed: int) -> list[dict[int, int]]:
     """Every image with a mask by the image whose masks it gets: never its own."""
     ids, random = masks.images.image_id.to_numpy(), np.random.default_rng(seed)
     if len(ids) < 2:

@@ -1,13 +1,11 @@
-"""Neurons that classes share, classes without a neuron of their own, classes alike."""
+"""Neurons that classes share, and classes without a neuron of their own."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from ...schemas.errors import QueryError
-from ..lookups.key_neurons import Ranking, first_neurons, needs_head
+from ..lookups.key_neurons import Ranking, first_neurons
 from ..stored.names import at_least
 from ..stored.stored_index import StoredIndex
 
@@ -62,54 +60,3 @@ def own_neurons(index: StoredIndex, by: Ranking | None = None) -> pd.DataFrame:
     table["first_of"] = table.first_of.fillna(0).astype(int)
     columns = ["class_id", "class", "layer", "block", "unit", "rank_in_unit", "also_first_of", "first_of", "own"]
     return table[columns].sort_values("class_id", ignore_index=True)
-
-
-def class_similarity(index: StoredIndex, measure: str = "post_mean") -> pd.DataFrame:
-    """Pairs of classes: do similar rows of the head go with similar activation?
-
-    Args:
-        measure: a column of class_activations: 'mean_max', 'mean', 'post_mean' or 'cls_post_mean'.
-
-    Returns:
-        Columns class_a, class_b, head (cosine of the two rows of E), activation (cosine of the classes' mean `measure`
-        over all neurons, each neuron centred and scaled over the classes).
-
-    Raises:
-        QueryError: no head, another measure, or labelled images of fewer than two classes.
-
-    Example:
-        >>> class_similarity(index)[["head", "activation"]].corr()
-    """
-    if measure not in ("mean_max", "mean", "post_mean", "cls_post_mean"):
-        raise QueryError(f"no activation '{measure}'", "One of mean_max, mean, post_mean, cls_post_mean.")
-    needs_head(index)
-    names = index.sql("SELECT class_id, class FROM classes ORDER BY class_id")
-    classes = index.sql("SELECT DISTINCT class_id FROM class_activations WHERE n > 0 ORDER BY class_id").class_id
-    if len(classes) < 2:
-        raise QueryError("this index holds labelled images of fewer than two classes", "Folders are named by class.")
-    head = index.reader.whole("head")[classes]
-    # one layer at a time, so that a thousand classes stay a few hundred MB
-    rows = [
-        index.sql(
-            f"SELECT {measure} AS a FROM class_activations WHERE layer = ? AND n > 0 ORDER BY class_id, unit", [s.name]
-        )
-        .a.to_numpy(np.float32)
-        .reshape(len(classes), -1)
-        for s in index.spec.layers
-        if s.has_value_vectors
-    ]
-    activation = np.concatenate(rows, 1)
-    activation -= activation.mean(0)
-    spread = activation.std(0)
-    activation /= np.where(spread > 0, spread, 1)
-    a, b = np.triu_indices(len(classes), 1)
-    name = names["class"].to_numpy()[classes]
-    return pd.DataFrame(
-        {"class_a": name[a], "class_b": name[b], "head": _cosines(head)[a, b], "activation": _cosines(activation)[a, b]}
-    )
-
-
-def _cosines(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    cosines: NDArray[np.float32] = unit @ unit.T
-    return cosines

@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...schemas.run_spec import Kind
-from .clustered import clustered
 from .colours import COLOURS, GREY
 from .figure_style import CAPTION, LABEL, MANY, TICK, block_ticks, new_axes, new_figure, plain, powers, short
 
@@ -25,7 +24,6 @@ NEURONS: tuple[Kind, ...] = ("hidden",)
 READ: dict[Kind, str] = {"gated": "what fc2 reads", "attention": "what attn.proj reads"}  # kinds of layers without one
 INTERVAL = 1.96  # standard errors: 95%
 ROWS = 20  # neurons of a panel, or shared neurons
-MATRIX = 300  # classes whose squares are larger than pixels
 PANEL_ROWS = 11  # panels below each other
 
 
@@ -130,74 +128,6 @@ def _against_others(axis: Axes, some: pd.DataFrame, measure: str, name: str) -> 
     axis.invert_yaxis()
     plain(axis)
     axis.tick_params(axis="y", labelsize=TICK)
-
-
-def similarity_figure(similarity: pd.DataFrame, caption: str = "") -> Figure:
-    """Left, pairs of classes by both similarities; right, the matrix of all classes, clusters beside each other."""
-    figure, (left, right) = new_axes(10.5, 4.6, caption, 2, width_ratios=(1, 1.15))
-    _pairs(left, similarity)
-    _matrix(figure, right, similarity)
-    return figure
-
-
-def _pairs(axis: Axes, similarity: pd.DataFrame) -> None:
-    if len(similarity) <= MANY**2 / 2:
-        axis.plot(similarity["head"], similarity.activation, "o", ms=4, color=COLOURS[0], alpha=0.7, mew=0)
-    else:
-        axis.hexbin(similarity["head"], similarity.activation, gridsize=60, bins="log", cmap="Blues", mincnt=1, lw=0)
-    near = similarity.nlargest(5, "activation")
-    axis.plot(near["head"], near.activation, "o", ms=5, mfc="none", color=COLOURS[5])
-    names = [
-        f"{short(a, 18)}, {short(b, 18)}  {value:.2f}"
-        for a, b, value in zip(near.class_a, near.class_b, near.activation, strict=True)
-    ]
-    axis.text(0.02, 0.98, "\n".join(["most alike by activation (ringed):", *names]), transform=axis.transAxes,
-              va="top", fontsize=TICK)  # fmt: skip
-    low, high = similarity.activation.min(), similarity.activation.max()
-    axis.set_ylim(low - 0.05 * (high - low + 0.1), high + 0.45 * (high - low + 0.1))
-    axis.set_title(f"{len(similarity):,} pairs of classes{_correlation(similarity)}", fontsize=9)
-    axis.set(xlabel="cosine of the head's rows", ylabel="cosine of the classes' activation")
-
-
-def _matrix(figure: Figure, axis: Axes, similarity: pd.DataFrame) -> None:
-    """Below the diagonal the head's rows, above it activation; the order is the clusters' by activation."""
-    count = round((1 + (1 + 8 * len(similarity)) ** 0.5) / 2)
-    names = [similarity.class_a.iloc[0], *similarity.class_b.iloc[: count - 1]]
-    head, activation = (_square(similarity[column], count) for column in ("head", "activation"))
-    order = clustered(activation)
-    head, activation = head[np.ix_(order, order)], activation[np.ix_(order, order)]
-    both = np.where(np.triu(np.ones((count, count), bool)), activation, head)
-    np.fill_diagonal(both, np.nan)
-    end = max(float(np.nanmax(np.abs(both))), 1e-6)
-    smooth = "nearest" if count <= MATRIX else "antialiased"
-    drawn = axis.imshow(both, cmap="RdBu_r", vmin=-end, vmax=end, interpolation=smooth)
-    bar = figure.colorbar(drawn, ax=axis, shrink=0.8)
-    bar.set_label("cosine", fontsize=LABEL)
-    bar.ax.tick_params(labelsize=TICK)
-    axis.set_title("above the diagonal activation, below it the head's rows", fontsize=9)
-    if count <= MANY:
-        labels = [short(names[i], 16) for i in order]
-        axis.set_xticks(range(count), labels, rotation=90, fontsize=TICK if count <= 24 else 5)
-        axis.set_yticks(range(count), labels, fontsize=TICK if count <= 24 else 5)
-    else:
-        axis.set(xticks=[], yticks=[], xlabel=f"{count:,} classes, clusters by activation beside each other")
-    axis.spines[:].set_visible(False)
-
-
-def _square(values: pd.Series[float], count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """Values of all pairs, in the order of triu_indices, as a symmetric matrix."""
-    matrix = np.eye(count)
-    rows, columns = np.triu_indices(count, 1)
-    matrix[rows, columns] = matrix[columns, rows] = values
-    return matrix
-
-
-def _correlation(similarity: pd.DataFrame) -> str:
-    """ ", r = ...", and nothing where one of the two does not vary: a pair alone, or images alike."""
-    both = similarity[["head", "activation"]].to_numpy(np.float64)
-    if (np.ptp(both, axis=0) < 1e-6).any():
-        return ""
-    return f", r = {np.corrcoef(both.T)[0, 1]:.2f}"
 
 
 def shared_figure(shared: pd.DataFrame, top: int, by: str, caption: str = "") -> Figure:

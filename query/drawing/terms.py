@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 RANKINGS = "docs/concepts/rankings.md"
 REGION = "docs/concepts/measures.md#object-and-region"
+CONTEXT = "docs/concepts/measures.md#context"
 CLASSES = "docs/concepts/measures.md#classes-and-neurons"
 VALUES = "docs/concepts/measures.md#keys-against-values"
 LOGITS = "docs/concepts/measures.md#how-a-logit-builds-up"
@@ -17,12 +18,18 @@ GENERATED = "docs/concepts/generated-images.md#what-is-said-of-a-result"
 DEFINED = {
     **dict.fromkeys(("contribution", "folded", "score", "probability", "cosine"), RANKINGS),
     **dict.fromkeys(("energy", "mask_share", "pointing", "iou", "exceeds", "label", "passes"), REGION),
+    **dict.fromkeys(("background", "contribution_outside", "lives_from_background"), CONTEXT),
     **dict.fromkeys(
         (
             "of_first",
             "activations",
             "own",
+            "effective",
+            "carried",
             "similarity",
+            "value space",
+            "tree",
+            "r",
             "activation",
             "activation of a token",
             "auroc",

@@ -13,11 +13,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from vitdex.query.drawing.class_figures import activations_figure, blocks_figure, shared_figure, similarity_figure
+from vitdex.query.dissect.similarity import agreement_of_spaces
+from vitdex.query.drawing.carriers_figure import carriers_figure
+from vitdex.query.drawing.class_figures import activations_figure, blocks_figure, shared_figure
+from vitdex.query.drawing.context_figure import context_figure
 from vitdex.query.drawing.focus_figure import focus_figure
 from vitdex.query.drawing.generated_figure import Column, draw_columns
 from vitdex.query.drawing.neuron_figures import concepts_figure, fires_figure, lines_figure, selectivity_figure
 from vitdex.query.drawing.region_figure import Regions, draw_regions
+from vitdex.query.drawing.similarity_figure import similarity_figure
 from vitdex.query.drawing.sum_figures import composed_figure, sets_figure, sums_figure
 
 COUNTS = (12, 100, 1000)
@@ -75,16 +79,36 @@ def figures(of: list[str]) -> dict[str, Callable[[], Figure]]:
         table = table.assign(chance=0.75, passes=table.energy > 0.75)
         return focus_figure(table, "contribution", CAPTION)
 
+    def carriers() -> Figure:
+        effective = 1 + draw.gamma(2, count / 20, 5000)
+        table = pd.DataFrame({"effective": effective, "effective_mean": 1 + draw.gamma(9, count / 40, 5000)})
+        table["carried"] = draw.poisson(0.3, 5000)
+        rows = pd.DataFrame(layers(20)).assign(rank=range(1, 21)).loc[np.repeat(range(20), 5)]
+        weight = np.sort(draw.gamma(2, 0.1, (20, 5)))[:, ::-1].reshape(-1)
+        rows = rows.assign(weight=weight, share=weight / 3, chance=0.15, passes=weight > 0.15)
+        rows["class"] = np.array(of, object)[draw.integers(0, count, 100)]
+        return carriers_figure(table, rows, "contribution", CAPTION)
+
+    def context() -> Figure:
+        table = pd.DataFrame({"class": of, "images": 50, "background": draw.beta(7, 3, count)})
+        table["contribution_outside"] = (table.background + draw.normal(-0.1, 0.15, count)).clip(0, 1)
+        table["energy_outside"] = (table.background + draw.normal(-0.05, 0.1, count)).clip(0, 1)
+        table = table.assign(se=0.03, chance=(table.background + 0.04).clip(0, 1))
+        lives = table.contribution_outside > table.chance
+        return context_figure(table.assign(lives_from_background=lives), "contribution", CAPTION)
+
     def similarity() -> Figure:
         groups = draw.normal(size=(max(count // 10, 3), 64))
         rows = groups[draw.integers(0, len(groups), count)] + draw.normal(size=(count, 64))
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-        noisy = rows + 0.1 * draw.normal(size=rows.shape)
-        noisy /= np.linalg.norm(noisy, axis=1, keepdims=True)
         a, b = np.triu_indices(count, 1)
         label = np.array(of, object)
-        table = {"class_a": label[a], "class_b": label[b], "head": (rows @ rows.T)[a, b]}
-        return similarity_figure(pd.DataFrame(table | {"activation": (noisy @ noisy.T)[a, b]}), CAPTION)
+        table = pd.DataFrame({"class_a": label[a], "class_b": label[b]})
+        for space, noise in (("head", 0.0), ("value", 0.05), ("activation", 0.1)):
+            noisy = rows + noise * draw.normal(size=rows.shape)
+            noisy /= np.linalg.norm(noisy, axis=1, keepdims=True)
+            table[space] = (noisy @ noisy.T)[a, b]
+        return similarity_figure(table, agreement_of_spaces(table), CAPTION)
 
     def shared() -> Figure:
         n = np.sort(2 + draw.geometric(0.4, max(count // 3, 2)))[::-1]
@@ -148,7 +172,8 @@ def figures(of: list[str]) -> dict[str, Callable[[], Figure]]:
         return draw_columns(f"blocks.5.mlp.fc1:17, of {name}\n{CAPTION}", columns)
 
     return {
-        "blocks": blocks_of, "activations": activations, "focus": focus, "similarity": similarity, "shared": shared,
+        "blocks": blocks_of, "activations": activations, "focus": focus, "context": context, "carriers": carriers,
+        "similarity": similarity, "shared": shared,
         "pairs": sums, "composed": composed, "sets": sets, "concepts": concepts, "fires": fires, "regions": regions,
         "selectivity": lambda: selectivity_figure(neurons(), 0.55, CAPTION), "agreement": lines, "generated": generated,
     }  # fmt: skip

@@ -259,6 +259,7 @@ def test_figures_keep_the_kinds_of_a_block_apart(index: Index, tmp_path: Path) -
     [
         ["blocks"], ["regions", CLASS], ["regions", CLASS, "--quantile", "image:80", "--neurons"],
         ["focus", "--layer", LAYER, "--random", "2"], ["concepts", "--layer", LAYER], ["shared", "--top", "10"],
+        ["context", "-k", "3"], ["carriers"],
         ["similarity"], ["selectivity", "--blocks"], ["agreement"], ["pairs", CLASS, "--by", "margin"],
         ["sets", CLASS, "--by", "margin"], ["composed", "--by", "margin", "--candidates", "20"], ["fires", "90"],
         ["logits", CLASS, "-k", "2"],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,8 @@ from vitdex.query.dissect.focus import class_focus
 from vitdex.query.dissect.masks import Masks, open_masks
 from vitdex.query.dissect.regions import class_regions, region_unions
 from vitdex.query.dissect.selectivity import selectivity
-from vitdex.query.dissect.sharing import class_similarity, own_neurons, shared_neurons
+from vitdex.query.dissect.sharing import own_neurons, shared_neurons
+from vitdex.query.dissect.similarity import class_similarity
 from vitdex.query.dissect.sum_search import Measure
 from vitdex.query.dissect.value_sums import composed_classes, neuron_pairs, neuron_sets
 from vitdex.query.index import Index
@@ -246,18 +246,6 @@ def test_activations_on_a_class_and_on_all_others(sample: Index, reference: Refe
         np.testing.assert_allclose(found, direct, rtol=1e-3, atol=1e-4)
 
 
-def test_similarity_of_classes(sample: Index, reference: Reference) -> None:
-    table = class_similarity(sample, "mean_max")
-    of = classes_of(reference)
-    maxima = np.concatenate([values[:, 1:].max(1) for values in reference.fc1.values()], 1)
-    means = np.stack([maxima[of == name].mean(0) for name in np.unique(of)])
-    scaled = (means - means.mean(0)) / means.std(0)
-    head = reference.model.head.weight.detach().numpy()  # type: ignore[union-attr, operator]
-    for rows, column in ((scaled, "activation"), (head, "head")):
-        normed = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-        np.testing.assert_allclose(table[column], (normed @ normed.T)[np.triu_indices(12, 1)], atol=2e-4)
-
-
 def test_selectivity(sample: Index, reference: Reference) -> None:
     table = selectivity(sample, LAST).set_index("unit")
     of = classes_of(reference)
@@ -410,17 +398,3 @@ def test_the_commands_print_and_draw(sample_path: Path, tmp_path: Path) -> None:
         assert Image.open(tmp_path / picture).width > 500
     out = run(cli, ["dissect", "shared", str(sample_path), "-o", str(tmp_path / "x.txt")])
     assert "x.txt' is of no kind that can be written here. One of .png, .jpg" in str(out.exception)
-
-
-@pytest.mark.parametrize(
-    "pairs", [[(0.1, 0.2)], [(0.1, 1.0), (0.2, 1.0), (0.3, 1.0)], [(0.5, 0.1), (0.5, 0.2), (0.5, 0.3)]]
-)
-def test_no_correlation_is_told_where_nothing_varies(pairs: list[tuple[float, float]]) -> None:
-    from vitdex.query.drawing.class_figures import similarity_figure
-
-    table = pd.DataFrame(pairs, columns=["head", "activation"]).assign(class_a="a", class_b="b")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        title = similarity_figure(table).axes[0].get_title()
-    assert title.startswith(f"{len(pairs)} pairs of classes")
-    assert "r =" not in title

@@ -13,15 +13,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
 from PIL import Image
-from scipy.cluster.hierarchy import fcluster, linkage  # type: ignore[import-untyped]
-from scipy.spatial.distance import squareform  # type: ignore[import-untyped]
+from scipy.cluster.hierarchy import fcluster
+from vitdex.query.dissect.similarity import agreement_of_spaces
 from vitdex.query.drawing.class_figures import shared_figure
-from vitdex.query.drawing.clustered import clustered
+from vitdex.query.drawing.clustered import average_linkage, branches, leaves
 from vitdex.query.drawing.colours import Scale
 from vitdex.query.drawing.contact_sheet import sheet
 from vitdex.query.drawing.focus_figure import focus_figure
 from vitdex.query.drawing.heatmap_sheet import Heatmaps
+from vitdex.query.drawing.similarity_figure import similarity_figure
 from vitdex.query.drawing.text import cut, fitted, text_width, wrap
 
 MOST = 4000
@@ -99,16 +101,54 @@ def test_shared_says_how_many_it_leaves_out() -> None:
     assert sum(bar.get_height() for bar in right.patches) == 33  # type: ignore[attr-defined]
 
 
-def test_clusters_stand_beside_each_other() -> None:
-    """Every cluster of SciPy's average linkage, at every level, is a run of the order."""
-    rows = np.random.default_rng(3).normal(size=(60, 5))
+def direct_tree(cosines: NDArray[np.float64]) -> list[tuple[float, frozenset[int]]]:
+    """Average linkage by its definition: of all clusters the two with the smallest mean distance join."""
+    clusters, merges = [frozenset([i]) for i in range(len(cosines))], []
+    while len(clusters) > 1:
+        height, a, b = min(
+            (float((1 - cosines[np.ix_([*a], [*b])]).mean()), sorted(a), sorted(b))
+            for a, b in itertools.combinations(clusters, 2)
+        )
+        joined = frozenset(a + b)
+        clusters = [one for one in clusters if not one <= joined] + [joined]
+        merges.append((height, joined))
+    return merges
+
+
+def test_a_tree_is_average_linkage_and_its_clusters_stand_beside_each_other() -> None:
+    rows = np.random.default_rng(3).normal(size=(30, 5))
     cosines = np.asarray(np.corrcoef(rows))
-    order = clustered(cosines)
-    assert sorted(order.tolist()) == list(range(60))
-    tree = linkage(squareform(1 - cosines, checks=False), "average")
-    for count in range(1, 61):
-        members = fcluster(tree, count, "maxclust")[order]
-        assert len(list(itertools.groupby(members))) == len(set(members.tolist()))
+    tree = average_linkage(cosines[np.triu_indices(30, 1)])
+    assert tree is not None
+    order = leaves(tree)
+    merges = direct_tree(cosines)
+    np.testing.assert_allclose(tree[:, 2], [height for height, _ in merges])
+    for count in range(1, 31):
+        members = fcluster(tree, count, "maxclust")
+        found = {frozenset(np.flatnonzero(members == one).tolist()) for one in members}
+        assert found >= {one for _, one in merges[30 - count - 1 : 30 - count]}
+        assert len(list(itertools.groupby(members[order]))) == len(found)
+    lines, whole = branches(tree, 30)
+    assert lines.shape == (29, 4, 2)
+    np.testing.assert_array_equal(lines[:, 1, 0], tree[:, 2])  # brackets stand at their heights
+    assert not len(whole)
+    lines, whole = branches(tree, 7)
+    assert len(lines) == 7
+    single = 8 - len(whole)  # seven merges leave eight clusters
+    assert sum(last - first + 1 for first, last in whole[:, 1:, 1]) == 30 - single
+    assert (np.diff(whole[np.argsort(whole[:, 1, 1])][:, 1:, 1].reshape(-1)) > 0).all()  # none within another
+
+
+def test_no_tree_of_what_does_not_vary() -> None:
+    assert average_linkage([0.5, np.nan, 0.5]) is None
+    cosines = pd.DataFrame({"class_a": ["a", "a", "b"], "class_b": ["b", "c", "c"]})
+    cosines = cosines.assign(head=[0.1, 0.2, 0.3], value=[0.1, 0.2, 0.4], activation=np.nan)
+    figure = similarity_figure(cosines, agreement_of_spaces(cosines), "c")
+    drawn(figure)
+    assert [bool(axis.collections) for axis in figure.axes[:6:2]] == [True, True, False]
+    assert "no tree" in figure.axes[4].get_xlabel()
+    assert "r =" in figure.axes[-3].get_title()
+    assert "r =" not in figure.axes[-1].get_title()
 
 
 def heatmaps(rows: int, columns: int, name: str = "coin", own: bool = False) -> Heatmaps:

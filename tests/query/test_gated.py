@@ -199,16 +199,17 @@ def test_heatmaps(place: Path, path: Path, tmp_path: Path, view: str) -> None:
     "words",
     [
         ["blocks"], ["activations", "owl"], ["regions", "owl"], ["regions", "owl", "--quantile", "image:80"],
-        ["focus"], ["concepts"], ["shared"], ["similarity"], ["selectivity"], ["agreement"], ["composition"],
+        ["focus"], ["context"], ["concepts"], ["shared"], ["carriers"], ["similarity"], ["selectivity"], ["agreement"],
+        ["composition"],
         ["pairs", "owl"], ["sets", "owl"], ["composed"], ["fires", "0"],
     ],
     ids=" ".join,
 )  # fmt: skip
 def test_dissect(place: Path, path: Path, tmp_path: Path, words: list[str]) -> None:
     more: list[str | Path] = []
-    if words[0] in ("regions", "focus", "concepts"):
+    if words[0] in ("regions", "focus", "context", "concepts"):
         more += ["--masks", place / "masks"]
-    if words[0] in ("regions", "focus", "composition"):
+    if words[0] in ("regions", "focus", "context", "composition"):
         more += ["--weights", place / "model"]
     run("dissect", words[0], path, *words[1:], *more, "-o", tmp_path / "figure.svg")
     assert "nonlinearity" not in (tmp_path / "figure.svg").read_text()
