@@ -25,7 +25,8 @@ def direct_covers(reference: Reference) -> NDArray[np.float64]:
     files = [SAMPLE / "masks" / Path(path).with_suffix(".png") for path in reference.paths]
     opened = [Image.open(file).convert("L").resize((96, 96), Image.Resampling.NEAREST) for file in files]
     pixels = np.stack([np.asarray(one) for one in opened])
-    return (pixels > 0).reshape(-1, 8, 12, 8, 12).mean((2, 4)).reshape(-1, 64)
+    covers: NDArray[np.float64] = (pixels > 0).reshape(-1, 8, 12, 8, 12).mean((2, 4)).reshape(-1, 64)
+    return covers
 
 
 def test_context_equals_the_model(sample: Index, reference: Reference) -> None:
@@ -33,14 +34,15 @@ def test_context_equals_the_model(sample: Index, reference: Reference) -> None:
     row: Any = class_context(sample, masks, k=3, by="folded", seed=4).set_index("class").loc["bird"]
     covers, ids = direct_covers(reference), [i for i, p in enumerate(reference.paths) if p.startswith("bird/")]
     energy, active, said = np.zeros((40, 64)), np.zeros((40, 1)), np.zeros((40, 64))
-    for one in sample.key_neurons("bird", 3, "folded").itertuples():
+    neurons: list[Any] = list(sample.key_neurons("bird", 3, "folded").itertuples())
+    for one in neurons:
         values = reference.fc1[str(one.layer)][ids][:, 1:, one.unit]
         positive = values.clip(0)
         some = positive.sum(1) > 0
         energy[some] += positive[some] / positive[some].sum(1, keepdims=True)
         active[some] += 1
         gelu = torch.nn.functional.gelu(torch.from_numpy(values)).numpy()
-        said += (gelu * one.folded).clip(0)  # type: ignore[operator]
+        said += (gelu * one.folded).clip(0)
     does = active[:, 0] > 0
     assert 2 < does.sum() < 40  # three neurons of bird are silent on most of its images
     assert (row.images, row.silent, row.neurons) == (does.sum(), (~does).sum(), 3)
