@@ -7,9 +7,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .colours import COLOURS, GREY
-from .figure_style import CAPTION, LABEL, MANY, TICK, ends, new_axes, new_figure, plain, short
+from .colours import COLOURS
+from .figure_style import LABEL, MANY, new_axes, short
+from .many_classes import Against, many_classes
 
+AGAINST = Against(
+    "energy", "random_energy", "energy of the first neuron", "energy of random neurons",
+    "passes", "passes", "does not pass",
+)  # fmt: skip
 INTERVAL = 1.96  # standard errors: 95%
 
 
@@ -19,41 +24,9 @@ def focus_figure(focus: pd.DataFrame, by: str, caption: str = "") -> Figure:
         figure, (axis,) = new_axes(7.2, 0.27 * len(focus) + 1.3, caption)
         _rows(axis, focus, by)
     else:
-        figure = _many(focus, by, caption)
+        figure = many_classes(focus, AGAINST, lambda axis, rows: _rows(axis, rows, by), caption)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=2, fontsize=LABEL)
-    return figure
-
-
-def _many(focus: pd.DataFrame, by: str, caption: str) -> Figure:
-    """The classes furthest above and below random neurons, and how all of them lie."""
-    over = (focus.energy - focus.random_energy).rename("over")
-    ranked = focus.assign(over=over).sort_values("over", ascending=False, ignore_index=True)
-    places = ends(int(ranked.over.notna().sum()))
-    figure = new_figure(11, 7.2, caption)
-    grid = figure.add_gridspec(2, 2, width_ratios=(1.5, 1))
-    left, dots, bars = (figure.add_subplot(part) for part in (grid[:, 0], grid[0, 1], grid[1, 1]))
-    _rows(left, ranked.iloc[places], by)
-    left.set_title(f"the {len(places) // 2} classes furthest above and below random neurons", fontsize=CAPTION)
-    left.axhline(len(places) / 2 - 0.5, color="black", lw=1)
-    for passes, colour in ((False, GREY), (True, COLOURS[0])):
-        one = ranked[ranked.passes == passes]
-        label = f"{'passes' if passes else 'does not pass'} ({len(one):,})"
-        dots.plot(one.random_energy, one.energy, "o", ms=3, alpha=0.5, mew=0, color=colour, label=label)
-    dots.plot([0, 1], [0, 1], color="black", lw=0.8, ls="--", label="as random neurons")
-    dots.set(xlim=(0, 1), ylim=(0, 1), xlabel="energy of random neurons", ylabel="energy of the first neuron")
-    dots.legend(frameon=False, fontsize=TICK, loc="upper left")
-    bars.hist(ranked.over.dropna(), bins=40, color=COLOURS[0])
-    bars.axvline(0, color="black", lw=0.8, ls="--")
-    median = ranked.over.median()
-    bars.axvline(median, color=COLOURS[5], lw=1.2, label=f"median {median:.2f}")
-    bars.set(xlabel="energy - energy of random neurons", ylabel="classes")
-    bars.legend(frameon=False, fontsize=TICK)
-    for axis in (dots, bars):
-        axis.set_title(f"all {len(ranked):,} classes", fontsize=CAPTION)
-        plain(axis)
-    plain(left)
-    left.tick_params(axis="y", labelsize=TICK)
     return figure
 
 

@@ -34,8 +34,8 @@ def test_context_equals_the_model(sample: Index, reference: Reference) -> None:
     row: Any = class_context(sample, masks, k=3, by="folded", seed=4).set_index("class").loc["bird"]
     covers, ids = direct_covers(reference), [i for i, p in enumerate(reference.paths) if p.startswith("bird/")]
     energy, active, said = np.zeros((40, 64)), np.zeros((40, 1)), np.zeros((40, 64))
-    neurons: Any = sample.key_neurons("bird", 3, "folded")
-    for one in neurons.itertuples():
+    neurons: list[Any] = list(sample.key_neurons("bird", 3, "folded").itertuples())
+    for one in neurons:
         values = reference.fc1[str(one.layer)][ids][:, 1:, one.unit]
         positive = values.clip(0)
         some = positive.sum(1) > 0
