@@ -215,5 +215,5 @@ def test_the_command_says_the_caption_below_the_table(sample_path: Path) -> None
 
     out = CliRunner().invoke(cli, ["dissect", "similarity", str(sample_path)], catch_exceptions=False)
     assert "Similarity of 12 classes in 66 pairs" in out.stderr
-    assert "activation: docs/concepts/measures.md#classes-and-neurons" in out.stderr
+    assert "value space, activation, tree, r: docs/concepts/measures.md#classes-and-neurons" in out.stderr
     assert "\\n" not in out.stderr
