@@ -108,15 +108,17 @@ class Plan:
     decoders: int  # processes that decode images
 
     @property
+    def named_classes(self) -> int:
+        return len(self.names.names) if self.names else 0
+
+    @property
     def index_bytes(self) -> int:
-        return sum(a.total_bytes for a in arrays(self.spec).values()) + tables_bytes(
-            self.spec, len(self.names.names) if self.names else 0
-        )
+        return sum(a.total_bytes for a in arrays(self.spec).values()) + tables_bytes(self.spec, self.named_classes)
 
     @property
     def memory_bytes(self) -> int:
         """Of a run at its peak, libraries, model and decoders included."""
-        return needed_bytes(self.spec, len(self.names.names) if self.names else 0, self.decoders)
+        return needed_bytes(self.spec, self.named_classes, self.decoders)
 
 
 def sample_request(out: Path, part_images: int | None = None, **settings: Unpack[Settings]) -> Request:

@@ -2,7 +2,7 @@
 
 A neuron's weight for a class is the positive part of its contribution (or folded score, or score). The weights are
 computed layer by layer from value vectors, head and the classes' mean activation, as the tables' are: so the same can
-be done with the coordinates of the head's rows shuffled (sum_chance.drawn_heads), 19 times. Rows and value vectors then
+be done with the coordinates of the head's rows shuffled (drawings.drawn_heads), 19 times. Rows and value vectors then
 have nothing to do with each other, while what the neuron does on the classes' images stays.
 """
 
@@ -23,7 +23,7 @@ from ..lookups.class_images import labelled_images
 from ..lookups.key_neurons import Ranking, chosen_ranking
 from ..stored.names import at_least
 from ..stored.stored_index import StoredIndex
-from .sum_chance import drawn_heads
+from .drawings import drawn_heads
 
 Scores = NDArray[np.float32]
 Floats = NDArray[np.float64]

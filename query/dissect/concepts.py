@@ -21,12 +21,11 @@ from ...schemas.run_spec import LayerSpec, Part
 from ..lookups.neuron import QUANTILES, Quantile, quantiles
 from ..model.map_source import MapSource
 from ..stored.stored_index import StoredIndex
+from .drawings import drawn_rings
 from .masks import Masks
 
 LABEL_IOU = 0.04
 MAPS_AT_ONCE = 10_000_000  # values of stored maps
-
-DRAWINGS = 19  # their largest is passed by chance once in 20
 MASKS_HELD = 2000  # images, in the size of the model's input
 
 Counts = NDArray[np.int64]
@@ -162,11 +161,8 @@ def mask_drawings(masks: Masks, seed: int) -> list[dict[int, int]]:
     ids, random = masks.images.image_id.to_numpy(), np.random.default_rng(seed)
     if len(ids) < 2:
         return []
-    drawings = []
-    for _ in range(DRAWINGS):
-        order = random.permutation(ids)  # a ring: everybody gets the next one's
-        drawings.append(dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True)))
-    return drawings
+    rings = drawn_rings(len(ids), random)
+    return [dict(zip(ids[own].tolist(), ids[other].tolist(), strict=True)) for own, other in rings]
 
 
 def overlaps(

@@ -22,6 +22,7 @@ from ..model.map_source import MapSource
 from ..stored.names import at_least
 from ..stored.stored_index import StoredIndex
 from .concepts import mask_drawings
+from .focus import mean, standard_error
 from .masks import Masks
 from .regions import patch_cover
 
@@ -132,9 +133,8 @@ def _outside(where: dict[str, Floats], covers: NDArray[np.float32], own: Ints, o
     row: dict[str, Any] = {"images": len(images), "silent": int((~does).sum()), "background": background}
     for name, of in where.items():
         shares = _shares(of[does], covers[images])
-        error = float(shares.std(ddof=1) / len(shares) ** 0.5) if len(shares) > 1 else np.nan
         drawn = [(_shares(of[does], covers[masks]) - 1 + covers[masks].mean(1)).mean() for masks in others[:, images]]
-        share = float(shares.mean()) if len(shares) else np.nan
+        share, error = mean(shares), standard_error(shares)
         chance = background + float(max(drawn)) if drawn and len(shares) else np.nan
         prefix = "energy_" if name == "energy" else ""
         row |= {f"{name}_outside": share, f"{prefix}se": error, f"{prefix}chance": chance}

@@ -26,13 +26,13 @@ from ..lookups.key_neurons import Ranking, chosen_ranking
 from ..model.map_source import MapSource
 from ..stored.names import at_least
 from ..stored.stored_index import StoredIndex
+from .drawings import drawn_rings
 from .focus_chance import found_by_chance
 from .masks import Masks
 from .region_rules import RegionRule, Threshold, region_rule
 from .regions import empty_regions, inside, on_images, patch_cover, ranked
 
 Doubles = NDArray[np.float64]
-DRAWINGS = 19  # their largest is passed by chance once in 20
 ONE_IN = 20
 
 
@@ -167,14 +167,13 @@ def _focus(measured: _Measured, kinds: NDArray[np.object_], draw: np.random.Gene
 
 
 def _of_other_masks(energy: Doubles, draw: np.random.Generator) -> float:
-    """The largest mean of DRAWINGS in which every image gets the next one's mask, round a ring in a drawn order.
+    """The largest mean of drawings in which every image gets the mask of another.
 
     energy: [image, mask], NaN for images on which nothing is positive. NaN for one image.
     """
     if len(energy) < 2:
         return float("nan")
-    orders = [draw.permutation(len(energy)) for _ in range(DRAWINGS)]
-    return float(np.max([mean(energy[order, np.roll(order, 1)]) for order in orders]))
+    return float(np.max([mean(energy[own, other]) for own, other in drawn_rings(len(energy), draw)]))
 
 
 def _of_random_neurons(energies: Sequence[float] | Doubles) -> float:

@@ -1,8 +1,7 @@
 """What the search for a class's first neuron finds by chance: the same search with heads that mean nothing.
 
-As in sum_chance the coordinates of the head's rows are shuffled, in all rows alike, 19 times. A class's first neuron in
-a drawing is then one of those that the ranking likes anyhow, such as those that are often on, and says nothing of the
-class.
+A class's first neuron with a shuffled head (see drawings) is one of those that the ranking likes anyhow, such as those
+that are often on, and says nothing of the class.
 """
 
 from __future__ import annotations
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 
 from ..lookups.key_neurons import Ranking
 from ..stored.stored_index import StoredIndex
-from .sum_chance import drawn_heads
+from .drawings import drawn_heads
+from .value_vectors import whole_vectors
 
 Floats = NDArray[np.float32]
 
@@ -32,20 +32,13 @@ def found_by_chance(index: StoredIndex, by: Ranking, layer: str | None, seed: in
     places = [{"layer": spec.name, "block": spec.block, "unit": np.arange(spec.units)} for spec in layers]
     units = pd.concat([pd.DataFrame(place) for place in places], ignore_index=True)
     names = [spec.name for spec in layers]
-    vectors = _vectors(index, names, by in ("folded", "contribution"))
+    vectors = np.concatenate([*whole_vectors(index, names, by in ("folded", "contribution")).values()])
     activity = _activity(index, names) if by == "contribution" else None
     drawings: list[pd.DataFrame] = [
         units.iloc[_ranked(head, vectors, by, activity).argmax(1)].assign(class_id=np.arange(len(head)))
         for head in drawn_heads(index.reader.whole("head"), seed)
     ]
     return pd.concat(drawings, ignore_index=True)
-
-
-def _vectors(index: StoredIndex, layers: list[str], folded: bool) -> Floats:
-    """What a row of the head is multiplied by, of every unit of the layers: [unit, d]."""
-    places = [index.vectors_of(layer) for layer in layers]
-    whole = {arrays: index.reader.whole(arrays.folded if folded else arrays.vectors) for arrays, _ in places}
-    return np.concatenate([whole[arrays][place] for arrays, place in places])
 
 
 def _activity(index: StoredIndex, layers: list[str]) -> Floats:

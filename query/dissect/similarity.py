@@ -13,12 +13,12 @@ from ...schemas.errors import QueryError
 from ..drawing.clustered import average_linkage, class_names, square
 from ..lookups.key_neurons import needs_head
 from ..stored.stored_index import StoredIndex
+from .drawings import DRAWINGS
 
 Space = Literal["head", "value", "activation"]
 SPACES: tuple[Space, ...] = get_args(Space)
 Rows = Literal["pairs", "merges", "spaces"]  # what a row of a table of similarity is
 ROWS: tuple[Rows, ...] = get_args(Rows)
-DRAWINGS = 19  # their largest is passed by chance once in 20
 
 
 def class_similarity(index: StoredIndex, measure: str = "post_mean") -> pd.DataFrame:

@@ -1,9 +1,7 @@
 """What the searches of value_sums find by chance.
 
-The best of many pairs says something only beside the best of as many that mean nothing. So the same searches run on 19
-drawings in which the coordinates of the head's rows are shuffled, in all rows alike: rows and value vectors then have
-nothing to do with each other, while lengths, and what is alike among rows and among vectors, stay. The largest of 19
-is passed by chance once in 20.
+The best of many pairs says something only beside the best of as many that mean nothing. So the same searches run on
+shuffled heads (see drawings).
 """
 
 from __future__ import annotations
@@ -12,16 +10,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from .drawings import drawn_heads
 from .sum_search import Floats, Measure, Scores, Space, best_composed, best_pairs, grown_sets
-
-DRAWINGS = 19
-
-
-def drawn_heads(head: Scores, seed: int) -> Iterator[Scores]:
-    """The head [class, d] with its coordinates shuffled, DRAWINGS times."""
-    random = np.random.default_rng(seed)
-    for _ in range(DRAWINGS):
-        yield head[:, random.permutation(head.shape[1])]
 
 
 def of_pairs(space: Space, class_id: int, by: Measure, candidates: int, seed: int) -> float:

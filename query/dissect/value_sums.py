@@ -18,7 +18,9 @@ from ..lookups.key_neurons import key_neurons, needs_head
 from ..stored.names import at_least
 from ..stored.stored_index import StoredIndex
 from . import sum_chance
+from .drawings import DRAWINGS
 from .sum_search import Floats, Measure, Space, best_composed, best_pairs, grown_sets, measure
+from .value_vectors import whole_vectors
 
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 FLAT = 2.0  # times chance: where no sum reaches it, probability tells nothing
@@ -50,7 +52,8 @@ def neuron_pairs(
         >>> neuron_pairs(index, "bird", "margin", k=10)
     """
     at_least(1, k=k)
-    class_id, neurons, scores = loudest(index, class_, candidates, by)
+    space = _space(index, by, candidates)
+    class_id, neurons, scores = loudest(index, class_, candidates, by, space)
     alone, twice = measure(scores, class_id, by), measure(2 * scores, class_id, by)
     a, b, together, gain = best_pairs(scores, class_id, by, k)
     return _named(neurons, a, b).assign(
@@ -60,7 +63,7 @@ def neuron_pairs(
         sum=together,
         gain=gain,
         over_twice=together - np.maximum(twice[a], twice[b]),
-        **against(gain, sum_chance.of_pairs(_space(index), class_id, by, candidates, seed)),
+        **against(gain, sum_chance.of_pairs(space, class_id, by, candidates, seed)),
     )[["rank", *WHERE, "a", "b", "sum", "gain", "over_twice", "chance", "passes"]]
 
 
@@ -97,9 +100,10 @@ def neuron_sets(
         >>> neuron_sets(index, "bird", size=4, by="margin")
     """
     at_least(1, size=size, starts=starts)
-    class_id, neurons, scores = loudest(index, class_, candidates, by)
+    space = _space(index, by, candidates)
+    class_id, neurons, scores = loudest(index, class_, candidates, by, space)
     in_order = measure(np.cumsum(scores[:, :size], axis=1), class_id, by)
-    chance = sum_chance.of_sets(_space(index), class_id, by, candidates, size, starts, seed)
+    chance = sum_chance.of_sets(space, class_id, by, candidates, size, starts, seed)
     rows = [
         {"set": number, "size": step, "layer": neurons.layer[unit], "unit": neurons.unit[unit], "value": value,
          "by_score": in_order[step - 1], "chance": chance[step - 1], "passes": value > chance[step - 1]}
@@ -145,9 +149,9 @@ def composed_classes(
     Example:
         >>> composed_classes(index, "margin").query("pairs > 0")
     """
-    _can_be_asked(index, by)
+    space = _space(index, by, candidates)
     names = index.sql("SELECT class_id, class FROM classes ORDER BY class_id")
-    space, tell, steps = _space(index), progress or silent, (1 + sum_chance.DRAWINGS) * len(names)
+    tell, steps = progress or silent, (1 + DRAWINGS) * len(names)
     chance = sum_chance.of_composed(space, by, candidates, seed, lambda done: tell(done, steps))
     rows = []
     for done, (class_id, name) in enumerate(names.itertuples(index=False), steps - len(names) + 1):
@@ -173,35 +177,33 @@ def against(values: Floats, chance: float) -> dict[str, Any]:
 
 
 def loudest(
-    index: StoredIndex, class_: str | int, k: int, by: Measure, space: Space | None = None, others: bool = False
+    index: StoredIndex, class_: str | int, k: int, by: Measure, space: Space, others: bool = False
 ) -> tuple[int, pd.DataFrame, Floats]:
     """The class, its k neurons with the largest score (layer, block, unit; best first), and their scores for all
     classes [class, neuron] from the stored head and value vectors. others: only neurons that say another class loudest.
 
-    Raises QueryError without a head, for an unknown class or measure.
+    Raises QueryError for an unknown class.
     """
-    _can_be_asked(index, by)
-    at_least(2, candidates=k)
     class_id = index.class_id(class_)
     neurons = key_neurons(index, class_id, k, "score", louder_elsewhere=others)[["layer", "block", "unit"]]
-    head, vectors = space or _space(index)
+    head, vectors = space
     rows = np.stack([vectors[layer][unit] for layer, unit in zip(neurons.layer, neurons.unit, strict=True)])
     return class_id, neurons, (head @ rows.T).astype(np.float64)
 
 
-def _can_be_asked(index: StoredIndex, by: Measure) -> None:
+def _space(index: StoredIndex, by: Measure, candidates: int) -> Space:
+    """The head [class, d] and all value vectors [unit, d] by layer, float32.
+
+    Raises QueryError where no sum can be judged: without a head, against no other class, by an unknown measure, of
+    fewer than two candidates.
+    """
     needs_head(index)
+    at_least(2, candidates=candidates)
     if by not in MEASURES:
         raise QueryError(f"no measure '{by}' of a sum", f"One of {', '.join(MEASURES)}.")
     if index.spec.classes < 2:
         raise QueryError("this index has one class, and a sum is judged against the others", "Give a head of several.")
-
-
-def _space(index: StoredIndex) -> Space:
-    """The head [class, d] and all value vectors [unit, d] by layer, float32."""
-    places = {layer.name: index.vectors_of(layer.name) for layer in index.spec.layers if layer.has_value_vectors}
-    whole = {arrays.vectors: index.reader.whole(arrays.vectors) for arrays in {arrays for arrays, _ in places.values()}}
-    return index.reader.whole("head"), {name: whole[arrays.vectors][at] for name, (arrays, at) in places.items()}
+    return index.reader.whole("head"), whole_vectors(index, [layer.name for layer in index.ranked_layers])
 
 
 def _named(neurons: pd.DataFrame, a: NDArray[np.int64], b: NDArray[np.int64]) -> pd.DataFrame:

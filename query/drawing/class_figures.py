@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from ...schemas.run_spec import Kind
 from .colours import COLOURS, GREY
-from .figure_style import CAPTION, LABEL, MANY, TICK, block_ticks, new_axes, new_figure, plain, powers, short
+from .figure_style import CAPTION, INTERVAL, LABEL, MANY, TICK, block_ticks, new_axes, new_figure, plain, powers, short
 
 MEASURES = {
     "mean_max": "largest patch",
@@ -22,7 +22,6 @@ MEASURES = {
 AFTER = ("post_mean", "cls_post_mean")  # the nonlinearity, where a layer has one
 NEURONS: tuple[Kind, ...] = ("hidden",)
 READ: dict[Kind, str] = {"gated": "what fc2 reads", "attention": "what attn.proj reads"}  # kinds of layers without one
-INTERVAL = 1.96  # standard errors: 95%
 ROWS = 20  # neurons of a panel, or shared neurons
 PANEL_ROWS = 11  # panels below each other
 

@@ -8,10 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .colours import COLOURS
-from .figure_style import LABEL, MANY, new_axes, short
-from .many_classes import Against, many_classes
+from .figure_style import INTERVAL, short
+from .many_classes import Against, classes_figure, name_rows
 
-INTERVAL = 1.96  # standard errors: 95%
 OF_ALL = Against(
     "contribution_outside",
     "background",
@@ -30,14 +29,7 @@ def context_figure(context: pd.DataFrame, by: str, caption: str = "") -> Figure:
         context: a row a class, as from class_context.
         by: the ranking of its neurons.
     """
-    if len(context) <= MANY:
-        figure, (axis,) = new_axes(7.6, 0.27 * len(context) + 1.6, caption)
-        _rows(axis, context, by)
-    else:
-        figure = many_classes(context, OF_ALL, lambda axis, some: _rows(axis, some, by), caption)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=2, fontsize=LABEL)
-    return figure
+    return classes_figure(context, OF_ALL, lambda axis, some: _rows(axis, some, by), caption, width=7.6, room=1.6)
 
 
 def _rows(axis: Axes, context: pd.DataFrame, by: str) -> None:
@@ -54,8 +46,4 @@ def _rows(axis: Axes, context: pd.DataFrame, by: str) -> None:
     axis.plot(share, place, "D", color=COLOURS[0], mfc="white", ms=5, label=label)
     axis.plot(share[lives], place[lives], "D", color=COLOURS[0], ms=5, label="the same: lives from background")
     names = [f"{short(name)}  (n = {n})" for name, n in zip(context["class"], context.images, strict=True)]
-    axis.set_yticks(place, names)
-    axis.set_ylim(len(context) - 0.4, -0.6)
-    axis.set(xlim=(-0.02, 1.02), xlabel="share that lies outside the object's mask")
-    axis.grid(axis="y", color="#eeeeee")
-    axis.set_axisbelow(True)
+    name_rows(axis, names, "share that lies outside the object's mask")

@@ -23,6 +23,7 @@ EXTREME = 12  # rows at either end
 BLOCKS = 14  # numbers of blocks below an axis
 NAME = 28  # letters of a name
 CAPTION, LABEL, TICK = 9, 8, 7  # heights of letters, in points
+INTERVAL = 1.96  # standard errors: 95%
 LETTER = 0.6  # width of a letter of its height
 
 

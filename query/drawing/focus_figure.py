@@ -8,26 +8,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .colours import COLOURS
-from .figure_style import LABEL, MANY, new_axes, short
-from .many_classes import Against, many_classes
+from .figure_style import INTERVAL, short
+from .many_classes import Against, classes_figure, name_rows
 
 AGAINST = Against(
     "energy", "random_energy", "energy of the first neuron", "energy of random neurons",
     "passes", "passes", "does not pass",
 )  # fmt: skip
-INTERVAL = 1.96  # standard errors: 95%
 
 
 def focus_figure(focus: pd.DataFrame, by: str, caption: str = "") -> Figure:
     """Energy inside the object: the first neuron, random neurons of its block, the mask's share, and chance."""
-    if len(focus) <= MANY:
-        figure, (axis,) = new_axes(7.2, 0.27 * len(focus) + 1.3, caption)
-        _rows(axis, focus, by)
-    else:
-        figure = many_classes(focus, AGAINST, lambda axis, rows: _rows(axis, rows, by), caption)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=2, fontsize=LABEL)
-    return figure
+    return classes_figure(focus, AGAINST, lambda axis, rows: _rows(axis, rows, by), caption, width=7.2, room=1.3)
 
 
 def _rows(axis: Axes, focus: pd.DataFrame, by: str) -> None:
@@ -47,8 +39,5 @@ def _rows(axis: Axes, focus: pd.DataFrame, by: str) -> None:
               label="the same: does not pass chance and the mask's share")  # fmt: skip
     counts = (focus.images - focus.no_energy).astype(int)
     rows = zip(focus["class"], focus.block, focus.unit, counts, strict=True)
-    axis.set_yticks(place, [f"{short(name)}  {block}:{unit}  (n = {n})" for name, block, unit, n in rows])
-    axis.set_ylim(len(focus) - 0.4, -0.6)
-    axis.set(xlim=(-0.02, 1.02), xlabel="energy: share of positive activation inside the object's mask")
-    axis.grid(axis="y", color="#eeeeee")
-    axis.set_axisbelow(True)
+    names = [f"{short(name)}  {block}:{unit}  (n = {n})" for name, block, unit, n in rows]
+    name_rows(axis, names, "energy: share of positive activation inside the object's mask")

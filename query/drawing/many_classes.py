@@ -1,8 +1,8 @@
-"""Figures of more classes than have a row each: the extremes as rows, all as dots, and how they are spread."""
+"""Figures of classes' shares: a row a class; of many classes the extremes as rows, all as dots, and how they spread."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .colours import COLOURS, GREY
-from .figure_style import CAPTION, TICK, ends, new_figure, plain
+from .figure_style import CAPTION, LABEL, MANY, TICK, ends, new_axes, new_figure, plain
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,34 @@ class Against:
     is_not: str
 
 
-def many_classes(table: pd.DataFrame, of: Against, rows: Callable[[Axes, pd.DataFrame], None], caption: str) -> Figure:
+Rows = Callable[[Axes, pd.DataFrame], None]  # draws some classes, a row each
+
+
+def classes_figure(table: pd.DataFrame, of: Against, rows: Rows, caption: str, width: float, room: float) -> Figure:
+    """A figure of all classes, its legend below.
+
+    width, room: inches of a figure of few classes, and of its height what the rows do not take.
+    """
+    if len(table) <= MANY:
+        figure, (axis,) = new_axes(width, 0.27 * len(table) + room, caption)
+        rows(axis, table)
+    else:
+        figure = _many_classes(table, of, rows, caption)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=2, fontsize=LABEL)
+    return figure
+
+
+def name_rows(axis: Axes, names: Sequence[str], xlabel: str) -> None:
+    """Names of the rows, the first above, and below them the axis of shares."""
+    axis.set_yticks(range(len(names)), names)
+    axis.set_ylim(len(names) - 0.4, -0.6)
+    axis.set(xlim=(-0.02, 1.02), xlabel=xlabel)
+    axis.grid(axis="y", color="#eeeeee")
+    axis.set_axisbelow(True)
+
+
+def _many_classes(table: pd.DataFrame, of: Against, rows: Rows, caption: str) -> Figure:
     """Left, `rows` draws the classes whose value lies furthest above and below the reference; right, all of them."""
     over = (table[of.value] - table[of.reference]).rename("over")
     ranked = table.assign(over=over).sort_values("over", ascending=False, ignore_index=True)

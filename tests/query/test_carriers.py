@@ -11,7 +11,7 @@ import torch
 from conftest import Reference
 from numpy.typing import NDArray
 from vitdex.query.dissect.carriers import carried_classes, carrier_neurons
-from vitdex.query.dissect.sum_chance import drawn_heads
+from vitdex.query.dissect.drawings import drawn_heads
 from vitdex.query.index import Index
 from vitdex.schemas.errors import QueryError
 

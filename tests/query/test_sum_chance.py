@@ -7,6 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 from vitdex.query.dissect import sum_chance
+from vitdex.query.dissect.drawings import drawn_heads
 from vitdex.query.dissect.sum_search import Floats, Space, best_composed, best_pairs, grown_sets
 from vitdex.query.dissect.value_sums import composed_classes, neuron_pairs, neuron_sets
 from vitdex.query.index import Index
@@ -61,7 +62,7 @@ def test_a_head_that_means_nothing_passes_once_in_twenty(space: Space) -> None:
     vectors = np.concatenate([space[1]["a"], space[1]["b"]])
     passed, trials = 0, 60
     for trial in range(trials):
-        head = next(sum_chance.drawn_heads(space[0], 1000 + trial))
+        head = next(drawn_heads(space[0], 1000 + trial))
         class_id = trial % len(head)
         some = vectors[np.argsort(-(vectors @ head[class_id]))[:FEW]]
         gain = best_pairs((head @ some.T).astype(np.float64), class_id, "margin", 1)[3][0]
