@@ -44,7 +44,7 @@ def recording(
 
         return note
 
-    with suppress(_EnoughRecorded), ExitStack() as hooks:
+    with suppress(*[_EnoughRecorded] * no_more), ExitStack() as hooks:  # another's is not ours to end
         for name, module in (outputs or {}).items():
             hooks.enter_context(changed(module, keep(name), "output"))
         for name, module in (inputs or {}).items():
