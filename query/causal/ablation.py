@@ -8,9 +8,9 @@ Definitions: docs/concepts/effects.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import numpy as np
 import pandas as pd
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from ...schemas.errors import QueryError
 from ...schemas.progress import Progress, silent
+from ..drawing.terms import definitions
 from ..lookups.class_images import drawn_images
-from ..lookups.key_neurons import Ranking, key_neurons, named, needs_head
+from ..lookups.key_neurons import Ranking, chosen_ranking, key_neurons, named, needs_head
 from ..stored.names import Neuron, NeuronLike, at_least
 from ..stored.stored_index import StoredIndex
 
@@ -35,8 +36,19 @@ Where = Literal["everywhere", "subject", "background"]
 WHERES: tuple[Where, ...] = get_args(Where)
 MEASURES = ("logit", "margin", "probability", "accuracy")
 OTHER = "accuracy of others"
+NAMED = 3  # neurons in a caption
 DRAWS = 5  # of other images' values, averaged
-Covers = Callable[[Sequence[int]], Doubles]  # of images, the object's share of every patch: [image, patch]
+
+
+class ObjectMasks(Protocol):
+    """What `open_masks` gives: the images that have a mask, and the object's share of their patches."""
+
+    @property
+    def images(self) -> pd.DataFrame:
+        """A row an image, with its image_id."""
+
+    def covers(self, image_ids: Sequence[int]) -> Doubles:
+        """Of images that have a mask: [image, patch]."""
 
 
 def ablate(
@@ -47,7 +59,7 @@ def ablate(
     by: Ranking | None = None,
     replace: str = "mean",
     where: Where = "everywhere",
-    covers: Covers | None = None,
+    masks: ObjectMasks | None = None,
     images: int = 50,
     random: int = 19,
     seed: int = 0,
@@ -65,7 +77,7 @@ def ablate(
             for patches, of each prefix token for itself), 'zero', 'resample' (another image's values, mean of 5 draws),
             or 'times:F' (F times what it is).
         where: on all tokens, or only on the patches that show the object, or those that do not, by the mask's cover.
-        covers: for the last two: of images, the mask's share of every patch.
+        masks: of the objects, for the last two; only images that have one are taken.
         images: of the class, and as many of other classes, drawn where there are more.
         random: how many sets of random neurons to compare with, each of as many neurons of the same layers.
         seed: draws them.
@@ -94,16 +106,16 @@ def ablate(
     chosen = _chosen(index, class_id, neurons, k, by)
     if where not in WHERES:
         raise QueryError(f"no place '{where}'", f"One of {', '.join(WHERES)}.")
-    if where != "everywhere" and covers is None:
+    if where != "everywhere" and masks is None:
         raise QueryError(f"where the {where} is, masks say", "Give --masks DIR.")
     from ..model.live_model import open_model
     from ..model.replacement import Substitute, parsed
 
     kind, factor = parsed(replace)
-    own, others = drawn_images(index, class_id, images, seed)
+    own, others = drawn_images(index, class_id, images, seed, None if where == "everywhere" else _with_mask(masks))
     live = open_model(index, weights, device)
     runs = _Runs(
-        live, Substitute(live, kind, factor, seed), class_id, own, others, where, covers, progress or silent, random
+        live, Substitute(live, kind, factor, seed), class_id, own, others, where, masks, progress or silent, random
     )
     before, after = runs(()), runs(chosen)
     sets = _random_sets(index, chosen, random, seed)
@@ -124,6 +136,10 @@ def _chosen(
         if not index.neuron_layer(*neuron).has_value_vectors:
             raise QueryError(f"{neuron} is a coordinate of the stream", "Replace neurons: --neuron blocks.4.mlp.fc1:7.")
     return chosen
+
+
+def _with_mask(masks: ObjectMasks | None) -> Ints:
+    return np.empty(0, np.int64) if masks is None else masks.images.image_id.to_numpy(np.int64)
 
 
 def _random_sets(index: StoredIndex, neurons: Sequence[Neuron], sets: int, seed: int) -> list[list[Neuron]]:
@@ -152,12 +168,12 @@ class _Runs:
         own: Ints,
         others: Ints,
         where: Where,
-        covers: Covers | None,
+        masks: ObjectMasks | None,
         progress: Progress,
         random: int,
     ) -> None:
         self.live, self.substitute, self.class_id = live, substitute, class_id
-        self.own, self.others, self.where, self.covers = own, others, where, covers
+        self.own, self.others, self.where, self.masks = own, others, where, masks
         self.labels = _labels(live.index, others)
         self.draws = DRAWS if substitute.is_drawn else 1
         self.progress, self.done = progress, 0
@@ -197,8 +213,8 @@ class _Runs:
             return None
         import torch
 
-        assert self.covers is not None
-        cover = torch.as_tensor(self.covers(ids), dtype=torch.float32, device=self.live.device)
+        assert self.masks is not None
+        cover = torch.as_tensor(self.masks.covers(ids), dtype=torch.float32, device=self.live.device)
         weight = torch.zeros(len(ids), self.live.spec.tokens, device=self.live.device)
         weight[:, self.live.spec.prefix :] = cover if self.where == "subject" else 1 - cover
         return weight
@@ -243,3 +259,27 @@ def _table(before: dict[str, Doubles], after: dict[str, Doubles], random: Double
 
 def _mean(values: Doubles) -> float:
     return float(values.mean()) if len(values) else float("nan")
+
+
+def chosen_neurons(
+    index: StoredIndex, class_id: int, neurons: Sequence[NeuronLike] | None, k: int, by: Ranking | None
+) -> str:
+    """Which neurons `ablate` replaces, in words."""
+    if neurons is None:
+        return f"its first {k:,} neurons by {chosen_ranking(index, by, class_id)}"
+    names = [str(Neuron.of(neuron)) for neuron in neurons]
+    return ", ".join(names) if len(names) <= NAMED else f"{len(names):,} neurons"
+
+
+def ablation_caption(class_name: str, what: str, replace: str, where: Where, table: pd.DataFrame, random: int) -> str:
+    """What the table and its figure show."""
+    own, others = int(table.n.iloc[0]), int(table.n.iloc[-1])
+    place = "" if where == "everywhere" else f", on the {where} alone"
+    beside = f"Beside {random:,} sets of as many random neurons of the same layers." if random else ""
+    lines = (
+        f"What the answer on {class_name} loses without {what} (replaced by {replace}{place}): "
+        f"n = {own:,} of its images, {others:,} of other classes.",
+        beside,
+        definitions(("ablation", "replacement", "logit of a class", "random neurons")),
+    )
+    return "\n".join(filter(None, lines))

@@ -23,7 +23,7 @@ from ..stored.names import at_least
 from ..stored.stored_index import StoredIndex
 from .concepts import mask_drawings
 from .masks import Masks
-from .regions import patch_cover
+from .masks import patch_cover
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -27,9 +27,9 @@ from ..model.map_source import MapSource
 from ..stored.names import at_least
 from ..stored.stored_index import StoredIndex
 from .focus_chance import found_by_chance
-from .masks import Masks
+from .masks import Masks, patch_cover
 from .region_rules import RegionRule, Threshold, region_rule
-from .regions import empty_regions, inside, on_images, patch_cover, ranked
+from .regions import empty_regions, inside, on_images, ranked
 
 Doubles = NDArray[np.float64]
 DRAWINGS = 19  # their largest is passed by chance once in 20
