@@ -22,8 +22,7 @@ from ..model.map_source import MapSource
 from ..stored.names import at_least
 from ..stored.stored_index import StoredIndex
 from .concepts import mask_drawings
-from .masks import Masks
-from .masks import patch_cover
+from .masks import Masks, patch_cover
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
