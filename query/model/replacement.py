@@ -67,20 +67,22 @@ class Substitute:
         return self.kind == "resample"
 
     def prepare(self, units: dict[str, list[int]], image_ids: Sequence[int], draw: int) -> dict[str, Tensor] | None:
-        """For 'resample': what stands in place on a batch of images, by layer [image, token, unit]; else None."""
-        if self.kind != "resample":
+        """What stands in place on a batch of images, by layer [token, unit] or [image, token, unit]; None of a dose.
+
+        To be called before the hooks are in place: it runs the model itself.
+        """
+        if self.kind == "times" or self.kind == "zero":
             return None
+        if self.kind == "mean":
+            return {
+                layer: torch.stack([self._mean(layer, unit) for unit in some], 1).to(self.live.device)
+                for layer, some in units.items()
+            }
         donors = [self._donor(image_id, draw) for image_id in image_ids]
         modules = {layer: self.live.layer(layer).out for layer in units}
         with torch.inference_mode(), recording(inputs=modules, no_more=True) as read:
             self.live(self.live.pixels(donors), [])
         return {layer: read[layer][..., some] for layer, some in units.items()}
-
-    def __call__(self, layer: str, units: list[int], now: Tensor) -> Tensor:
-        """Values [image, token, unit] instead of those that are now."""
-        if self.kind == "mean":
-            return torch.stack([self._mean(layer, unit) for unit in units], 1).to(now).expand_as(now)
-        return now * self.factor
 
     def _donor(self, image_id: int, draw: int) -> int:
         """Another image of the index that can be read, drawn for this one."""
@@ -134,11 +136,11 @@ def replaced(
     weight: 0 to 1 for every token [image, token]; None for 1 everywhere. draw: which of several draws ('resample').
     """
     units = by_layer(neurons)
-    drawn = substitute.prepare(units, image_ids, draw)
+    instead = substitute.prepare(units, image_ids, draw)
 
     def change(layer: str, some: list[int], h: Tensor) -> Tensor:
         now = h[..., some]
-        new = drawn[layer] if drawn is not None else substitute(layer, some, now)
+        new = substitute.factor * now if instead is None else instead[layer].to(now)
         out = h.clone()
         out[..., some] = new if weight is None else now + weight[..., None] * (new - now)
         return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -107,10 +108,9 @@ def test_other_images_values_stand_at_the_same_tokens(live: LiveModel) -> None:
     substitute = Substitute(live, *parsed("resample"), seed=3)
     donors = [substitute._donor(image_id, 0) for image_id in IDS]
     assert all(donor != image_id for donor, image_id in zip(donors, IDS, strict=True))
-    change = {
-        layer: set_to(units, lambda h, layer=layer, units=units: hidden(live, layer, donors)[..., units])
-        for layer, units in {"blocks.1.mlp.fc1": [5, 700], "blocks.4.mlp.fc1": [53]}.items()
-    }
+    change = {}
+    for layer, units in {"blocks.1.mlp.fc1": [5, 700], "blocks.4.mlp.fc1": [53]}.items():
+        change[layer] = set_to(units, lambda h, value=hidden(live, layer, donors)[..., units]: value)
     assert near(without(live, "resample"), directly(live, IDS, change))
 
 
@@ -174,9 +174,9 @@ def other(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Index]:
         (tmp_path / "images" / "abc"[number % 3]).mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / "images" / "abc"[number % 3] / f"{number}.png")
-    config = {"architecture": name, "num_classes": 3, "model_args": {"img_size": 64, **settings}}
-    import json
-
+    seen = {"input_size": [3, 64, 64], "num_classes": 3, "crop_pct": 1.0, "interpolation": "bicubic"}
+    args = {"img_size": 64, **settings}
+    config = {"architecture": name, "num_classes": 3, "model_args": args, "pretrained_cfg": seen}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "model.safetensors").write_bytes((tmp_path / "weights.safetensors").read_bytes())
     out = build_index(
