@@ -110,7 +110,8 @@ def test_other_images_values_stand_at_the_same_tokens(live: LiveModel) -> None:
     assert all(donor != image_id for donor, image_id in zip(donors, IDS, strict=True))
     change = {}
     for layer, units in {"blocks.1.mlp.fc1": [5, 700], "blocks.4.mlp.fc1": [53]}.items():
-        change[layer] = set_to(units, lambda h, value=hidden(live, layer, donors)[..., units]: value)
+        value = hidden(live, layer, donors)[..., units]
+        change[layer] = set_to(units, lambda h, value=value: value)
     assert near(without(live, "resample"), directly(live, IDS, change))
 
 
