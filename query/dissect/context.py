@@ -23,8 +23,7 @@ from ..stored.names import at_least
 from ..stored.stored_index import StoredIndex
 from .concepts import mask_drawings
 from .focus import mean, standard_error
-from .masks import Masks
-from .regions import patch_cover
+from .masks import Masks, patch_cover
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

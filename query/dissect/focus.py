@@ -28,9 +28,9 @@ from ..stored.names import at_least
 from ..stored.stored_index import StoredIndex
 from .drawings import drawn_rings
 from .focus_chance import found_by_chance
-from .masks import Masks
+from .masks import Masks, patch_cover
 from .region_rules import RegionRule, Threshold, region_rule
-from .regions import empty_regions, inside, on_images, patch_cover, ranked
+from .regions import empty_regions, inside, on_images, ranked
 
 Doubles = NDArray[np.float64]
 ONE_IN = 20

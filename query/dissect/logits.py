@@ -9,12 +9,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ...schemas.progress import Progress
-from ..lookups.class_images import class_images, labelled_images
+from ..lookups.class_images import drawn_images
 from ..lookups.key_neurons import needs_head
 from ..stored.names import at_least
 from ..stored.stored_index import StoredIndex
 
-Ints = NDArray[np.int64]
 Shares = NDArray[np.float64]
 
 
@@ -60,7 +59,7 @@ def logit_terms(
     own, others = (
         (np.array([index.readable(image)]), np.empty(0, np.int64))
         if image is not None
-        else _drawn(index, class_id, k, seed)
+        else drawn_images(index, class_id, k, seed)
     )
     from ..model.live_model import open_model
     from ..model.logit_parts import logit_parts
@@ -88,16 +87,6 @@ def logit_terms(
         others_after_std=_deviation(_sums(compared)),
         others_n=len(others),
     )
-
-
-def _drawn(index: StoredIndex, class_id: int, k: int, seed: int) -> tuple[Ints, Ints]:
-    """Up to k images of the class, and as many of other classes."""
-    random = np.random.default_rng((seed, class_id))
-    own = class_images(index, class_id).image_id.to_numpy(np.int64)
-    every = labelled_images(index)
-    others = every.image_id[every.class_id != class_id].to_numpy(np.int64)
-    own = np.sort(random.choice(own, min(k, len(own)), replace=False))
-    return own, np.sort(random.choice(others, min(len(own), len(others)), replace=False))
 
 
 def _sums(shares: Shares) -> Shares:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -72,6 +73,11 @@ class Masks:
         own = [i + 1 for i, name in enumerate(self.names) if name in (row.label, row["class"], row.wnid)]
         return np.isin(values, own)
 
+    def covers(self, image_ids: Sequence[int]) -> NDArray[np.float64]:
+        """The object's share of every patch of images that have a mask: float64 [image, patch]."""
+        found = [self.object(image_id) for image_id in image_ids]
+        return np.array([patch_cover(mask, self.index.spec.grid).reshape(-1) for mask in found if mask is not None])
+
     def of_concepts(self, image_id: int) -> dict[int, Bools]:
         """Concepts that the image shows, by position in `concepts`: bool [y, x]."""
         values = self.values(image_id)
@@ -100,6 +106,15 @@ class Masks:
             _, height, width = self.index.spec.preprocessing["input_size"]
             seen = plain.transform((width, height), Image.Transform.EXTENT, box, Image.Resampling.NEAREST)
         return _numbers(np.asarray(seen))
+
+
+def patch_cover(mask: Bools, grid: tuple[int, int]) -> NDArray[np.float64]:
+    """The mask's share of every patch: float64 [row, column]."""
+    rows, columns = grid
+    height, width = mask.shape[0] // rows, mask.shape[1] // columns
+    patches = mask[: rows * height, : columns * width].reshape(rows, height, columns, width)
+    cover: NDArray[np.float64] = patches.mean((1, 3))
+    return cover
 
 
 def _numbers(pixels: NDArray[np.generic]) -> NDArray[np.int32]:

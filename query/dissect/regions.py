@@ -26,7 +26,7 @@ from ..lookups.key_neurons import Ranking, chosen_ranking, key_neurons
 from ..model.map_source import MapSource
 from ..stored.names import at_least
 from ..stored.stored_index import StoredIndex
-from .masks import Bools, Masks
+from .masks import Bools, Masks, patch_cover
 from .region_rules import NOBODY, RegionRule, Threshold, region_rule
 
 if TYPE_CHECKING:
@@ -191,15 +191,6 @@ def empty_regions(neurons: pd.DataFrame, active: Bools) -> Bools:
     """Which neurons have no region, of active pixels [neuron, y, x]: bool [neuron]."""
     empty: Bools = ~active.any((1, 2)) | neurons.negative.to_numpy(bool)
     return empty
-
-
-def patch_cover(mask: Bools, grid: tuple[int, int]) -> NDArray[np.float64]:
-    """The mask's share of every patch: float64 [row, column]."""
-    rows, columns = grid
-    height, width = mask.shape[0] // rows, mask.shape[1] // columns
-    patches = mask[: rows * height, : columns * width].reshape(rows, height, columns, width)
-    cover: NDArray[np.float64] = patches.mean((1, 3))
-    return cover
 
 
 def iou(active: Bools, mask: Bools | None) -> float:

@@ -13,6 +13,7 @@ LOGITS = "docs/concepts/measures.md#how-a-logit-builds-up"
 SUMS = "docs/concepts/measures.md#sums-of-value-vectors"
 VIEWS = "docs/concepts/views.md"
 REGIONS = "docs/concepts/activations.md#regions"
+EFFECTS = "docs/concepts/effects.md"
 GENERATED = "docs/concepts/generated-images.md#what-is-said-of-a-result"
 
 DEFINED = {
@@ -40,6 +41,7 @@ DEFINED = {
     **dict.fromkeys(("key-value agreement", "class-value agreement", "compositional share", "identifiability"), VALUES),
     **dict.fromkeys(("margin", "gain", "over_twice", "composed", "by chance"), SUMS),
     **dict.fromkeys(("logits",), LOGITS),
+    **dict.fromkeys(("ablation", "replacement", "logit of a class", "random neurons"), EFFECTS),
     **dict.fromkeys(("region",), REGIONS),
     **dict.fromkeys(("map", "post", "neuron-gradient", "logit-gradient", "grad-times-activation"), VIEWS),
     **dict.fromkeys(("ratio", "percentile", "pre_mean"), GENERATED),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ...schemas.errors import QueryError
 from ..stored.names import at_least
@@ -59,3 +61,25 @@ def labelled_images(index: StoredIndex) -> pd.DataFrame:
     if found.empty:
         raise QueryError("no image of this index has a class", "Name the folders of images by class or WordNet id.")
     return found.astype("int64")
+
+
+def drawn_images(
+    index: StoredIndex, class_: str | int, k: int, seed: int, among: NDArray[np.int64] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Up to k images of a class, and as many of other classes, drawn: two arrays of numbers, in order.
+
+    among: only of these images; None for all. Raises QueryError: an unknown class, or one without such images.
+    """
+    class_id = index.class_id(class_)
+    random = np.random.default_rng((seed, class_id))
+    own = class_images(index, class_id).image_id.to_numpy(np.int64)
+    every = labelled_images(index)
+    others = every.image_id[every.class_id != class_id].to_numpy(np.int64)
+    if among is not None:
+        own, others = np.intersect1d(own, among), np.intersect1d(others, among)
+    if not len(own):
+        raise QueryError(
+            f"no image of class '{index.class_name(class_id)}' has a mask", "Give --masks DIR with theirs."
+        )
+    own = np.sort(random.choice(own, min(k, len(own)), replace=False))
+    return own, np.sort(random.choice(others, min(len(own), len(others)), replace=False))

@@ -1,0 +1,1 @@
+"""What neurons cause: answers with and without them."""
