@@ -235,7 +235,7 @@ def measured(logits: Doubles, class_id: int) -> dict[str, Doubles]:
 
 def _labels(index: StoredIndex, images: Ints) -> Ints:
     found = index.sql("SELECT image_id, class_id FROM images WHERE class_id IS NOT NULL").set_index("image_id").class_id
-    return found.loc[images].to_numpy(np.int64)
+    return found.reindex(images).to_numpy(np.int64)
 
 
 def _means(measures: dict[str, Doubles]) -> Doubles:
@@ -247,12 +247,13 @@ def _table(before: dict[str, Doubles], after: dict[str, Doubles], random: Double
     for place, name in enumerate(before):
         change, of_random = after[name] - before[name], random[:, place]
         n = len(change)
-        row = {"measure": name, "n": n}
-        row |= {"before": _mean(before[name]), "after": _mean(after[name]), "change": _mean(change)}
+        mean = _mean(change)
+        row: dict[str, object] = {"measure": name, "n": n}
+        row |= {"before": _mean(before[name]), "after": _mean(after[name]), "change": mean}
         row["se"] = float(change.std(ddof=1) / n**0.5) if n > 1 else np.nan
         ends = (of_random.min(), of_random.max()) if len(of_random) else (np.nan, np.nan)
         row |= {"random": _mean(of_random), "random_low": ends[0], "random_high": ends[1]}
-        row["passes"] = bool(len(of_random)) and abs(row["change"]) > np.abs(of_random).max()
+        row["passes"] = bool(len(of_random)) and abs(mean) > np.abs(of_random).max()
         rows.append(row)
     return pd.DataFrame(rows)
 

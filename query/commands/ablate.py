@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +16,9 @@ from .analysis_options import ANALYSIS_OPTIONS, BY
 from .classes import chosen_class
 from .options import CLASS, INDEX, OUTPUT, model_options, shown_options
 from .output import answer, progress_bar
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @click.command("ablate")
@@ -74,7 +78,7 @@ def ablate_command(
         what = chosen_neurons(index, row, neurons or None, k, by)
         caption = ablation_caption(index.class_name(row), what, replace, where, table, random)
 
-        def draw() -> object:
+        def draw() -> Figure:
             from ..drawing.ablation_figure import ablation_figure
 
             return ablation_figure(table, caption)

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .edits import changed, recording
+from .edits import changed
 from .live_model import LiveModel
 
 BATCH = 4  # noisy copies at once: a backward pass keeps every block's activations
@@ -65,7 +65,7 @@ def logit_gradient(
     live: LiveModel, class_id: int, image_id: int, smoothing: Smoothing = Smoothing()
 ) -> NDArray[np.float32]:
     """d logit / d pixel for pixels from 0 to 1, smoothed: float32 [y, x, channel]."""
-    gradient: NDArray[np.float32] = _smoothed(live, image_id, lambda p: [_logit(live, p, class_id)], smoothing)[0]
+    gradient: NDArray[np.float32] = _smoothed(live, image_id, lambda p: [live(p, [])[0][:, class_id]], smoothing)[0]
     return gradient
 
 
@@ -80,7 +80,7 @@ def gradient_times_activation(
     for unit in units:
         live.index.neuron_layer(layer, unit)
     with _leaf(live, layer) as leaves:
-        logit = _logit(live, live.pixels([image_id]), class_id)
+        logit = live(live.pixels([image_id]), [])[0][:, class_id]
         product = (leaves[0] * torch.autograd.grad(logit.sum(), leaves[0])[0])[0, :, list(units)].T
     values: NDArray[np.float32] = product.detach().cpu().numpy()
     first = values.shape[1] - live.spec.patches
@@ -106,15 +106,6 @@ def _leaf(live: LiveModel, layer: str) -> Iterator[list[Tensor]]:
     units = live.layer(layer)
     with changed(units.out, cut, "input" if layer == units.name else "output"):
         yield leaves
-
-
-def _logit(live: LiveModel, pixels: Tensor, class_id: int) -> Tensor:
-    """A class's logit for every image; with a head that a file brought, up to its bias."""
-    with recording(inputs={"head": live.anatomy.head}) as read:
-        answer = live(pixels, [])[0]
-    if live.spec.head == "model":
-        return answer[:, class_id]
-    return read["head"] @ torch.tensor(live.index.reader.chunk("head")[class_id], device=live.device)
 
 
 def _smoothed(

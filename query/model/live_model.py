@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -66,10 +67,31 @@ class LiveModel:
         return torch.from_numpy(stored).to(self.device).permute(0, 3, 1, 2).float() / 255
 
     def __call__(self, pixels: Tensor, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The model's answer and layers' values [image, token, unit] for pixels 0 to 1, in float32, differentiable."""
-        with recording(*self._ends(names)) as kept:
-            answer = self.anatomy.model((pixels - self.mean) / self.std)
+        """The answer and layers' values [image, token, unit] for pixels 0 to 1, in float32, differentiable.
+
+        The answer is that of the index's own head, whoever brought it: logits [image, class]; without any, features.
+        """
+        with recording(*self._ends(names)) as kept, recording(inputs={"head": self.anatomy.head}) as read:
+            answer: Tensor = self.anatomy.model((pixels - self.mean) / self.std)
+        if self.spec.head not in ("model", "none"):
+            weight, bias = self._brought_head
+            answer = read["head"].float() @ weight.T + bias
         return answer, kept
+
+    @cached_property
+    def _brought_head(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of a head that a file brought. No array holds the bias: it is what is left of a logit."""
+        weight, norm = self.index.reader.whole("head"), self.anatomy.readout.norm
+        if norm is not None and self.anatomy.readout.defined:
+            beta = norm.bias.double().cpu().expand(self.spec.features).numpy()
+            offsets = self.index.look_up("SELECT logit_offset FROM classes ORDER BY class_id", [])
+            bias = offsets.logit_offset.to_numpy(np.float64) - weight @ beta
+        else:
+            image = int(np.flatnonzero(self.index.reader.whole("valid"))[0])
+            with torch.inference_mode(), recording(inputs={"head": self.anatomy.head}) as read:
+                self.anatomy.model((self.pixels([image]) - self.mean) / self.std)
+            bias = self.index.reader.rows("logits", [image])[0] - weight @ read["head"][0].float().cpu().numpy()
+        return torch.tensor(weight, device=self.device), torch.tensor(bias, dtype=torch.float32, device=self.device)
 
     def values(self, pixels: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """The same values without the answer: nothing behind the last of these layers runs."""

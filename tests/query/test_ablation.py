@@ -18,8 +18,7 @@ from torch import Tensor
 from vitdex.indexer.from_python import build_index
 from vitdex.query.causal.ablation import MEASURES, OTHER, ablate, measured
 from vitdex.query.commands.main import cli
-from vitdex.query.dissect.masks import open_masks
-from vitdex.query.dissect.regions import patch_cover
+from vitdex.query.dissect.masks import open_masks, patch_cover
 from vitdex.query.index import Index
 from vitdex.query.model.live_model import LiveModel, open_model
 from vitdex.query.model.replacement import Substitute, parsed, replaced
@@ -74,6 +73,10 @@ def set_to(units: list[int], value: Callable[[Tensor], Tensor | float]) -> Calla
     return change
 
 
+def always(value: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda h: value.expand_as(h)
+
+
 @pytest.mark.parametrize(("replace", "factor"), [("zero", 0.0), ("times:2", 2.0), ("times:-1", -1.0)])
 def test_doses(live: LiveModel, replace: str, factor: float) -> None:
     change = {
@@ -88,7 +91,12 @@ def test_doses(live: LiveModel, replace: str, factor: float) -> None:
 def hidden(live: LiveModel, layer: str, ids: list[int]) -> Tensor:
     """What the MLP's last linear layer reads, [image, token, unit]."""
     kept: list[Tensor] = []
-    directly(live, ids, {layer: lambda h: (kept.append(h), h)[1]})
+
+    def keep(h: Tensor) -> Tensor:
+        kept.append(h)
+        return h
+
+    directly(live, ids, {layer: keep})
     return kept[0]
 
 
@@ -100,7 +108,7 @@ def test_means_are_those_of_all_images(live: LiveModel, sample: Index) -> None:
         h = torch.cat([hidden(live, layer, valid[s : s + 60])[..., units] for s in range(0, len(valid), 60)])
         cls, patches = h[:, 0].mean(0), h[:, 1:].mean((0, 1))
         value = torch.cat([cls[None], patches.expand(h.shape[1] - 1, -1)])
-        change[layer] = set_to(units, lambda h, value=value: value.expand_as(h))
+        change[layer] = set_to(units, always(value))
     assert near(without(live, "mean"), directly(live, IDS, change))
 
 
@@ -111,7 +119,7 @@ def test_other_images_values_stand_at_the_same_tokens(live: LiveModel) -> None:
     change = {}
     for layer, units in {"blocks.1.mlp.fc1": [5, 700], "blocks.4.mlp.fc1": [53]}.items():
         value = hidden(live, layer, donors)[..., units]
-        change[layer] = set_to(units, lambda h, value=value: value)
+        change[layer] = set_to(units, always(value))
     assert near(without(live, "resample"), directly(live, IDS, change))
 
 
@@ -197,7 +205,7 @@ def test_other_models(other: Index) -> None:
         prefix = other.spec.prefix
         patches = h[:, prefix:].mean().expand(h.shape[1] - prefix, 1)
         value = torch.cat([h[:, :prefix].mean(0), patches])
-        change[layer] = set_to([unit], lambda h, value=value: value.expand_as(h))
+        change[layer] = set_to([unit], always(value))
     with torch.no_grad(), replaced(live, neurons, Substitute(live, "mean"), ids):
         found = live(live.pixels(ids), [])[0]
     expected = directly(live, ids, change)
