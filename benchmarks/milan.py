@@ -26,8 +26,6 @@ import torch
 import zarr
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate, pad
-from vitdex.indexer.run.part_writer import encode_file
-from vitdex.indexer.tables.whole_arrays import declare
 from vitdex.query.export.milan_files import exemplar_maps, top_exemplars
 from vitdex.query.export.milan_masks import milan_masks
 from vitdex.query.index import Index
@@ -38,6 +36,8 @@ from vitdex.schemas.layout import Layout
 from vitdex.schemas.manifest import seal_manifest
 from vitdex.schemas.run_spec import LayerSpec, Preprocessing, RunSpec
 from vitdex.schemas.storage.atomic_files import write_file
+from vitdex.schemas.storage.chunk_files import encode_file
+from vitdex.schemas.storage.zarr_group import declare
 
 LAYER, K, SIZE = "blocks.0.mlp.fc1", 15, 224
 NOISE = np.random.default_rng(0).integers(0, 256, 16_000_000, np.uint8)

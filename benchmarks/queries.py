@@ -21,13 +21,13 @@ import click
 import duckdb
 import numpy as np
 from record import HEADER, Figure, own_bytes, record
-from vitdex.indexer.run import part_writer as writer
 from vitdex.query.index import Index
 from vitdex.query.lookups.image_search import neighbours, top_images
 from vitdex.schemas.array_specs import ArraySpec, arrays
 from vitdex.schemas.layout import Layout
 from vitdex.schemas.manifest import seal_manifest
 from vitdex.schemas.run_spec import LayerSpec, RunSpec
+from vitdex.schemas.storage import chunk_files as writer
 
 IMAGES, CLASSES, BLOCKS, UNITS = 50_000, 1000, 12, 3072
 NEURONS = BLOCKS * UNITS

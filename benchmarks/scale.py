@@ -24,7 +24,6 @@ from PIL import Image
 from record import Figure, record
 from safetensors.torch import save_file
 from vitdex.indexer.plan import Plan, Request, make_plan
-from vitdex.indexer.run.part_writer import encode_file
 from vitdex.indexer.statistics.threshold_counts import Statistics
 from vitdex.indexer.tables import build_tables as tables
 from vitdex.indexer.tables.class_space import ModelSpace
@@ -34,6 +33,7 @@ from vitdex.schemas.array_specs import arrays
 from vitdex.schemas.facts import ImageFacts
 from vitdex.schemas.layout import Layout
 from vitdex.schemas.run_spec import RunSpec
+from vitdex.schemas.storage.chunk_files import encode_file
 
 LEAVES = ("max", "mean", "post_mean", "cls", "read", "argmax")
 

@@ -22,9 +22,9 @@ import zarr
 from numpy.typing import NDArray
 from record import Figure, record
 from vitdex.indexer.run.part_writer import PartBuffer
-from vitdex.indexer.tables.whole_arrays import declare
 from vitdex.schemas.array_specs import ArraySpec, units_per_chunk
 from vitdex.schemas.storage.atomic_files import STEP, page_aligned, write_file
+from vitdex.schemas.storage.zarr_group import declare
 
 IMAGES, UNITS, PATCHES = 256, 3072, 196  # a part of ViT-B/16
 CHUNK = units_per_chunk(UNITS, IMAGES * PATCHES)

@@ -12,7 +12,7 @@ import torch
 
 from ..data.models.load import LOCAL
 from ..data.models.remembered_weights import remember_weights
-from ..schemas.array_specs import part_bytes
+from ..schemas.array_specs import ARRAYS, arrays, part_bytes
 from ..schemas.database import tables_record
 from ..schemas.errors import SourceError
 from ..schemas.facts import Files, ImageFacts, file_facts
@@ -20,6 +20,7 @@ from ..schemas.layout import Layout
 from ..schemas.manifest import Manifest, seal_manifest
 from ..schemas.run_spec import Part
 from ..schemas.storage.atomic_files import write_file, write_voucher
+from ..schemas.storage.zarr_group import write_metadata
 from .ledger import Ledger, PartEntry
 from .place import check_place, clear, only_writer, remove_leftovers
 from .plan import Plan, Request, check_space, make_plan
@@ -30,7 +31,7 @@ from .tables.build_tables import build_tables
 from .tables.class_order import Accuracy
 from .tables.class_space import ModelSpace
 from .tables.filled_index import Finish
-from .tables.whole_arrays import write_by_neuron, write_exemplar_maps, write_metadata, write_weights
+from .tables.whole_arrays import write_by_neuron, write_exemplar_maps, write_weights
 
 
 class Listener(Protocol):
@@ -125,7 +126,7 @@ def _finish(plan: Plan, layout: Layout, ledger: Ledger, statistics: Statistics) 
     files = {path: facts for entry in entries for path, facts in entry.files.items()}
     plan.anatomy.model.cpu()
     files |= write_weights(plan, layout)
-    files |= write_metadata(spec, layout)
+    files |= write_metadata(layout.root, ARRAYS, arrays(spec))
     space = ModelSpace(plan.anatomy)
     finish = Finish(layout, spec, space, plan.head, plan.names, plan.label_rows, statistics, images)
     for layer in spec.layers:

@@ -22,7 +22,7 @@ from ..data.labels.class_names import DATA_SET_LIST, ClassNames, name_rows
 from ..data.labels.image_labels import label_rows, matched_text, without_class
 from ..data.labels.label_files import image_labels, read_labels
 from ..data.models.head import Head, head_of_file
-from ..schemas.array_specs import arrays, part_files
+from ..schemas.array_specs import ARRAYS, arrays, part_files
 from ..schemas.database import tables_record
 from ..schemas.errors import STRANGE, BadIndex, BadRequest
 from ..schemas.facts import Files, ImageFacts, file_facts
@@ -34,7 +34,9 @@ from ..schemas.run_bounds import beyond_bounds
 from ..schemas.run_spec import RunSpec
 from ..schemas.sizes import bytes_text
 from ..schemas.storage.atomic_files import write_file, write_voucher
+from ..schemas.storage.chunk_files import encode_file
 from ..schemas.storage.room import check_room
+from ..schemas.storage.zarr_group import write_metadata
 from .ledger import Ledger, PartEntry
 from .place import (
     check_place,
@@ -43,13 +45,11 @@ from .place import (
     remove_leftovers,
     tables_bytes,
 )
-from .run.part_writer import encode_file
 from .shared_files import share_files
 from .stored_source import StoredSource
 from .tables.build_tables import build_tables
 from .tables.class_order import Accuracy
 from .tables.filled_index import Finish
-from .tables.whole_arrays import write_metadata
 
 OWN = ("head", "logits")  # arrays that the head decides
 
@@ -169,7 +169,7 @@ class _Making:
         write_file(out.head_run, b"")
         self.ledger.write_run(plan.spec)
         shared = self._share()
-        self.files |= write_metadata(plan.spec, out)
+        self.files |= write_metadata(out.root, ARRAYS, arrays(plan.spec))
         self._write("head", 0, np.asarray(plan.head.weight))
         exactness = self._write_logits()
         made = self.source.layout, self.source.spec

@@ -23,6 +23,7 @@ from ..schemas.layout import Layout
 from ..schemas.manifest import Manifest, read_manifest, salvage_files, seal_manifest
 from ..schemas.run_spec import Part, RunSpec
 from ..schemas.storage.atomic_files import write_file, write_voucher
+from ..schemas.storage.zarr_group import write_metadata
 from .build import Listener, describe
 from .ledger import Ledger, PartEntry
 from .place import only_writer, remove_leftovers
@@ -33,7 +34,7 @@ from .statistics.threshold_counts import Statistics
 from .tables.build_tables import build_tables, kept_in_tables, load_kept, save_kept
 from .tables.class_space import ModelSpace
 from .tables.filled_index import Columns, Finish
-from .tables.whole_arrays import write_by_neuron, write_exemplar_maps, write_metadata, write_weights
+from .tables.whole_arrays import write_by_neuron, write_exemplar_maps, write_weights
 
 
 def repair(request: Request, listener: Listener) -> list[str]:
@@ -148,7 +149,7 @@ class _Repair:
         spec, layout = self.spec, self.layout
         roots = {p for p in self.damaged if p.startswith(f"{ARRAYS}/")}
         if any(p.endswith("/zarr.json") for p in roots):
-            self.facts |= write_metadata(spec, layout)
+            self.facts |= write_metadata(layout.root, ARRAYS, arrays(spec))
         if any(self._damaged_arrays(leaf) for leaf in ("head", *MLP_ARRAYS, *ATTENTION_ARRAYS)):
             self.facts |= write_weights(self.plan, layout)
         images = [image for entry in self.ledger.entries(len(spec.parts)) for image in entry.images]

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 from torch import Tensor, nn
 
+from ..schemas.array_specs import arrays
 from ..schemas.database import open_tables
 from ..schemas.errors import STRANGE, BadIndex, DamagedIndex
 from ..schemas.facts import ImageFacts, content_facts
@@ -40,7 +41,7 @@ class StoredSource:
         self.layout = Layout(path)
         self.manifest = read_manifest(self.layout)
         self.spec = RunSpec.from_json(self.manifest["run"])
-        self.reader = ArrayReader(LocalStore(self.layout.root), self.spec)
+        self.reader = ArrayReader(LocalStore(self.layout.root), arrays(self.spec))
         if not any(layer.has_value_vectors for layer in self.spec.layers):
             raise BadIndex(
                 f"{path} has no value vectors, of which a head makes scores", "Index again with --layer fc1."

@@ -47,6 +47,7 @@ class ArraySpec:
     chunks: tuple[int, ...]
     shards: tuple[int, ...] | None
     about: str
+    folder: str = ARRAYS  # in which it lies
 
     @property
     def by_part(self) -> bool:
@@ -86,7 +87,7 @@ class ArraySpec:
 
     def file(self, *position: int) -> str:
         """Path of one chunk or shard file inside the index (Zarr's default key encoding)."""
-        return "/".join([ARRAYS, self.path, "c", *map(str, position)])
+        return "/".join([self.folder, self.path, "c", *map(str, position)])
 
 
 def units_per_chunk(units: int, unit_bytes: int) -> int:

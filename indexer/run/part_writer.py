@@ -1,7 +1,4 @@
-"""Files of a part: assembled in their final byte order while batches arrive, then written whole, once.
-
-A file is a Zarr v3 chunk (values + crc32c) or a shard (such chunks one after another + the index of their places).
-"""
+"""Files of a part: assembled in their final byte order while batches arrive, then written whole, once."""
 
 from __future__ import annotations
 
@@ -11,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, Protocol, TypeVar
 
-import google_crc32c
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,6 +16,7 @@ from torch import Tensor
 from ...schemas.array_specs import CHECKSUM_BYTES, ArraySpec
 from ...schemas.run_spec import Part
 from ...schemas.storage.atomic_files import page_aligned
+from ...schemas.storage.chunk_files import chunk_values, seal
 
 FILES_AT_ONCE = min(16, max(4, os.cpu_count() or 4))
 
@@ -164,40 +161,6 @@ def _as_slice(rows: NDArray[np.int64]) -> NDArray[np.int64] | slice:
 def _name(spec: ArraySpec, part: int) -> str:
     """Path of a part's file of an array."""
     return spec.file(part, *[0] * (len(spec.shape) - 1))
-
-
-def chunk_values(raw: NDArray[np.uint8], spec: ArraySpec) -> NDArray[Any]:
-    """The values of a file's chunks, checksums left out: [chunk, *chunk shape]."""
-    dtype = np.dtype(spec.dtype)
-    inner = np.cumprod([dtype.itemsize, *spec.chunks[:0:-1]])[::-1]
-    return np.ndarray((spec.chunks_per_file, *spec.chunks), dtype, raw.data, strides=(spec.chunk_bytes, *inner))
-
-
-def seal(raw: NDArray[np.uint8], spec: ArraySpec) -> memoryview:
-    """Fill in every chunk's crc32c and, for a shard, the index of offsets and lengths with its own crc32c."""
-    size, count = spec.chunk_bytes, spec.chunks_per_file
-    for start in range(0, count * size, size):
-        end = start + size - 4
-        raw[end : end + 4] = _crc(raw[start:end])
-    if spec.shards:
-        index = np.empty((count, 2), "<u8")
-        index[:, 0], index[:, 1] = np.arange(count) * size, size
-        raw[count * size : -4] = index.reshape(-1).view(np.uint8)
-        raw[-4:] = _crc(raw[count * size : -4])
-    return raw.data
-
-
-def _crc(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.frombuffer(google_crc32c.value(data).to_bytes(4, "little"), np.uint8)
-
-
-def encode_file(values: NDArray[Any], spec: ArraySpec) -> memoryview:
-    """One file's bytes from its values [file shape]: for arrays that are written whole."""
-    raw = page_aligned(spec.file_bytes)
-    per_axis = [s // c for s, c in zip(spec.file_shape, spec.chunks, strict=True)]
-    assert all(n == 1 for n in per_axis[1:]), "files are split along their first axis alone"
-    chunk_values(raw, spec)[...] = values.reshape(spec.chunks_per_file, *spec.chunks)
-    return seal(raw, spec)
 
 
 class PartWriter(Generic[T]):

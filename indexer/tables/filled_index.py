@@ -59,7 +59,7 @@ class Finish:
 
     def __post_init__(self) -> None:
         self.arrays = arrays(self.spec)
-        self.reader = ArrayReader(LocalStore(self.layout.root), self.spec)
+        self.reader = ArrayReader(LocalStore(self.layout.root), self.arrays)
         self.valid: NDArray[np.bool_] = self.reader.whole("valid")
 
     @cached_property

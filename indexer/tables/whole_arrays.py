@@ -1,23 +1,19 @@
-"""Arrays that are written whole, once all parts stand; and the metadata of all arrays."""
+"""Arrays that are written whole, once all parts stand."""
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import zarr
 from numpy.typing import NDArray
-from zarr.codecs import Crc32cCodec
 
-from ...schemas.array_specs import ARRAYS, ATTENTION_ARRAYS, MLP_ARRAYS, ArraySpec, arrays
-from ...schemas.facts import Files, file_facts
+from ...schemas.array_specs import ATTENTION_ARRAYS, MLP_ARRAYS, arrays
+from ...schemas.facts import Files
 from ...schemas.layout import Layout
-from ...schemas.run_spec import FORMAT_VERSION, LayerSpec, RunSpec
+from ...schemas.run_spec import LayerSpec
 from ...schemas.storage.atomic_files import write_file
-from ...schemas.storage.zarr_group import open_group
-from ..run.part_writer import encode_file
+from ...schemas.storage.chunk_files import encode_file
 from ..statistics import sorting
 from ..statistics.exemplar_maps import gather
 from ..statistics.image_ranks import rank_images
@@ -76,33 +72,3 @@ def _write_whole(finish: Finish, path: str, values: NDArray[Any]) -> Files:
     spec = finish.arrays[path]
     file = spec.file(*[0] * len(spec.shape))
     return {file: write_file(finish.layout.root / file, encode_file(values, spec))}
-
-
-def write_metadata(spec: RunSpec, layout: Layout) -> Files:
-    """Every zarr.json, by zarr-python itself, with consolidated metadata at the root."""
-    for leftover in layout.arrays.rglob("zarr.json"):
-        leftover.unlink()
-    root = open_group(layout.arrays, mode="a", zarr_format=3, attributes={"vitdex_format": FORMAT_VERSION})
-    for array in arrays(spec).values():
-        declare(root, array)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # consolidated metadata is widely read, though not yet in the specification
-        zarr.consolidate_metadata(layout.arrays, zarr_format=3)
-    files = sorted(layout.arrays.rglob("zarr.json"))
-    return {f"{ARRAYS}/{path.relative_to(layout.arrays).as_posix()}": file_facts(path) for path in files}
-
-
-def declare(root: zarr.Group, array: ArraySpec) -> None:
-    """Write an array's metadata; its files are ours to write."""
-    root.create_array(
-        array.path,
-        shape=array.shape,
-        dtype=array.dtype,
-        chunks=array.chunks,
-        shards=array.shards,
-        compressors=[Crc32cCodec()],
-        filters=None,
-        fill_value=float("nan") if array.dtype.startswith("float") else 0,
-        dimension_names=array.axes,
-        attributes={"about": array.about, "vitdex_format": FORMAT_VERSION},
-    )

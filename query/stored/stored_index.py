@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ...schemas.array_specs import ATTENTION_ARRAYS, MLP_ARRAYS, VectorArrays
+from ...schemas.array_specs import ARRAYS, ATTENTION_ARRAYS, MLP_ARRAYS, VectorArrays, arrays
 from ...schemas.errors import QueryError
 from ...schemas.layout import Layout
 from ...schemas.manifest import read_manifest
@@ -47,7 +47,7 @@ class StoredIndex:
         self.manifest = read_manifest(Layout(Path(path)))
         self.layout = Layout(Path(path).resolve())  # the same folder, wherever the program goes from here
         self.spec = RunSpec.from_json(self.manifest["run"])
-        self._reader = ArrayReader(LocalStore(self.layout.root), self.spec)
+        self._reader = ArrayReader(LocalStore(self.layout.root), arrays(self.spec))
         self._tables: Tables | None = None
         self._opening = threading.Lock()
         self._closed = False
@@ -104,7 +104,7 @@ class StoredIndex:
         """The same arrays as a plain Zarr group, for use of your own: zarr's errors, not ours. See FORMAT.md."""
         from ...schemas.storage.zarr_group import read_group
 
-        return read_group(self.layout.root, self.spec)
+        return read_group(self.layout.root, ARRAYS, arrays(self.spec))
 
     def sql(self, query: str, parameters: list[Any] | None = None, timeout: float | None = None) -> pd.DataFrame:
         """Rows of a query.

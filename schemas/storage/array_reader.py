@@ -2,7 +2,7 @@
 
 zarr-python reads the same values, in a millisecond a read; what reads thousands of maps or whole arrays comes here.
 
-    reader = ArrayReader(LocalStore(root), spec)
+    reader = ArrayReader(LocalStore(root), arrays(spec))
     reader.cell("blocks.4.mlp.fc1/map", 17, 473)             # [patch], a view into the file
     reader.rows("inputs", [3, 1, 17])                        # [3, y, x, channel]
     reader.rows("blocks.4.mlp.fc1/max", [3, 1], [473, 16])   # [image, neuron]
@@ -10,29 +10,29 @@ zarr-python reads the same values, in a millisecond a read; what reads thousands
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from ..array_specs import CHECKSUM_BYTES, ArraySpec, arrays
+from ..array_specs import CHECKSUM_BYTES, ArraySpec
 from ..errors import STRANGE, DamagedIndex
-from ..run_spec import RunSpec
 from .store import Bytes, Store
 
 Ints = NDArray[np.int64]
 
 
 class ArrayReader:
-    """All arrays of an index. Chunks and cells are views where the store can give them: they cannot be written to.
+    """All arrays of an index, or of an extension of one.
 
+    Chunks and cells are views where the store can give them: they cannot be written to.
     Raises DamagedIndex, naming the file, where one is missing, of another size, or damaged.
     """
 
-    def __init__(self, store: Store, spec: RunSpec) -> None:
-        self.specs = arrays(spec)
+    def __init__(self, store: Store, specs: Mapping[str, ArraySpec]) -> None:
+        self.specs = specs
         self.store = store
         self._sized: set[str] = set()
         self._verified: set[tuple[str, int]] = set()

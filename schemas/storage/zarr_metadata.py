@@ -1,20 +1,20 @@
-"""What the zarr.json of an index say, made from its run: what lies in the folder is only for other programs to read."""
+"""What the zarr.json of an index say, made from its arrays' records: what lies there is for other programs alone."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from ..array_specs import ArraySpec, arrays
-from ..run_spec import FORMAT_VERSION, RunSpec
+from ..array_specs import ArraySpec
+from ..run_spec import FORMAT_VERSION
 
 SEPARATOR = {"name": "default", "configuration": {"separator": "/"}}
 
 
-def root_metadata(spec: RunSpec) -> dict[str, Any]:
+def root_metadata(declared: Mapping[str, ArraySpec]) -> dict[str, Any]:
     """zarr.json of the root, with that of everything below: Zarr 3, consolidated as zarr-python does it."""
-    declared = arrays(spec)
     groups = sorted({path.rpartition("/")[0] for path in declared} - {""})
     inner: dict[str, Any] = {group: {**_group({}), "consolidated_metadata": _consolidated({})} for group in groups}
     inner |= {path: _array(array) for path, array in declared.items()}

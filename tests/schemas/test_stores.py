@@ -11,6 +11,7 @@ import zarr
 from numpy.typing import NDArray
 from store_conformance import StoreConformance
 from vitdex.query import Index
+from vitdex.schemas.array_specs import arrays
 from vitdex.schemas.errors import DamagedIndex
 from vitdex.schemas.storage.array_reader import ArrayReader
 from vitdex.schemas.storage.local_store import LocalStore
@@ -60,7 +61,7 @@ LAYER = "blocks.2.mlp.fc1"
 @pytest.fixture(params=["local", "memory"])
 def reader(request: pytest.FixtureRequest, sample: Index) -> ArrayReader:
     root = sample.layout.root
-    return ArrayReader(LocalStore(root) if request.param == "local" else Memory(root), sample.spec)
+    return ArrayReader(LocalStore(root) if request.param == "local" else Memory(root), arrays(sample.spec))
 
 
 def direct(sample: Index, path: str) -> NDArray[np.generic]:
@@ -92,7 +93,7 @@ def test_rows_cells_and_columns_are_zarrs(sample: Index, reader: ArrayReader) ->
 
 def test_single_cells_are_read_without_their_chunk(sample: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     """checked=False is there for its speed: a few bytes a cell, whatever lies around it."""
-    reader, read = ArrayReader(LocalStore(sample.layout.root), sample.spec), 0
+    reader, read = ArrayReader(LocalStore(sample.layout.root), arrays(sample.spec)), 0
     store = reader.store.read
 
     def counted(key: str, start: int, length: int) -> Bytes:
