@@ -22,6 +22,7 @@ WINGS: dict[str, set[str]] = {
     "heatmaps": BELOW,
     "generate": BELOW,
     "export": BELOW,
+    "causal": BELOW,
 }
 TOPS = {"index.py", "__init__.py", "__main__.py", "commands"}  # of query, above all its wings
 HEAVY = {"torch", "timm", "torchvision", "matplotlib", "PIL", "zarr", "numba"}

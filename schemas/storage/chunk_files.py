@@ -1,4 +1,4 @@
-"""Files of arrays as they lie on disk: a Zarr v3 chunk (values + crc32c) or a shard (such chunks, then their places)."""
+"""Files of arrays on disk: a Zarr v3 chunk (values + crc32c), or a shard (such chunks, then their places)."""
 
 from __future__ import annotations
 
