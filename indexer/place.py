@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 
 from ..schemas.database import check_name
 from ..schemas.errors import BadIndex
+from ..schemas.extension import EXTENSIONS
 from ..schemas.layout import Layout
 from ..schemas.run_spec import RunSpec
 
@@ -55,8 +56,9 @@ def only_writer(layout: Layout) -> Iterator[None]:
 
 
 def clear(layout: Layout) -> None:
-    """Remove an index, finished or not, but for its notes and the lock."""
+    """Remove an index, finished or not, with its extensions, but for its notes and the lock."""
     layout.manifest.unlink(missing_ok=True)
+    shutil.rmtree(layout.root / EXTENSIONS, ignore_errors=True)
     shutil.rmtree(layout.arrays, ignore_errors=True)
     layout.database.unlink(missing_ok=True)
     for file in layout.parts.iterdir():

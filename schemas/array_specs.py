@@ -90,10 +90,10 @@ class ArraySpec:
         return "/".join([self.folder, self.path, "c", *map(str, position)])
 
 
-def units_per_chunk(units: int, unit_bytes: int) -> int:
-    """The largest divisor of `units` whose chunk stays within INNER_CHUNK_BYTES (at least 1)."""
+def units_per_chunk(units: int, unit_bytes: int, most: int = INNER_CHUNK_BYTES) -> int:
+    """The largest divisor of `units` whose chunk stays within `most` bytes (at least 1)."""
     small = [n for n in range(1, isqrt(units) + 1) if units % n == 0]
-    return max(n for d in small for n in (d, units // d) if n == 1 or n * unit_bytes <= INNER_CHUNK_BYTES)
+    return max(n for d in small for n in (d, units // d) if n == 1 or n * unit_bytes <= most)
 
 
 def arrays(spec: RunSpec) -> dict[str, ArraySpec]:

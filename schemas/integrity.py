@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from typing import Literal
+from typing import Literal, Protocol
 
-from .errors import DamagedIndex
+from .errors import BadIndex, DamagedIndex
+from .extension import EXTENSIONS, ExtensionManifest, extensions_in, read_extension, seal_extension
 from .facts import FileFacts, Files, file_facts
 from .layout import Layout
 from .manifest import Manifest, read_manifest, seal_manifest
@@ -19,7 +20,19 @@ from .progress import Progress, silent
 Fault = Literal["missing", "damaged", "foreign"]
 
 READERS = 4
-NOTES = {"notes", "notes.duckdb", "notes.duckdb.wal"}  # their user's: neither listed nor foreign
+# Not the index's own: its user's notes, and extensions, which have manifests of their own.
+BESIDE = {"notes", "notes.duckdb", "notes.duckdb.wal", EXTENSIONS}
+
+
+class Folder(Protocol):
+    """What an index and an extension have in common. Paths of the folder itself, its manifest and its lock."""
+
+    @property
+    def root(self) -> Path: ...
+    @property
+    def manifest(self) -> Path: ...
+    @property
+    def lock(self) -> Path: ...
 
 
 @dataclass(frozen=True)
@@ -32,7 +45,7 @@ class Finding:
 
 
 def verify(path: str | Path, quick: bool = False, *, progress: Progress | None = None) -> list[Finding]:
-    """Compare every file of an index with its checksum in the manifest; `quick`: with its size alone.
+    """Compare every file of an index, and of its extensions, with its checksum; `quick`: with its size alone.
 
     Args:
         path: the index's folder.
@@ -54,14 +67,41 @@ def verify(path: str | Path, quick: bool = False, *, progress: Progress | None =
         manifest = read_manifest(layout)
     except DamagedIndex:
         return [_bad_manifest(layout)]
-    files = listed_files(manifest)
-    findings = check_files(layout, files, quick, _counted(sum(size for size, _ in files.values()), progress))
-    if layout.manifest.read_bytes() != seal_manifest(manifest):  # the same values in other bytes: 1E5 for 1e5
-        findings.append(_bad_manifest(layout))
-    return findings
+    files, sealed = listed_files(manifest), seal_manifest(manifest)
+    folders: list[tuple[Folder, Files, bytes]] = [(layout, files, sealed)]
+    findings = _strange_extensions(layout.root)
+    for extension in (one for one in extensions_in(layout.root) if one.is_there):
+        try:
+            its = read_extension(extension, manifest)
+            folders.append((extension, listed_files(its), seal_extension(its)))
+        except BadIndex as error:
+            findings.append(Finding(f"{extension.inside}/{extension.manifest.name}", "damaged", error.args[0]))
+    advance = _counted(sum(size for _, files, _ in folders for size, _ in files.values()), progress)
+    for folder, files, sealed in folders:
+        findings += _inside(layout.root, folder, check_files(folder, files, quick, advance))
+        if folder.manifest.read_bytes() != sealed:  # the same values in other bytes: 1E5 for 1e5
+            findings += _inside(layout.root, folder, [_bad_manifest(folder)])
+    return sorted(findings, key=lambda finding: finding.path)
 
 
-def _bad_manifest(layout: Layout) -> Finding:
+def _inside(root: Path, folder: Folder, findings: list[Finding]) -> list[Finding]:
+    """Findings in a folder of an index by their path in the index."""
+    place = folder.root.relative_to(root)
+    return [replace(finding, path=(place / finding.path).as_posix()) for finding in findings]
+
+
+def _strange_extensions(root: Path) -> list[Finding]:
+    """What lies where extensions do and is none."""
+    if not os.path.lexists(root / EXTENSIONS):
+        return []
+    ours = {one.name for one in extensions_in(root)}
+    if (root / EXTENSIONS).is_symlink() or not (root / EXTENSIONS).is_dir():
+        return [Finding(EXTENSIONS, "foreign", "not of this index")]
+    others = sorted(entry.name for entry in os.scandir(root / EXTENSIONS) if entry.name not in ours)
+    return [Finding(f"{EXTENSIONS}/{name}", "foreign", "not of this index") for name in others]
+
+
+def _bad_manifest(layout: Folder) -> Finding:
     return Finding(layout.manifest.name, "damaged", "it does not match its own checksum")
 
 
@@ -79,7 +119,7 @@ def _counted(total: int, progress: Progress | None) -> Callable[[int], object]:
 
 
 def check_files(
-    layout: Layout, listed: Files, quick: bool = False, advance: Callable[[int], object] = lambda count: None
+    layout: Folder, listed: Files, quick: bool = False, advance: Callable[[int], object] = lambda count: None
 ) -> list[Finding]:
     """Every file that is damaged, missing, or not listed, by path. `quick` compares sizes alone.
 
@@ -115,11 +155,11 @@ def check_files(
 
 
 def _walk(root: Path, below: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Everything in a folder that is not itself a folder, by its path; the user's notes left out."""
+    """Everything in a folder that is not itself a folder, by its path; notes and extensions left out."""
     with os.scandir(root / below) as entries:
         for entry in entries:
             path = f"{below}{entry.name}"
-            if path in NOTES:
+            if path in BESIDE:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 yield from _walk(root, f"{path}/")
@@ -127,6 +167,6 @@ def _walk(root: Path, below: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]
                 yield path, entry
 
 
-def listed_files(manifest: Manifest) -> Files:
+def listed_files(manifest: Manifest | ExtensionManifest) -> Files:
     """The files that a manifest lists, with their sizes and checksums."""
     return {path: FileFacts(*facts) for path, facts in manifest["files"].items()}

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict, cast
 
-from .array_specs import arrays
+from .array_specs import ARRAYS, arrays
 from .errors import REPAIR, STRANGE, BadIndex, DamagedIndex
 from .facts import FileFacts, Files
 from .layout import Layout
@@ -82,12 +82,18 @@ class Manifest(TypedDict):
 def seal_manifest(content: Mapping[str, object]) -> bytes:
     """A manifest's bytes: format and version first, its own sha256 last."""
     whole = {"format": FORMAT, "format_version": FORMAT_VERSION, **content}
-    return json.dumps({**whole, "sha256": _digest(whole)}, indent=1, ensure_ascii=False).encode(errors="surrogatepass")
+    return json.dumps({**whole, "sha256": digest(whole)}, indent=1, ensure_ascii=False).encode(errors="surrogatepass")
 
 
 def manifest_sha256(manifest: Manifest) -> str:
     """The sha256 with which a manifest is sealed."""
-    return _digest({"format": FORMAT, "format_version": FORMAT_VERSION, **manifest})
+    return digest({"format": FORMAT, "format_version": FORMAT_VERSION, **manifest})
+
+
+def content_sha256(manifest: Manifest) -> str:
+    """What tells an index from every other, though its tables be made again: its run and its arrays' files."""
+    files = {path: facts for path, facts in manifest["files"].items() if path.startswith(f"{ARRAYS}/")}
+    return digest({"run": manifest["run"], "files": files})
 
 
 def read_manifest(layout: Layout) -> Manifest:
@@ -102,7 +108,7 @@ def read_manifest(layout: Layout) -> Manifest:
     if not described and not layout.run.exists():
         raise BadIndex(f"{root} is not a vitdex index", "Make one with 'vitdex index'.")
     claimed = content.pop("sha256", None) if isinstance(content, dict) else None
-    if not described or claimed != _digest(content):
+    if not described or claimed != digest(content):
         raise DamagedIndex(f"the manifest of {root} is damaged", REPAIR)
     if content.get("format_version") != FORMAT_VERSION:
         raise BadIndex(
@@ -139,7 +145,7 @@ def _fault(content: dict[str, Any]) -> str | None:
     if isinstance(layers, list) and len(layers) > len(files):
         return f"{len(files)} files for {len(layers)} layers"
     fault = misfit({**content, "files": {}}, Manifest, "manifest") or misfit(content["run"], RunSpec, "run")
-    fault = fault or _fault_of_files(files)
+    fault = fault or fault_of_files(files)
     if fault:
         return fault
     run = RunSpec.from_json(content["run"])
@@ -154,7 +160,7 @@ def _fault(content: dict[str, Any]) -> str | None:
     return None
 
 
-def _fault_of_files(files: dict[str, Any]) -> str | None:
+def fault_of_files(files: dict[str, Any]) -> str | None:
     """An entry that is no [bytes, checksum] of a path inside the index; by hand, for there are tens of thousands."""
     for path, facts in files.items():
         if not (type(facts) is list and [type(fact) for fact in facts] == [int, str]):
@@ -170,6 +176,7 @@ def salvage_files(raw: bytes) -> Files:
     return {path: FileFacts(int(size), checksum) for path, size, checksum in claims}
 
 
-def _digest(content: Mapping[str, object]) -> str:
+def digest(content: Mapping[str, object]) -> str:
+    """sha256, in hex, of what a manifest says."""
     text = json.dumps(content, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -21,13 +21,13 @@ from ...schemas.errors import BadIndex
 from ...schemas.facts import Files, ImageFacts
 from ...schemas.layout import Layout
 from ...schemas.progress import Progress, tracked
+from ...schemas.rows import Column, insert
 from ...schemas.run_spec import OTHER_EXEMPLARS, LayerSpec, RunSpec, Side, Token
 from ...schemas.storage.atomic_files import adopt_file, write_file
 from ..place import TABLES_MEMORY
 from ..statistics.image_ranks import Means, largest, rank_images
 from .class_tables import class_columns, class_means, insert_activations, insert_scores
 from .filled_index import KEPT, Columns, Finish
-from .rows import Column, insert
 
 SIDES = ("left", "top", "right", "bottom")
 CROP_COLUMNS = (

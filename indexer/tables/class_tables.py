@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ...schemas.rows import Column, insert
 from ...schemas.run_spec import READOUTS, LayerSpec
 from ..statistics.image_ranks import Means, score_ranks
 from .filled_index import Finish
-from .rows import Column, insert
 
 CLASSES_AT_ONCE = 50  # in memory as rows
 ACTIVATIONS = ("mean_max", "mean", "post_mean", "cls_post_mean", "contribution", "auroc")

@@ -10,7 +10,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from typing import Any
 
 import duckdb
@@ -18,11 +18,23 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ...schemas.database import attach_tables, hearing_ctrl_c, lock_in, look_at_tables, naming_damage, quoted
-from ...schemas.errors import QueryError, VitdexError
+from ...schemas.database import (
+    attach_tables,
+    hearing_ctrl_c,
+    is_of_files,
+    lock_in,
+    look_at_tables,
+    naming_damage,
+    quoted,
+)
+from ...schemas.errors import DamagedIndex, QueryError, VitdexError
+from ...schemas.extension_tables import attach_effects
+from ...schemas.facts import file_facts
+from ...schemas.integrity import listed_files
 from ...schemas.layout import Layout
 from ...schemas.run_spec import RunSpec
 from ..notes.database import copy_notes, notes_stamp
+from .effects import StoredEffects
 from .limits import TOO_MUCH, late
 from .statements import check_reads
 
@@ -46,8 +58,10 @@ class Tables:
     Raises DamagedIndex where the database is missing or damaged.
     """
 
-    def __init__(self, layout: Layout, run: RunSpec, stored_map: StoredMap) -> None:
-        self._layout, self._run = layout, run
+    def __init__(
+        self, layout: Layout, run: RunSpec, stored_map: StoredMap, effects: StoredEffects | None = None
+    ) -> None:
+        self._layout, self._run, self._effects = layout, run, effects
         self._spill = tempfile.mkdtemp(prefix="vitdex-")  # outside the index
         self._clean = weakref.finalize(self, _remove_own, self._spill, os.getpid())
         self._raised: deque[VitdexError] = deque(maxlen=REMEMBERED)  # by our own function inside queries
@@ -65,7 +79,8 @@ class Tables:
         db.execute(f"SET temp_directory = {quoted(self._spill)}")
         db.execute(f"SET max_temp_directory_size = '{SPILLED}'")
         db.execute("SET late_materialization_max_rows = 0")  # a second scan costs more than our narrow rows save
-        lock_in(db, self._layout.database, self._layout.notes)
+        added = [] if self._effects is None else [self._effects.layout.database]
+        lock_in(db, self._layout.database, self._layout.notes, *added)
         db.create_function(
             "activation_map",
             _activation_map(stored_map, self._raised),
@@ -75,6 +90,8 @@ class Tables:
         )
         copy_notes(self._layout, db)
         attach_tables(db, self._layout, self._run)
+        if self._effects is not None:
+            attach_effects(db, self._effects.layout)
         return db
 
     @contextmanager
@@ -121,7 +138,11 @@ class Tables:
     def _errors(self) -> Iterator[None]:
         """DuckDB's complaints as ours: what our own function said, damage, or one line about the query."""
         try:
-            with hearing_ctrl_c(), naming_damage(self._layout):
+            with (
+                hearing_ctrl_c(),
+                naming_damage_of(self._effects) if self._effects else nullcontext(),
+                naming_damage(self._layout),
+            ):
                 yield
         except duckdb.OutOfMemoryException as error:
             raise QueryError(*TOO_MUCH) from error
@@ -130,6 +151,20 @@ class Tables:
                 if str(raised) in str(error):
                     raise raised from error
             raise QueryError(str(error).strip().splitlines()[0], "The tables: vitdex info INDEX --tables.") from error
+
+
+@contextmanager
+def naming_damage_of(effects: StoredEffects) -> Iterator[None]:
+    """While inside, DuckDB's complaints about the bytes of the extension's tables are DamagedIndex."""
+    file = effects.layout.database
+    try:
+        yield
+    except duckdb.Error as error:
+        if is_of_files(error) and (
+            not file.exists() or file_facts(file) != listed_files(effects.manifest).get(file.name)
+        ):
+            raise DamagedIndex(f"{file} is damaged", effects.layout.remedy) from error
+        raise
 
 
 def _activation_map(

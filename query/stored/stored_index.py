@@ -26,6 +26,7 @@ from ...schemas.storage.array_reader import ArrayReader
 from ...schemas.storage.local_store import LocalStore
 from ..notes.database import notes_stamp
 from . import maps
+from .effects import open_effects
 from .names import ClassTable, at_least, nearest
 from .sql import Tables
 
@@ -43,11 +44,13 @@ class StoredIndex:
     where it meets a damaged file, and QueryError once the index is closed.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, extensions: bool = True) -> None:
+        """`extensions`: whether to look at what was added to it; without, only what it was made with."""
         self.manifest = read_manifest(Layout(Path(path)))
         self.layout = Layout(Path(path).resolve())  # the same folder, wherever the program goes from here
         self.spec = RunSpec.from_json(self.manifest["run"])
         self._reader = ArrayReader(LocalStore(self.layout.root), arrays(self.spec))
+        self.effects = open_effects(self.layout, self.manifest, self.spec) if extensions else None
         self._tables: Tables | None = None
         self._opening = threading.Lock()
         self._closed = False
@@ -68,6 +71,8 @@ class StoredIndex:
         """Let go of all files. What is asked afterwards raises QueryError."""
         self._closed = True
         self._reader.store.close()
+        if self.effects is not None:
+            self.effects.reader.store.close()
         if self._tables is not None:
             self._tables.close()
             self._tables = None
@@ -85,7 +90,7 @@ class StoredIndex:
             with self._opening:
                 tables = self._tables  # perhaps another thread's by now
                 if tables is None or tables.notes != stamp:
-                    tables = self._tables = Tables(self.layout, self.spec, self._map_in_sql)
+                    tables = self._tables = Tables(self.layout, self.spec, self._map_in_sql, self.effects)
         return tables
 
     @property

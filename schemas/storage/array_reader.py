@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..array_specs import CHECKSUM_BYTES, ArraySpec
-from ..errors import STRANGE, DamagedIndex
+from ..errors import REPAIR, STRANGE, DamagedIndex
 from .store import Bytes, Store
 
 Ints = NDArray[np.int64]
@@ -31,9 +31,10 @@ class ArrayReader:
     Raises DamagedIndex, naming the file, where one is missing, of another size, or damaged.
     """
 
-    def __init__(self, store: Store, specs: Mapping[str, ArraySpec]) -> None:
+    def __init__(self, store: Store, specs: Mapping[str, ArraySpec], remedy: str = REPAIR) -> None:
         self.specs = specs
         self.store = store
+        self.remedy = remedy  # of damage
         self._sized: set[str] = set()
         self._verified: set[tuple[str, int]] = set()
 
@@ -48,7 +49,7 @@ class ArrayReader:
         values = raw[:-CHECKSUM_BYTES]
         if (key, number) not in self._verified:
             if google_crc32c.value(values) != int.from_bytes(raw[-CHECKSUM_BYTES:].tobytes(), "little"):
-                raise DamagedIndex(f"{self._shown(key)} has a wrong checksum")
+                raise DamagedIndex(f"{self._shown(key)} has a wrong checksum", self.remedy)
             self._verified.add((key, number))
         return values.view(spec.dtype).reshape(spec.chunks)
 
@@ -167,7 +168,7 @@ class ArrayReader:
     def _check_size(self, spec: ArraySpec, key: str) -> None:
         if key not in self._sized:
             if (size := self.store.size(key)) != spec.file_bytes:
-                raise DamagedIndex(f"{self._shown(key)} has {size} bytes instead of {spec.file_bytes}")
+                raise DamagedIndex(f"{self._shown(key)} has {size} bytes instead of {spec.file_bytes}", self.remedy)
             self._sized.add(key)
 
     def _shown(self, key: str) -> str:

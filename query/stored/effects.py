@@ -1,0 +1,84 @@
+"""What an index holds of effects, where `vitdex effects` has added them: arrays by image, and what they are made by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...schemas.effects import EFFECTS, EffectsSpec, effects_arrays, impossible
+from ...schemas.errors import BadIndex, QueryError
+from ...schemas.extension import ExtensionLayout, ExtensionManifest, read_extension
+from ...schemas.integrity import listed_files
+from ...schemas.layout import Layout
+from ...schemas.manifest import Manifest
+from ...schemas.run_spec import RunSpec
+from ...schemas.shapes import misfit
+from ...schemas.storage.array_reader import ArrayReader
+from ...schemas.storage.local_store import LocalStore
+
+
+@dataclass(frozen=True)
+class StoredEffects:
+    """The extension `effects` of an index. Its arrays have a row for each image that was looked at."""
+
+    layout: ExtensionLayout
+    manifest: ExtensionManifest
+    spec: EffectsSpec
+    reader: ArrayReader
+
+    @cached_property
+    def images(self) -> NDArray[np.int64]:
+        """The images' numbers in the index, ascending: [row]."""
+        return self.reader.whole("image").astype(np.int64)
+
+    def row(self, image_id: int) -> int:
+        """The row of an image. Raises QueryError where it was not looked at."""
+        row = int(np.searchsorted(self.images, image_id))
+        if row == len(self.images) or self.images[row] != image_id:
+            fact = f"the effects of this index are of {self.spec.chosen}, and image {image_id} is not among them"
+            raise QueryError(fact, "Make them of more images: vitdex effects --overwrite.")
+        return row
+
+    def of_image(self, layer: str, image_id: int, leaf: str = "effect") -> NDArray[np.float32]:
+        """An array's values for an image: float32 [neuron]. Raises QueryError where there are none."""
+        self.must_have(layer, leaf)
+        return self.reader.rows(f"{layer}/{leaf}", [self.row(image_id)])[0].astype(np.float32)
+
+    def of_neuron(self, layer: str, unit: int, leaf: str = "effect") -> NDArray[np.float32]:
+        """An array's values for a neuron: float32 [row]. Raises QueryError where there are none."""
+        self.must_have(layer, leaf)
+        every = np.arange(self.spec.images)
+        return self.reader.rows(f"{layer}/{leaf}", every, [unit])[:, 0].astype(np.float32)
+
+    def must_have(self, layer: str, leaf: str = "effect") -> None:
+        """Raise QueryError where there is no such array."""
+        if f"{layer}/{leaf}" in self.reader:
+            return
+        if layer not in self.spec.layers:
+            raise QueryError(f"no effects of {layer}", f"Effects are of {', '.join(self.spec.layers)}.")
+        raise QueryError(f"no {leaf} was measured", "Make effects with masks: vitdex effects --masks --overwrite.")
+
+
+def open_effects(layout: Layout, manifest: Manifest, run: RunSpec) -> StoredEffects | None:
+    """The extension, where there is a finished one.
+
+    Raises DamagedIndex where its manifest is damaged, BadIndex where it is of another index, or describes no effects.
+    """
+    extension = ExtensionLayout(layout.root, EFFECTS)
+    if not extension.is_there:
+        return None
+    found = read_extension(extension, manifest)
+    if not (fault := misfit(found["run"], EffectsSpec, "run")):
+        spec = EffectsSpec.from_json(found["run"])
+        fault = impossible(spec, run)
+    if fault:
+        raise BadIndex(f"{extension.manifest} describes no effects: {fault}", extension.remedy)
+    specs, listed = effects_arrays(spec, run), listed_files(found)
+    for array in specs.values():  # the last file of each: with it an array is as long as it says
+        last = [-(-n // f) - 1 for n, f in zip(array.shape, array.file_shape, strict=True)]
+        if listed.get(array.file(*last), (0,))[0] != array.file_bytes:
+            raise BadIndex(f"{extension.manifest} lists no file that ends {array.path}", extension.remedy)
+    return StoredEffects(extension, found, spec, ArrayReader(LocalStore(extension.root), specs, extension.remedy))

@@ -1,0 +1,129 @@
+"""The extension `effects`: what an answer loses without each neuron, image by image. FORMAT.md has it in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from importlib import resources
+from typing import Any, Literal
+
+import numpy as np
+
+from .array_specs import ArraySpec, units_per_chunk
+from .extension import EXTENSION_ARRAYS
+from .run_spec import LayerSpec, Part, Precision, RunSpec
+
+EFFECTS = "effects"  # the extension's name
+CHUNK_BYTES = 2**16  # of some neurons of a layer over a part: one read, whether of a neuron or of an image
+EFFECTS_SQL = resources.files("vitdex.schemas").joinpath("effects.sql").read_text(encoding="utf-8")
+
+Replace = Literal["mean", "zero"]
+Stored = Literal["float32", "float16"]
+PLACES = ("subject", "background", "prefix")  # parts of an effect, where images have masks
+
+
+@dataclass(frozen=True)
+class EffectsSpec:
+    """All that decides the content of the extension."""
+
+    replace: Replace
+    layers: tuple[str, ...]  # in the index's order
+    chosen: str  # which images, in words
+    images: int
+    images_sha256: str  # of their numbers and classes
+    masks_sha256: str | None  # of the masks' shares of the patches; None without masks
+    read: bool  # whether contributions are defined, and with them the direct part
+    stored: Stored
+    precision: Precision
+    device: str
+    batch_size: int
+    part_images: int
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        starts = range(0, self.images, self.part_images)
+        return tuple(Part(i, s, min(s + self.part_images, self.images)) for i, s in enumerate(starts))
+
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        """Names of a layer's arrays [image, neuron]."""
+        places = tuple(f"effect_{place}" for place in PLACES) if self.masks_sha256 else ()
+        return ("effect", *(["through_norm"] if self.read else []), *places)
+
+    def to_json(self) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> EffectsSpec:
+        known = {f.name: value[f.name] for f in fields(cls) if f.name in value}
+        return cls(**{**known, "layers": tuple(known["layers"])})
+
+    def differences(self, other: EffectsSpec) -> list[str]:
+        """'name: ours, theirs' for every field in which the two differ."""
+        mine, theirs = self.to_json(), other.to_json()
+        return [f"{name}: {mine[name]} now, {theirs[name]} there" for name in mine if mine[name] != theirs[name]]
+
+
+def impossible(spec: EffectsSpec, run: RunSpec) -> str | None:
+    """What is impossible about such an extension of such an index; None for a possible one."""
+    known = [layer.name for layer in run.layers if layer.has_value_vectors]
+    if not spec.layers or list(spec.layers) != [name for name in known if name in spec.layers]:
+        return "its layers are not those of the index"
+    for name, value, most in (("images", spec.images, run.images), ("part_images", spec.part_images, spec.images)):
+        if not 1 <= value <= most:
+            return f"{name} is {value}, not from 1 to {most}"
+    return None
+
+
+def effects_layers(spec: EffectsSpec, run: RunSpec) -> tuple[LayerSpec, ...]:
+    """The records of its layers, in the index's order."""
+    return tuple(layer for layer in run.layers if layer.name in spec.layers)
+
+
+def effects_arrays(spec: EffectsSpec, run: RunSpec) -> dict[str, ArraySpec]:
+    """Every array of the extension, by path."""
+    return {a.path: a for a in (*_of_images(spec), *_of_layers(spec, run))}
+
+
+def _of_images(spec: EffectsSpec) -> Iterator[ArraySpec]:
+    n, part = spec.images, spec.part_images
+    for path, dtype, about in (
+        ("image", "uint32", "the image's number in the index"),
+        ("class", "int32", "the class whose logit is asked about; -1 where the image could not be read"),
+        ("logit", "float32", "that logit minus the mean of all classes' logits"),
+    ):
+        yield ArraySpec(path, ("image",), (n,), dtype, (part,), None, about, EXTENSION_ARRAYS)
+
+
+ABOUT = {
+    "effect": "estimated fall of the logit, were the neuron replaced on all tokens",
+    "through_norm": "its share by the divisor of the final norm alone",
+    "effect_subject": "its share on the patches, by the mask's cover",
+    "effect_background": "its share on the patches, by what the mask leaves free",
+    "effect_prefix": "its share on the tokens before the patches",
+}
+
+
+def _of_layers(spec: EffectsSpec, run: RunSpec) -> Iterator[ArraySpec]:
+    n, part, size = spec.images, spec.part_images, np.dtype(spec.stored).itemsize
+    for layer in effects_layers(spec, run):
+        some = units_per_chunk(layer.units, part * size, CHUNK_BYTES)
+        for leaf in spec.leaves:
+            yield ArraySpec(
+                f"{layer.name}/{leaf}",
+                ("image", "neuron"),
+                (n, layer.units),
+                spec.stored,
+                (part, some),
+                (part, layer.units),
+                ABOUT[leaf],
+                EXTENSION_ARRAYS,
+            )
+        shape = (run.prefix + 1, layer.units)
+        about = "what stands in a neuron's place after the nonlinearity: on every prefix token, then on the patches"
+        yield ArraySpec(
+            f"{layer.name}/replacement", ("token", "neuron"), shape, "float32", shape, None, about, EXTENSION_ARRAYS
+        )
