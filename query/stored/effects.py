@@ -45,13 +45,15 @@ class StoredEffects:
     def of_image(self, layer: str, image_id: int, leaf: str = "effect") -> NDArray[np.float32]:
         """An array's values for an image: float32 [neuron]. Raises QueryError where there are none."""
         self.must_have(layer, leaf)
-        return self.reader.rows(f"{layer}/{leaf}", [self.row(image_id)])[0].astype(np.float32)
+        values: NDArray[np.float32] = self.reader.rows(f"{layer}/{leaf}", [self.row(image_id)])[0].astype(np.float32)
+        return values
 
     def of_neuron(self, layer: str, unit: int, leaf: str = "effect") -> NDArray[np.float32]:
         """An array's values for a neuron: float32 [row]. Raises QueryError where there are none."""
         self.must_have(layer, leaf)
         every = np.arange(self.spec.images)
-        return self.reader.rows(f"{layer}/{leaf}", every, [unit])[:, 0].astype(np.float32)
+        values: NDArray[np.float32] = self.reader.rows(f"{layer}/{leaf}", every, [unit])[:, 0].astype(np.float32)
+        return values
 
     def must_have(self, layer: str, leaf: str = "effect") -> None:
         """Raise QueryError where there is no such array."""
@@ -81,4 +83,6 @@ def open_effects(layout: Layout, manifest: Manifest, run: RunSpec) -> StoredEffe
         last = [-(-n // f) - 1 for n, f in zip(array.shape, array.file_shape, strict=True)]
         if listed.get(array.file(*last), (0,))[0] != array.file_bytes:
             raise BadIndex(f"{extension.manifest} lists no file that ends {array.path}", extension.remedy)
-    return StoredEffects(extension, found, spec, ArrayReader(LocalStore(extension.root), specs, extension.remedy))
+    return StoredEffects(
+        extension, found, spec, ArrayReader(LocalStore(extension.root, extension.remedy), specs, extension.remedy)
+    )

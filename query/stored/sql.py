@@ -10,7 +10,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from typing import Any
 
 import duckdb
@@ -138,11 +138,7 @@ class Tables:
     def _errors(self) -> Iterator[None]:
         """DuckDB's complaints as ours: what our own function said, damage, or one line about the query."""
         try:
-            with (
-                hearing_ctrl_c(),
-                naming_damage_of(self._effects) if self._effects else nullcontext(),
-                naming_damage(self._layout),
-            ):
+            with hearing_ctrl_c(), naming_damage_of(self._effects), naming_damage(self._layout):
                 yield
         except duckdb.OutOfMemoryException as error:
             raise QueryError(*TOO_MUCH) from error
@@ -154,16 +150,15 @@ class Tables:
 
 
 @contextmanager
-def naming_damage_of(effects: StoredEffects) -> Iterator[None]:
+def naming_damage_of(effects: StoredEffects | None) -> Iterator[None]:
     """While inside, DuckDB's complaints about the bytes of the extension's tables are DamagedIndex."""
-    file = effects.layout.database
     try:
         yield
     except duckdb.Error as error:
-        if is_of_files(error) and (
-            not file.exists() or file_facts(file) != listed_files(effects.manifest).get(file.name)
-        ):
-            raise DamagedIndex(f"{file} is damaged", effects.layout.remedy) from error
+        if effects is not None and is_of_files(error):
+            file = effects.layout.database
+            if not file.exists() or file_facts(file) != listed_files(effects.manifest).get(file.name):
+                raise DamagedIndex(f"{file} is damaged", effects.layout.remedy) from error
         raise
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DamagedIndex
+from ..errors import REPAIR, DamagedIndex
 from .plain_files import open_plain, plain_size
 from .store import Bytes
 
@@ -22,8 +22,8 @@ COPIED_BYTES = 2**18  # an image's pixels: what is mapped counts as this process
 class LocalStore:
     """The files below a folder. What `read` returns of a large piece is a view into the file."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, remedy: str = REPAIR) -> None:
+        self.root, self.remedy = root, remedy  # of damage
         self._mapped = lru_cache(MAPPED_FILES)(self._map)
         self._opened = lru_cache(OPEN_FILES)(self._open)
 
@@ -34,7 +34,7 @@ class LocalStore:
             file = self._opened(key)  # held while it is read: another thread may crowd it out
             content = np.frombuffer(os.pread(file.fileno(), length, start), np.uint8)
         if len(content) != length:
-            raise DamagedIndex(f"{self.root / key} ends before byte {start + length:,}")
+            raise DamagedIndex(f"{self.root / key} ends before byte {start + length:,}", self.remedy)
         return content
 
     def size(self, key: str) -> int:
@@ -66,4 +66,4 @@ class LocalStore:
     def _missing(self, key: str, error: Exception) -> DamagedIndex:
         plain = isinstance(error, FileNotFoundError | ValueError)
         why = "missing or cannot be read" if plain else getattr(error, "strerror", None) or "not readable"
-        return DamagedIndex(f"{self.root / key} is {why}")
+        return DamagedIndex(f"{self.root / key} is {why}", self.remedy)
