@@ -20,9 +20,10 @@ from ..schemas.layout import Layout
 from ..schemas.manifest import Manifest, seal_manifest
 from ..schemas.run_spec import Part
 from ..schemas.storage.atomic_files import write_file, write_voucher
+from ..schemas.storage.only_writer import only_writer
 from ..schemas.storage.zarr_group import write_metadata
 from .ledger import Ledger, PartEntry
-from .place import check_place, clear, only_writer, remove_leftovers
+from .place import check_place, clear, remove_leftovers
 from .plan import Plan, Request, check_space, make_plan
 from .run.part_runner import Filled, fresh_statistics, run_parts
 from .run.part_writer import PartBuffer

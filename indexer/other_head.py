@@ -35,13 +35,13 @@ from ..schemas.run_spec import RunSpec
 from ..schemas.sizes import bytes_text
 from ..schemas.storage.atomic_files import write_file, write_voucher
 from ..schemas.storage.chunk_files import encode_file
+from ..schemas.storage.only_writer import only_writer
 from ..schemas.storage.room import check_room
 from ..schemas.storage.zarr_group import write_metadata
 from .ledger import Ledger, PartEntry
 from .place import (
     check_place,
     clear,
-    only_writer,
     remove_leftovers,
     tables_bytes,
 )

@@ -1,12 +1,8 @@
-"""The folder that an index is made in: what may stand there, who writes, and what is removed."""
+"""The folder that an index is made in: what may stand there, and what is removed."""
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-from collections.abc import Iterator
-
-from filelock import FileLock, Timeout
 
 from ..schemas.database import check_name
 from ..schemas.errors import BadIndex
@@ -14,7 +10,6 @@ from ..schemas.extension import EXTENSIONS
 from ..schemas.layout import Layout
 from ..schemas.run_spec import RunSpec
 
-PATIENCE = 10  # seconds: the decoders of a run that was killed hold its lock until they notice, which takes up to five
 TABLES_MEMORY = 500_000_000  # bytes that DuckDB may hold of the tables while they are written
 
 
@@ -37,22 +32,6 @@ def check_place(layout: Layout, overwrite: bool, head: bool = False) -> None:
         raise BadIndex(
             f"{root} holds an unfinished index of 'vitdex {verb}'", "Repeat that command, or give --overwrite."
         )
-
-
-@contextlib.contextmanager
-def only_writer(layout: Layout) -> Iterator[None]:
-    """While inside, no other run fills this folder. Raises BadIndex where one does."""
-    lock = FileLock(layout.lock)
-    try:
-        lock.acquire(timeout=PATIENCE)
-    except Timeout:
-        raise BadIndex(f"another run is filling {layout.root}", "Wait for it, or stop it.") from None
-    try:
-        yield
-    finally:
-        if layout.manifest.exists():  # a finished index keeps no lock
-            layout.lock.unlink(missing_ok=True)
-        lock.release()
 
 
 def clear(layout: Layout) -> None:

@@ -23,10 +23,11 @@ from ..schemas.layout import Layout
 from ..schemas.manifest import Manifest, read_manifest, salvage_files, seal_manifest
 from ..schemas.run_spec import Part, RunSpec
 from ..schemas.storage.atomic_files import write_file, write_voucher
+from ..schemas.storage.only_writer import only_writer
 from ..schemas.storage.zarr_group import write_metadata
 from .build import Listener, describe
 from .ledger import Ledger, PartEntry
-from .place import only_writer, remove_leftovers
+from .place import remove_leftovers
 from .plan import Plan, Request, make_plan
 from .run.part_runner import Filled, fresh_statistics, run_parts
 from .run.part_writer import PartBuffer

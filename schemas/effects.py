@@ -94,6 +94,7 @@ def _of_images(spec: EffectsSpec) -> Iterator[ArraySpec]:
         ("image", "uint32", "the image's number in the index"),
         ("class", "int32", "the class whose logit is asked about; -1 where the image could not be read"),
         ("logit", "float32", "that logit minus the mean of all classes' logits"),
+        *([("mask_share", "float32", "the object's share of the patches")] if spec.masks_sha256 else []),
     ):
         yield ArraySpec(path, ("image",), (n,), dtype, (part,), None, about, EXTENSION_ARRAYS)
 

@@ -133,7 +133,9 @@ def _of_key_neurons(index: Index, class_: int, table: pd.DataFrame, layer: str |
     units = sum(spec.units for spec in index.ranked_layers if layer in (None, spec.name))
     images = "" if table.n.isna().all() else f"; means over its {table.n.max():,} images"
     name = index.class_name(class_)
-    return f"The first {len(table)} of {units:,} neurons by {by} for {name}{images}.\n" + definitions((by, "auroc"))
+    return f"The first {len(table)} of {units:,} neurons by {by} for {name}{images}.\n" + definitions(
+        (by, *(("effect", "indirect") if "effect" in table else ()), "auroc")
+    )
 
 
 def _images(index: Index) -> int:

@@ -23,7 +23,7 @@ BY = "by"  # stands for the ranking of key neurons: the column of that name
 
 # The columns of every question's table that are shown without --wide, in their order.
 MAIN: dict[str, tuple[str, ...]] = {
-    "top": ("rank", "neuron", BY, "score", "auroc", "mean_max", "post_mean"),
+    "top": ("rank", "neuron", BY, "effect", "indirect", "score", "auroc", "mean_max", "post_mean"),
     "exemplars": ("rank", "image_id", "path", "label", "patch", "pre", "post"),
     "generate": ("id", "neuron", "step", "pre_mean", "post_mean", "ratio", "percentile", "p_class", "file"),
     "blocks": ("top", "class", "rank", "neuron", "block", "neurons", "share", "chance", "value", "of_first",
@@ -53,6 +53,7 @@ MAIN: dict[str, tuple[str, ...]] = {
 
 UNITS = {
     "contribution": "logits",
+    "effect": "logits",
     "folded": "logits per 1",
     "percentile": "%",
 }

@@ -57,6 +57,12 @@ class Masks:
         return images[[_stem(path) in self.files for path in images.path]].set_index("image_id", drop=False)
 
     @cached_property
+    def sha256(self) -> str:
+        """Of the masks' files by path and size, and of the names: what tells these masks from others, in hex."""
+        listed = [[_stem(p), self.files[_stem(p)].stat().st_size] for p in self.images.path]
+        return hashlib.sha256(json.dumps([listed, self.names]).encode()).hexdigest()
+
+    @cached_property
     def concepts(self) -> list[str]:
         """Names of all concepts: those of the file of names, or the labels of the images that have a mask."""
         return list(self.names) if self.names else sorted(self.images.label.dropna().unique())

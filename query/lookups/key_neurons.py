@@ -22,11 +22,16 @@ from ...schemas.run_spec import READOUTS
 from ..stored.names import Neuron, at_least
 from ..stored.stored_index import StoredIndex
 
-Ranking = Literal["score", "probability", "cosine", "folded", "contribution", "auroc"]
+Ranking = Literal["score", "probability", "cosine", "folded", "contribution", "auroc", "effect"]
 RANKINGS: tuple[Ranking, ...] = get_args(Ranking)
 SCORES = ("score", "cosine", "probability", "folded", "rank_in_class", "rank_in_layer", "rank_in_unit")
 ACTIVATIONS = ("n", "mean_max", "mean", "post_mean", "cls_post_mean", "contribution", "auroc")
-COUNTS = ("rank_in_class", "rank_in_layer", "rank_in_unit", "n")
+EFFECTS = (
+    "effect", "effect_se", "direct", "through_norm", "indirect",
+    "effect_subject", "effect_background", "effect_prefix", "rank_by_effect",
+)  # fmt: skip
+TABLES = {SCORES: "class_scores", ACTIVATIONS: "class_activations", EFFECTS: "vitdex_effects.main.class_effects"}
+COUNTS = ("rank_in_class", "rank_in_layer", "rank_in_unit", "n", "rank_by_effect")
 SIBLINGS = 5
 
 
@@ -75,6 +80,8 @@ def chosen_ranking(index: StoredIndex, by: Ranking | None, class_: str | int | N
         return default_ranking(index, class_)
     if by not in RANKINGS:
         raise QueryError(f"no ranking by '{by}'", f"One of {', '.join(RANKINGS)}.")
+    if by == "effect" and index.effects is None:
+        raise QueryError("this index holds no effects", f"Add them: vitdex effects {index.layout.root}")
     return by
 
 
@@ -89,13 +96,13 @@ def key_neurons(
 ) -> pd.DataFrame:
     """A class's k neurons with the largest `by`, best first; ties go to the earlier block, then unit.
 
-    Two plain look-ups, each in one of the tables that are sorted by class, take a third of the time of the view.
+    Plain look-ups, each in one of the tables that are sorted by class, take a third of the time of the view.
 
     Args:
         class_: by name or WordNet id; an int is its row in the head.
         k: how many.
-        by: 'contribution', 'folded', 'score', 'probability', 'cosine', or 'auroc', which tells the class's images apart
-            and knows no value vector; None: see default_ranking.
+        by: 'contribution', 'folded', 'score', 'probability', 'cosine'; 'auroc', which tells the class's images apart
+            and knows no value vector; 'effect', where `vitdex effects` has added it; None: see default_ranking.
         layer: only neurons of this layer.
         louder_elsewhere: only neurons whose value vector says another class louder.
 
@@ -115,7 +122,9 @@ def key_neurons(
         index.neuron_layer(layer, 0)
     columns = _ranked(index, class_id, k, by, layer, louder_elsewhere)
     if not len(columns["layer"]):
-        need = "It needs images of the class and a head that is read." if by in ACTIVATIONS else "Choose another --by."
+        need = "It needs images of the class and a head that is read."
+        if by not in ACTIVATIONS:
+            need = "Effects are of other images." if by == "effect" else "Choose another --by."
         name = index.class_name(class_id)
         raise QueryError(f"this index ranks no such neuron by {by} for class '{name}'", need)
     table = pd.DataFrame(columns)
@@ -127,7 +136,7 @@ def _ranked(
     index: StoredIndex, class_id: int, k: int, by: Ranking, layer: str | None, louder_elsewhere: bool
 ) -> dict[str, Any]:
     """Columns of the first k rows, from the table that ranks and then from the other."""
-    first, second = (ACTIVATIONS, SCORES) if by in ACTIVATIONS else (SCORES, ACTIVATIONS)
+    first = next(columns for columns in TABLES if by in columns)
     elsewhere = (
         "AND (layer, unit) IN (SELECT (layer, unit) FROM class_scores WHERE class_id = $1 AND rank_in_unit > 1) "
         if louder_elsewhere
@@ -135,22 +144,25 @@ def _ranked(
     )
     # coordinates of the stream have an auroc as well
     neurons = "AND layer IN (SELECT layer FROM layers WHERE kind <> 'residual') " if by == "auroc" else ""
-    best = index.tables.rows(  # both tables are stored by class, block and unit: a tie goes to the earlier row
-        f"SELECT layer, unit, {', '.join(first)} FROM {_table(first)} WHERE class_id = $1 AND {by} IS NOT NULL "
+    best = index.tables.rows(  # the tables are stored by class, block and unit: a tie goes to the earlier row
+        f"SELECT layer, unit, {', '.join(first)} FROM {TABLES[first]} WHERE class_id = $1 AND {by} IS NOT NULL "
         f"AND ($2 IS NULL OR layer = $2) {neurons}{elsewhere}ORDER BY {by} DESC, rowid LIMIT $3",
         [class_id, layer, int(k)],
     )
-    rest = index.tables.rows(
-        f"SELECT layer, unit, {', '.join(second)} FROM {_table(second)} WHERE class_id = ? AND list_contains(?, unit)",
-        [class_id, [unit for _, unit, *_ in best]],
-    )
-    of = {(layer, unit): values for layer, unit, *values in rest}
-    rows = [
-        dict(zip((*first, *second), (*values, *of.get((name, unit), ())), strict=False)) for name, unit, *values in best
-    ]
+    rows = [dict(zip(first, values, strict=True)) for _, _, *values in best]
+    others = [columns for columns in TABLES if columns != first and (columns != EFFECTS or index.effects is not None)]
+    for columns in others:
+        rest = index.tables.rows(
+            f"SELECT layer, unit, {', '.join(columns)} FROM {TABLES[columns]} "
+            "WHERE class_id = ? AND list_contains(?, unit)",
+            [class_id, [unit for _, unit, *_ in best]],
+        )
+        of = {(layer, unit): values for layer, unit, *values in rest}
+        for row, (name, unit, *_) in zip(rows, best, strict=True):
+            row.update(zip(columns, of.get((name, unit), ()), strict=False))
     blocks = {spec.name: spec.block for spec in index.spec.layers}
     of_class = index.classes.iloc[class_id]
-    columns: dict[str, Any] = {
+    made: dict[str, Any] = {
         "rank": range(1, len(best) + 1),
         "class_id": class_id,
         "class": of_class["name"],
@@ -159,14 +171,10 @@ def _ranked(
         "block": [blocks[layer] for layer, *_ in best],
         "unit": [unit for _, unit, *_ in best],
     }
-    for name in (*SCORES, *ACTIVATIONS):
+    for name in (name for columns in TABLES if columns in (first, *others) for name in columns):
         values = [row.get(name) for row in rows]
-        columns[name] = values if name in COUNTS else np.array(values, np.float32)
-    return columns
-
-
-def _table(columns: tuple[str, ...]) -> str:
-    return "class_scores" if columns is SCORES else "class_activations"
+        made[name] = values if name in COUNTS else np.array(values, np.float32)
+    return made
 
 
 def named(table: pd.DataFrame) -> list[Neuron]:

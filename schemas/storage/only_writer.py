@@ -1,0 +1,29 @@
+"""One writer at a time for a folder that is being filled: an index, or an extension of one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from filelock import FileLock, Timeout
+
+from ..errors import BadIndex
+from ..integrity import Folder
+
+PATIENCE = 10  # seconds: the decoders of a run that was killed hold its lock until they notice, which takes up to five
+
+
+@contextlib.contextmanager
+def only_writer(folder: Folder) -> Iterator[None]:
+    """While inside, no other run fills this folder. Raises BadIndex where one does."""
+    lock = FileLock(folder.lock)
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        raise BadIndex(f"another run is filling {folder.root}", "Wait for it, or stop it.") from None
+    try:
+        yield
+    finally:
+        if folder.manifest.exists():  # what is finished keeps no lock
+            folder.lock.unlink(missing_ok=True)
+        lock.release()
