@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -253,7 +254,8 @@ def test_answers_are_of_the_indexs_own_head(sample: Index, tmp_path: Path) -> No
 
 def values_of_head(live: LiveModel, ids: list[int]) -> Tensor:
     with torch.inference_mode():
-        found: Tensor = live.anatomy.model.forward_head(
-            live.anatomy.model.forward_features((live.pixels(ids) - live.mean) / live.std), pre_logits=True
+        model: Any = live.anatomy.model
+        found: Tensor = model.forward_head(
+            model.forward_features((live.pixels(ids) - live.mean) / live.std), pre_logits=True
         )
     return found
