@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ...schemas.effects import Replace
 from ...schemas.errors import QueryError
 from ...schemas.progress import Progress, tracked
 from ..drawing.terms import definitions
@@ -23,6 +24,8 @@ from .ablation import Where, ablate
 from .object_masks import ObjectMasks
 
 Doubles = NDArray[np.float64]
+REPLACED: dict[Replace, str] = {"mean": "their means", "zero": "zero"}
+EXACT_SETS = 3  # of random neurons, replaced exactly
 PLACES: tuple[Where, ...] = ("subject", "background")
 COLUMNS = ("effect_subject", "effect_background", "effect_prefix", "subject_share")
 
@@ -59,10 +62,11 @@ def subject_effects(
         One row a class that has images with masks: class_id, class, images, neurons; mask_share (the object's mean
         share of the patches); share (mean over the neurons of the part of |effect| on the object, of that on all
         patches, summed over the images); random, random_low, random_high (the same of the random sets: mean, smallest,
-        largest); passes (larger than mask_share and than every random set); subject, background, prefix (sums of the
-        neurons' mean effects on these tokens, in logits). With masks also fall_subject and fall_background (of the
-        class's logit, when all k are replaced by their means there alone), each with its standard error over the
-        images (se_subject, se_background).
+        largest); subject, background, prefix (sums of the neurons' mean effects on these tokens, in logits); passes:
+        whether share is larger than mask_share and than that of every random set. With masks also fall_subject and
+        fall_background (of the class's logit, when all k are replaced there alone), each with its standard error over
+        the images (se_subject, se_background) and the mean fall without random sets (random_subject,
+        random_background).
 
     Raises:
         QueryError: no effects, effects without masks, an unknown ranking.
@@ -89,14 +93,10 @@ def subject_effects(
         row |= {place: float(every[f"effect_{place}"].iloc[first].sum()) for place in (*PLACES, "prefix")}
         if masks is not None:
             chosen = [Neuron(str(every.layer.iloc[i]), int(every.unit.iloc[i])) for i in first]
-            row |= _exact(index, class_id, chosen, masks, images, seed, weights, device)
+            row |= _exact(index, class_id, chosen, masks, effects.spec.replace, images, seed, weights, device)
         rows.append(row)
     table = pd.concat([shares, pd.DataFrame(rows)], axis=1)
-    table.insert(
-        table.columns.get_loc("random_high") + 1,
-        "passes",
-        table.share > table[["mask_share", "random_high"]].max(axis=1),
-    )
+    table["passes"] = table.share > table[["mask_share", "random_high"]].max(axis=1)
     table.attrs["by"] = by
     return table
 
@@ -132,6 +132,7 @@ def _exact(
     class_id: int,
     neurons: list[Neuron],
     masks: ObjectMasks,
+    replace: Replace,
     images: int,
     seed: int,
     weights: str | Path | None,
@@ -141,10 +142,11 @@ def _exact(
     row: dict[str, Any] = {}
     for where in PLACES:
         table = ablate(
-            index, class_id, neurons, where=where, masks=masks, images=images, random=0, seed=seed,
-            weights=weights, device=device,
+            index, class_id, neurons, replace=replace, where=where, masks=masks, images=images,
+            random=EXACT_SETS, seed=seed, weights=weights, device=device,
         ).set_index("measure")  # fmt: skip
         row |= {f"fall_{where}": -table.change["logit"], f"se_{where}": table.se["logit"]}
+        row[f"random_{where}"] = -table.random["logit"]
     return row
 
 
@@ -154,11 +156,12 @@ def subject_caption(index: StoredIndex, table: pd.DataFrame, k: int, random: int
     assert effects is not None
     last = max(layer.block for layer in index.spec.layers)
     passed = f" Neurons of block {last} are passed over: the head reads token 0, not their patches."
+    replaced = REPLACED[effects.spec.replace]
     lines = (
         f"Of what each class's first {k} neurons by {by} cause on patches, how much lies on the object? "
         f"{table.images.sum():,} images with a mask, {len(table):,} classes, of which {table.passes.sum():,} pass.",
-        f"Effects by attribution patching, neurons replaced by {effects.spec.replace}; beside {random} sets of as many "
-        f"random neurons of the same layers.{passed if index.spec.readout == 'token' else ''}",
+        f"Effects by attribution patching, neurons replaced by {replaced}; beside {random} sets of as many random "
+        f"neurons of the same layers.{passed if index.spec.readout == 'token' else ''}",
         definitions(dict.fromkeys((by, "effect", "share on the object", "random neurons"))),
     )
     return "\n".join(lines)

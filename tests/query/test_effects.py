@@ -28,19 +28,9 @@ from vitdex.query.stored.stored_index import StoredIndex
 Doubles = NDArray[np.float64]
 
 
-@pytest.fixture(scope="module")
-def made(sample_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample with effects of all images, parts by masks among them."""
-    copy = tmp_path_factory.mktemp("effects") / "sample.vitdex"
-    shutil.copytree(sample_path, copy)
-    with StoredIndex(copy) as index:
-        measure_effects(index, masks=open_masks(index))
-    return copy
-
-
 @pytest.fixture
-def index(made: Path) -> Iterator[Index]:
-    with Index(made) as index:
+def index(effects_path: Path) -> Iterator[Index]:
+    with Index(effects_path) as index:
         yield index
 
 
