@@ -225,6 +225,15 @@ def test_rankings_by_effect(index: Index) -> None:
     assert str(Neuron("blocks.5.mlp.fc1", int(found.unit[0]))) in out.output
 
 
+def test_a_neurons_card_has_its_effects(index: Index, sample: Index) -> None:
+    card = index.neuron("blocks.5.mlp.fc1", 16, k=3)
+    assert card.effects["class"][0] == "coin"
+    assert card.effects.rank_by_effect[0] == 1
+    assert len(card.effects) == 3
+    assert card.picture().height > sample.neuron("blocks.5.mlp.fc1", 16, k=3).picture().height
+    assert sample.neuron("blocks.5.mlp.fc1", 16).effects.empty
+
+
 def test_answers_are_of_the_indexs_own_head(sample: Index, tmp_path: Path) -> None:
     from safetensors.torch import save_file
     from vitdex.indexer import index_with_head
