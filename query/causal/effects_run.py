@@ -124,7 +124,8 @@ def check_place(plan: EffectsPlan) -> None:
         raise BadIndex(f"{layout.root} is there already", "Give --overwrite to make it anew.")
     if layout.root.exists() and not layout.parts.exists() and any(layout.root.iterdir()):
         raise BadIndex(f"{layout.root} holds other files", "Move them away.")
-    check_room(layout.index, plan.size, "give --stored float16 or --limit,")
+    written = plan.size * done_before(plan) // plan.spec.images
+    check_room(layout.index, plan.size - written, "give --stored float16 or --limit,")
 
 
 def _clear(layout: ExtensionLayout) -> None:
