@@ -1,6 +1,6 @@
 """Neurons' activation replaced while the model runs: exact ablation. Imports torch: it runs a model.
 
-    substitute = Substitute.of(live, "mean", neurons, seed=0)
+    substitute = Substitute(live, "mean", seed=0)
     with replaced(live, neurons, substitute, image_ids, weight=None):
         live(live.pixels(image_ids), [])
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...schemas.errors import QueryError
+from ...schemas.errors import STRANGE, DamagedIndex, QueryError
 from ..stored.names import Neuron
 from .edits import changed, recording
 from .gradients import activate
@@ -60,7 +60,7 @@ class Substitute:
     kind: Kind
     factor: float = 0.0
     seed: int = 0
-    _means: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # [token]
+    _means: dict[str, Tensor] = field(default_factory=dict)  # by layer [token, unit]
 
     @property
     def is_drawn(self) -> bool:
@@ -74,10 +74,7 @@ class Substitute:
         if self.kind == "times" or self.kind == "zero":
             return None
         if self.kind == "mean":
-            return {
-                layer: torch.stack([self._mean(layer, unit) for unit in some], 1).to(self.live.device)
-                for layer, some in units.items()
-            }
+            return {layer: self._mean(layer)[:, some] for layer, some in units.items()}
         donors = [self._donor(image_id, draw) for image_id in image_ids]
         modules = {layer: self.live.layer(layer).out for layer in units}
         with torch.inference_mode(), recording(inputs=modules, no_more=True) as read:
@@ -86,40 +83,51 @@ class Substitute:
 
     def _donor(self, image_id: int, draw: int) -> int:
         """Another image of the index that can be read, drawn for this one."""
-        readable = np.flatnonzero(self.live.index.reader.whole("valid"))
-        others = readable[readable != image_id]
+        others = self._readable[self._readable != image_id]
         if not len(others):
             raise QueryError("no other image to take values from", "Replace by mean or zero.")
         return int(np.random.default_rng((self.seed, image_id, draw)).choice(others))
 
-    def _mean(self, layer: str, unit: int) -> Tensor:
-        """The mean of h over all images: one number for the patches, and one for each prefix token: [token]."""
-        if (layer, unit) not in self._means:
+    @cached_property
+    def _readable(self) -> NDArray[np.int64]:
+        return np.flatnonzero(self.live.index.reader.whole("valid"))
+
+    def _mean(self, layer: str) -> Tensor:
+        """The mean of h over all images, the same number on all patches: [token, unit] of all units of a layer."""
+        if layer not in self._means:
             spec, index = self.live.spec, self.live.index
-            patches = index.sql("SELECT post_mean FROM neurons WHERE layer = ? AND unit = ?", [layer, unit])
-            tokens = torch.full((spec.tokens,), float(patches.post_mean[0]))
-            tokens[: spec.prefix] = self._prefix_means(layer, unit)
-            self._means[layer, unit] = tokens
-        return self._means[layer, unit]
+            patches = index.look_up("SELECT post_mean FROM neurons WHERE layer = ? ORDER BY unit", [layer]).post_mean
+            if len(patches) != (units := index.neuron_layer(layer, 0).units):
+                raise DamagedIndex(f"the tables hold {len(patches)} units of {layer} instead of {units}", STRANGE)
+            tokens = torch.empty(spec.tokens, units)
+            tokens[: spec.prefix] = self._prefix_means(layer)
+            tokens[spec.prefix :] = torch.tensor(patches.to_numpy(np.float32))
+            self._means[layer] = tokens.to(self.live.device)
+        return self._means[layer]
 
-    def _prefix_means(self, layer: str, unit: int) -> Tensor:
-        spec = self.live.spec
-        if spec.prefix == int(spec.cls):
-            stored = self.live.index.reader.column(f"{layer}/cls", unit) if spec.cls else np.empty(0, np.float32)
-            return torch.tensor([float(np.nanmean(self._after(layer, stored)))] if spec.cls else [])
-        readable = np.flatnonzero(self.live.index.reader.whole("valid"))
-        some = np.sort(np.random.default_rng(self.seed).choice(readable, min(LOOKED_AT, len(readable)), replace=False))
-        total = torch.zeros(spec.prefix)
-        for start in range(0, len(some), BATCH):
-            pixels = self.live.pixels(some[start : start + BATCH].tolist())
-            with torch.inference_mode(), recording(inputs={"h": self.live.layer(layer).out}, no_more=True) as read:
-                self.live(pixels, [])
-            total += read["h"][:, : spec.prefix, unit].sum(0).cpu()
-        return total / len(some)
+    def _prefix_means(self, layer: str) -> Tensor:
+        """Of each prefix token: [token, unit]. CLS is stored; of register tokens some images are run."""
+        if self.live.spec.prefix == int(self.live.spec.cls):
+            return self._cls_mean(layer) if self.live.spec.cls else torch.empty(0, 1)
+        few = min(LOOKED_AT, len(self._readable))
+        some = np.sort(np.random.default_rng(self.seed).choice(self._readable, few, replace=False))
+        parts = [self._prefixes(layer, some[start : start + BATCH].tolist()) for start in range(0, len(some), BATCH)]
+        return torch.cat(parts).mean(0)
 
-    def _after(self, layer: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        hidden = self.live.index.neuron_layer(layer, 0).kind == "hidden"
-        return activate(self.live, layer, values) if hidden else values
+    def _cls_mean(self, layer: str) -> Tensor:
+        """The mean over all images of h on the CLS token, from what is stored: [1, unit]."""
+        reader, hidden = self.live.index.reader, self.live.index.neuron_layer(layer, 0).kind == "hidden"
+        valid, total = reader.whole("valid"), np.zeros((), np.float64)
+        for first, rows in reader.parts(f"{layer}/cls"):
+            read = np.ascontiguousarray(rows[valid[first : first + len(rows)]])
+            total = total + (activate(self.live, layer, read) if hidden else read).sum(0, dtype=np.float64)
+        return torch.tensor(total[None] / len(self._readable), dtype=torch.float32)
+
+    def _prefixes(self, layer: str, image_ids: list[int]) -> Tensor:
+        """h on the prefix tokens: [image, token, unit]."""
+        with torch.inference_mode(), recording(inputs={"h": self.live.layer(layer).out}, no_more=True) as read:
+            self.live(self.live.pixels(image_ids), [])
+        return read["h"][:, : self.live.spec.prefix].cpu()
 
 
 @contextmanager

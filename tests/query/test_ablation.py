@@ -16,7 +16,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from vitdex.indexer.from_python import build_index
-from vitdex.query.causal.ablation import MEASURES, OTHER, ablate, measured
+from vitdex.query.causal.ablation import ablate
+from vitdex.query.causal.runs import MEASURES, OTHERS, measured
 from vitdex.query.commands.main import cli
 from vitdex.query.dissect.masks import open_masks, patch_cover
 from vitdex.query.index import Index
@@ -153,11 +154,11 @@ def test_the_table_is_what_the_passes_give(live: LiveModel, sample: Index) -> No
         assert table.change[name] == pytest.approx(difference.mean(), abs=1e-6)
         assert table.se[name] == pytest.approx(difference.std(ddof=1) / len(own) ** 0.5, abs=1e-6)
     assert table.before["accuracy"] == (before.argmax(1) == coin).mean()
-    assert table.n.tolist() == [40] * 5
+    assert table.n.tolist() == [40] * 6
     row: Any = table.loc["logit"]
     assert row.random_low <= row.random <= row.random_high
     assert row.passes == (abs(row.change) > max(abs(row.random_low), abs(row.random_high)))
-    assert list(table.index) == [*MEASURES, OTHER]
+    assert list(table.index) == [*MEASURES, *OTHERS]
 
 
 def test_measures_by_hand() -> None:
