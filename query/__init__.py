@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..schemas.integrity import verify
+    from .causal.ablation import ablate
+    from .causal.rankings import compare_rankings, ranking_means, ranking_pairs
     from .dissect.agreement import class_value_agreement, key_value_agreement
     from .dissect.carriers import carried_classes, carrier_neurons
     from .dissect.classes import activations_of_class, carried_by_first, class_blocks
@@ -79,6 +81,12 @@ _WHERE = {
         "open_model",
     ),
     ".model.map_source": ("MapSource",),
+    ".causal.ablation": ("ablate",),
+    ".causal.rankings": (
+        "compare_rankings",
+        "ranking_means",
+        "ranking_pairs",
+    ),
     ".dissect.carriers": (
         "carrier_neurons",
         "carried_classes",
@@ -149,6 +157,7 @@ __all__ = [
     "NeuronCard",
     "StoredIndex",
     "Target",
+    "ablate",
     "activations_of_class",
     "agreement_of_spaces",
     "carried_by_first",
@@ -164,6 +173,7 @@ __all__ = [
     "class_trees",
     "class_value_agreement",
     "classes_of",
+    "compare_rankings",
     "composed_classes",
     "composition",
     "concept_overlaps",
@@ -191,6 +201,8 @@ __all__ = [
     "open_model",
     "own_neurons",
     "quantiles",
+    "ranking_means",
+    "ranking_pairs",
     "region_unions",
     "regions_figure",
     "selectivity",

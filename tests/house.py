@@ -19,6 +19,7 @@ WINGS: dict[str, set[str]] = {
     "lookups": {"stored"},
     "model": {"stored"},
     "dissect": BELOW,
+    "causal": BELOW,
     "heatmaps": BELOW,
     "generate": BELOW,
     "export": BELOW,

@@ -21,7 +21,20 @@ from ..lookups.class_images import drawn_images
 from ..lookups.key_neurons import Ranking, chosen_ranking, key_neurons, named, needs_head
 from ..stored.names import Neuron, NeuronLike, at_least
 from ..stored.stored_index import StoredIndex
-from .runs import MEASURES, OTHERS, WHERES, Doubles, Ints, ObjectMasks, Runs, Steps, Where, counted, mean_of, random_sets
+from .runs import (
+    MEASURES,
+    OTHERS,
+    WHERES,
+    Doubles,
+    Ints,
+    ObjectMasks,
+    Runs,
+    Steps,
+    Where,
+    counted,
+    mean_of,
+    random_sets,
+)
 
 NAMED = 3  # neurons in a caption
 
@@ -146,8 +159,8 @@ def ablation_caption(class_name: str, what: str, replace: str, where: Where, tab
     own, others = int(table.n.iloc[0]), int(table.n.iloc[-1])
     place = "" if where == "everywhere" else f", on the {where} alone"
     beside = (
-        f"Beside {random:,} sets of as many random neurons of the same layers; passes: more than all of them, by chance "
-        f"once in {random + 1:,}."
+        f"Beside {random:,} sets of as many random neurons of the same layers; passes: more than all of them, by "
+        f"chance once in {random + 1:,}."
         if random
         else ""
     )

@@ -1,11 +1,12 @@
 """Images through the model without some neurons: what is measured of the answers, image by image.
 
-    runs = Runs(live, Substitute(live, "mean"))
-    before, after = runs(class_id, own, others, [(), neurons], Steps(2 * images, progress))
+runs = Runs(live, Substitute(live, "mean"))
+before, after = runs(class_id, own, others, [(), neurons], Steps(2 * images, progress))
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
@@ -159,7 +160,7 @@ def mean_of(values: Doubles) -> float:
 
 def counted(neurons: Sequence[Neuron]) -> dict[str, int]:
     """How many neurons of each layer."""
-    return pd.Series([neuron.layer for neuron in sorted(neurons)]).value_counts(sort=False).to_dict()
+    return dict(Counter(neuron.layer for neuron in sorted(neurons)))
 
 
 def random_sets(index: StoredIndex, layers: Mapping[str, int], sets: int, seed: tuple[int, ...]) -> list[list[Neuron]]:

@@ -28,6 +28,7 @@ COMMANDS = {
     "heatmap": "vitdex.query.commands.heatmap:heatmap_command",
     "dissect": "vitdex.query.commands.dissect:dissect_group",
     "ablate": "vitdex.query.commands.ablate:ablate_command",
+    "rankings": "vitdex.query.commands.rankings:rankings_command",
     "generate": "vitdex.query.commands.generate:generate_command",
     "export": "vitdex.query.commands.exchange:export_group",
     "import": "vitdex.query.commands.exchange:import_group",
