@@ -12,9 +12,9 @@ from .colours import COLOURS, GREY
 from .figure_style import CAPTION, LABEL, new_figure, plain
 
 PANELS = (  # a row shares its axis, so that what others lose is seen in the size of what the class loses
-    ("logit", "its images: the class's logit"),
+    ("logit", "the class's images: its logit"),
     ("others_logit", "images of others: their own class's logit"),
-    ("accuracy", "its images: accuracy"),
+    ("accuracy", "the class's images: accuracy"),
     ("others_accuracy", "images of others: accuracy"),
 )
 MARKERS = "osD^vP*X"

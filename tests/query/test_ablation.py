@@ -23,6 +23,7 @@ from vitdex.query.dissect.masks import open_masks, patch_cover
 from vitdex.query.index import Index
 from vitdex.query.model.live_model import LiveModel, open_model
 from vitdex.query.model.replacement import Substitute, parsed, replaced
+from vitdex.query.model.rerun import Rerun
 from vitdex.query.stored.names import Neuron
 from vitdex.schemas.errors import QueryError
 
@@ -197,7 +198,7 @@ def other(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Index]:
 
 
 def test_other_models(other: Index) -> None:
-    """The mean on every kind of token, by one pass over all images."""
+    """The mean on every kind of token, by one pass over all images; and later blocks run alone."""
     live, ids = open_model(other), list(range(9))
     neurons = [Neuron("blocks.0.mlp.fc1", 3), Neuron("blocks.2.mlp.fc1", 10)]
     change = {}
@@ -212,6 +213,10 @@ def test_other_models(other: Index) -> None:
     expected = directly(live, ids, change)
     assert near(found, expected)
     assert not near(expected, directly(live, ids, {}))
+    again = Rerun(live, live.pixels(ids), [0, 2])
+    with replaced(live, neurons, Substitute(live, "mean"), ids):
+        assert torch.equal(again.logits(0), found)
+    assert torch.equal(again.logits(2), again.before)
 
 
 @pytest.mark.parametrize(
