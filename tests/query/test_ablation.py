@@ -16,10 +16,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from vitdex.indexer.from_python import build_index
-from vitdex.query.causal.ablation import ablate
+from vitdex.query.causal.ablation import ablate, ablation_caption
 from vitdex.query.causal.runs import MEASURES, OTHERS, measured
 from vitdex.query.commands.main import cli
 from vitdex.query.dissect.masks import open_masks, patch_cover
+from vitdex.query.drawing.ablation_figure import ablation_figure
 from vitdex.query.index import Index
 from vitdex.query.model.live_model import LiveModel, open_model
 from vitdex.query.model.replacement import Substitute, parsed, replaced
@@ -160,6 +161,13 @@ def test_the_table_is_what_the_passes_give(live: LiveModel, sample: Index) -> No
     assert row.random_low <= row.random <= row.random_high
     assert row.passes == (abs(row.change) > max(abs(row.random_low), abs(row.random_high)))
     assert list(table.index) == [*MEASURES, *OTHERS]
+    told = ablation_caption("coin", "3 neurons", "zero", "everywhere", table, 3)
+    assert "n = 40 of its images, 40 of other classes" in told
+    assert "passes: more than all of them, by chance once in 4." in told
+    figure: Any = ablation_figure(table.reset_index(), told)
+    assert figure.get_suptitle().split() == told.split()
+    labels = [[label.get_text() for label in axis.get_yticklabels()] for axis in figure.axes]
+    assert labels[0] == ["logit  (n = 40)", "margin  (n = 40)", "others_logit  (n = 40)"]
 
 
 def test_measures_by_hand() -> None:

@@ -16,6 +16,7 @@ from vitdex.query.causal.captions import of_ranking_pairs, of_rankings
 from vitdex.query.causal.rankings import LOSSES, compare_rankings, ranking_means, ranking_pairs
 from vitdex.query.causal.runs import OTHERS, measured, random_sets
 from vitdex.query.commands.main import cli
+from vitdex.query.drawing.rankings_figure import rankings_figure
 from vitdex.query.index import Index
 from vitdex.query.lookups.class_images import drawn_images
 from vitdex.query.lookups.key_neurons import RANKINGS, key_neurons, named
@@ -223,6 +224,12 @@ def test_means_over_classes(table: pd.DataFrame) -> None:
 
 def test_captions_say_what_was_compared(table: pd.DataFrame, sample: Index) -> None:
     told = of_rankings(sample, table, "zero", 2)
+    figure = rankings_figure(ranking_means(table), told)
+    assert figure.get_suptitle().split() == told.split()
+    (legend,) = figure.legends
+    drawn = [text.get_text() for text in legend.get_texts()]
+    assert [name for name in drawn if name.startswith("by ")] == [f"by {by}" for by in table.ranking.unique()]
+    assert figure.axes[0].get_title() == "the class's images: its logit"
     assert "top 1, 3 neurons, removed together (replaced by zero)" in told
     assert "2 of 12 classes, 3 images of each and 3 of other classes" in told
     assert f"{table.accuracy_before.mean():.3f} on a class's images" in told
