@@ -86,6 +86,8 @@ def test_random_neurons_are_of_the_same_layers(table: pd.DataFrame, live: LiveMo
         layers[layer] = layers.get(layer, 0) + 1
     sets = random_sets(index, layers, 2, (0, coin))
     assert sets[0] != sets[1]
+    for seed in ((1, coin), (0, coin + 1)):  # other classes have others, else their means would not be independent
+        assert random_sets(index, layers, 2, seed) != sets
     for one in sets:
         assert {layer: sum(n.layer == layer for n in one) for layer in layers} == layers
         assert len({*one}) == 3
