@@ -51,4 +51,8 @@ def _range(counts: pd.Series[int]) -> str:
 
 
 def _beside(random: int) -> str:
-    return f"Grey: as many random neurons of the same layers, {random:,} sets a class." if random else ""
+    return (
+        f"Grey: as many random neurons of the same layers, {random:,} set{'s' * (random > 1)} a class."
+        if random
+        else ""
+    )

@@ -106,6 +106,21 @@ def test_every_ranking_that_the_index_has(table: pd.DataFrame, sample: Index) ->
     assert {*table.n, *table.n_others} == {3}
 
 
+def test_a_ranking_that_the_index_lacks(sample: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(index: Index, class_id: int, k: int, by: Any) -> pd.DataFrame:
+        if by == "cosine":
+            raise QueryError("this index ranks no such neuron by cosine")
+        return key_neurons(index, class_id, k, by)
+
+    monkeypatch.setattr("vitdex.query.causal.rankings.key_neurons", without)
+    few: dict[str, Any] = {"ks": (1,), "classes": ["coin"], "images": 1, "random": 0}
+    found = compare_rankings(sample, **few)
+    assert "cosine" not in found.ranking.tolist()
+    assert "Not compared: cosine." in of_rankings(sample, found, "mean", 0)
+    with pytest.raises(QueryError, match="by cosine"):
+        compare_rankings(sample, **few, rankings=["score", "cosine"])
+
+
 def has(index: Index, by: Any) -> bool:
     try:
         return len(key_neurons(index, "coin", 1, by)) == 1
