@@ -159,8 +159,8 @@ def ablation_caption(class_name: str, what: str, replace: str, where: Where, tab
     own, others = int(table.n.iloc[0]), int(table.n.iloc[-1])
     place = "" if where == "everywhere" else f", on the {where} alone"
     beside = (
-        f"Beside {random:,} set{'s' * (random > 1)} of as many random neurons of the same layers; passes: more than all "
-        f"of them, by chance once in {random + 1:,}."
+        f"Beside {random:,} set{'s' * (random > 1)} of as many random neurons of the same layers; passes: more than "
+        f"all of them, by chance once in {random + 1:,}."
         if random
         else ""
     )
