@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..schemas.integrity import verify
+    from .causal.ablation import ablate
     from .causal.effects_run import measure_effects
+    from .causal.rankings import compare_rankings, ranking_means, ranking_pairs
     from .causal.subject import subject_effects
     from .dissect.agreement import class_value_agreement, key_value_agreement
     from .dissect.carriers import carried_classes, carrier_neurons
@@ -81,6 +83,12 @@ _WHERE = {
         "open_model",
     ),
     ".model.map_source": ("MapSource",),
+    ".causal.ablation": ("ablate",),
+    ".causal.rankings": (
+        "compare_rankings",
+        "ranking_means",
+        "ranking_pairs",
+    ),
     ".dissect.carriers": (
         "carrier_neurons",
         "carried_classes",
@@ -153,6 +161,7 @@ __all__ = [
     "NeuronCard",
     "StoredIndex",
     "Target",
+    "ablate",
     "activations_of_class",
     "agreement_of_spaces",
     "carried_by_first",
@@ -168,6 +177,7 @@ __all__ = [
     "class_trees",
     "class_value_agreement",
     "classes_of",
+    "compare_rankings",
     "composed_classes",
     "composition",
     "concept_overlaps",
@@ -196,6 +206,8 @@ __all__ = [
     "open_model",
     "own_neurons",
     "quantiles",
+    "ranking_means",
+    "ranking_pairs",
     "region_unions",
     "regions_figure",
     "selectivity",

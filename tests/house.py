@@ -19,10 +19,10 @@ WINGS: dict[str, set[str]] = {
     "lookups": {"stored"},
     "model": {"stored"},
     "dissect": BELOW,
+    "causal": BELOW,
     "heatmaps": BELOW,
     "generate": BELOW,
     "export": BELOW,
-    "causal": BELOW,
 }
 TOPS = {"index.py", "__init__.py", "__main__.py", "commands"}  # of query, above all its wings
 HEAVY = {"torch", "timm", "torchvision", "matplotlib", "PIL", "zarr", "numba"}

@@ -32,6 +32,7 @@ PLANTED = [
     ("wrong_wings", "query/drawing/text.py", "from ..stored.names import Neuron"),
     ("wrong_wings", "query/notes/database.py", "from ..stored import sql"),
     ("wrong_wings", "query/dissect/firing.py", "from ..heatmaps.views import View"),
+    ("wrong_wings", "query/causal/runs.py", "from ..dissect.masks import open_masks"),
     ("wrong_wings", "query/lookups/neuron.py", "from ..index import Index"),
     ("wrong_wings", "query/stored/maps.py", "from .. import Index"),
     ("wrong_wings", "query/index.py", "from .commands.output import show"),

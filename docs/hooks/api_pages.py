@@ -25,6 +25,7 @@ TITLES = {
     "lookups": "Look-ups",
     "heatmaps": "Heatmaps and cards",
     "dissect": "Dissection",
+    "causal": "What neurons cause",
     "generate": "Generated images",
     "model": "The model behind an index",
     "export": "Other tools",

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The pictures of docs/how-to/dissection.md and docs/findings/focus.md from an index of the packaged sample:
+# The pictures of docs/how-to/dissection.md, docs/findings/focus.md and rankings.md from an index of the packaged sample:
 # sh docs/pictures/dissection.sh sample.vitdex
 set -eu
 out=$1
@@ -23,3 +23,5 @@ draw pairs pairs "$out" bird --by margin -k 10
 draw sets sets "$out" bird --by margin
 draw composed composed "$out" --by margin
 draw fires fires "$out" bird/000.jpg
+vitdex ablate "$out" --class coin -k 10 -o "$to/ablated.png" > /dev/null
+vitdex rankings "$out" --images 40 -o "$to/rankings.png" > /dev/null

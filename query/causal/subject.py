@@ -20,8 +20,9 @@ from ..drawing.terms import definitions
 from ..lookups.key_neurons import Ranking, chosen_ranking
 from ..stored.names import Neuron, at_least
 from ..stored.stored_index import StoredIndex
-from .ablation import Where, ablate
+from .ablation import ablate
 from .object_masks import ObjectMasks
+from .runs import Where
 
 Doubles = NDArray[np.float64]
 REPLACED: dict[Replace, str] = {"mean": "their means", "zero": "zero"}

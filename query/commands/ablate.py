@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ...schemas.errors import QueryError
-from ..causal.ablation import WHERES, Where, ablate, ablation_caption, chosen_neurons
+from ..causal.ablation import ablate, ablation_caption, chosen_neurons
+from ..causal.runs import WHERES, Where
 from ..dissect.masks import open_masks
 from ..index import Index
 from ..lookups.key_neurons import Ranking

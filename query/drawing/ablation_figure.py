@@ -7,14 +7,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .colours import COLOURS
-from .figure_style import LABEL, new_axes, short
-
-INTERVAL = 1.96  # standard errors: 95%
+from .figure_style import INTERVAL, LABEL, new_axes, short
 
 
 def ablation_figure(table: pd.DataFrame, caption: str = "") -> Figure:
     """Changes in logits on the left, in shares on the right; a hollow mark is no more than random neurons do."""
-    logits = table.measure.isin(("logit", "margin")).to_numpy()
+    logits = table.measure.isin(("logit", "margin", "others_logit")).to_numpy()
     figure, axes = new_axes(9.5, 2.6, caption, columns=2)
     for axis, rows, unit in ((axes[0], table[logits], "logits"), (axes[1], table[~logits], "share")):
         place = np.arange(len(rows))

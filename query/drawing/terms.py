@@ -42,7 +42,17 @@ DEFINED = {
     **dict.fromkeys(("margin", "gain", "over_twice", "composed", "by chance"), SUMS),
     **dict.fromkeys(("logits",), LOGITS),
     **dict.fromkeys(
-        ("ablation", "replacement", "logit of a class", "random neurons", "effect", "indirect", "share on the object"),
+        (
+            "ablation",
+            "replacement",
+            "logit of a class",
+            "others_logit",
+            "specific",
+            "random neurons",
+            "effect",
+            "indirect",
+            "share on the object",
+        ),
         EFFECTS,
     ),
     **dict.fromkeys(("region",), REGIONS),

@@ -6,11 +6,14 @@ kept["fc1"], kept["head"]
 
 with changed(mlp.fc2, lambda hidden: hidden * 0, "input"):    # what if these neurons were silent?
     model(pixels)
+
+with skipped(blocks[:4]), changed(blocks[4], lambda _: kept, "input"):    # from block 4 on
+    model(pixels)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Literal
 
@@ -63,3 +66,21 @@ def changed(module: nn.Module, change: Callable[[Tensor], Tensor | None], end: E
         yield
     finally:
         hook.remove()
+
+
+@contextmanager
+def skipped(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """While inside: these modules hand on what they read, and compute nothing."""
+    with ExitStack() as stack:
+        for module in modules:
+            before = vars(module).get("forward")  # of the module alone, which hides that of its class
+            vars(module)["forward"] = lambda x, *_, **__: x
+            stack.callback(_restore, module, before)
+        yield
+
+
+def _restore(module: nn.Module, forward: Callable[..., Tensor] | None) -> None:
+    if forward is None:
+        del vars(module)["forward"]
+    else:
+        vars(module)["forward"] = forward

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...schemas.errors import STRANGE, DamagedIndex
 from .edits import recording
 from .live_model import BATCH, LiveModel
 
@@ -21,8 +22,10 @@ def mean_activations(live: LiveModel, layers: list[str], seed: int = 0) -> dict[
     registers = _register_means(live, layers, seed) if live.spec.prefix > int(live.spec.cls) else {}
     means = {}
     for layer in layers:
-        query = "SELECT post_mean FROM neurons WHERE layer = ? ORDER BY unit"
+        query, units = "SELECT post_mean FROM neurons WHERE layer = ? ORDER BY unit", live.layer(layer).out.in_features
         patches = torch.tensor(live.index.look_up(query, [layer]).post_mean.to_numpy(np.float32))
+        if len(patches) != units:
+            raise DamagedIndex(f"the tables hold {len(patches)} units of {layer} instead of {units}", STRANGE)
         cls = [_cls_mean(live, layer)] if live.spec.cls else []
         means[layer] = torch.stack([*cls, *registers.get(layer, ()), patches])
     return means

@@ -1,6 +1,6 @@
 """Neurons' activation replaced while the model runs: exact ablation. Imports torch: it runs a model.
 
-    substitute = Substitute.of(live, "mean", neurons, seed=0)
+    substitute = Substitute(live, "mean", seed=0)
     with replaced(live, neurons, substitute, image_ids, weight=None):
         live(live.pixels(image_ids), [])
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Literal
 
 import numpy as np
@@ -24,12 +24,11 @@ from torch import Tensor
 from ...schemas.errors import QueryError
 from ..stored.names import Neuron
 from .edits import changed, recording
-from .gradients import activate
-from .live_model import BATCH, LiveModel
+from .live_model import LiveModel
+from .mean_activations import mean_activations
 
 Kind = Literal["mean", "zero", "resample", "times"]
 REPLACEMENTS = "mean, zero, resample (another image's), or times:F (F times what it is)"
-LOOKED_AT = 64  # images that the mean of register tokens is taken from: no index stores them
 
 
 def parsed(replace: str) -> tuple[Kind, float]:
@@ -60,7 +59,7 @@ class Substitute:
     kind: Kind
     factor: float = 0.0
     seed: int = 0
-    _means: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # [token]
+    _means: dict[str, Tensor] = field(default_factory=dict)  # by layer [token, unit]
 
     @property
     def is_drawn(self) -> bool:
@@ -74,10 +73,7 @@ class Substitute:
         if self.kind == "times" or self.kind == "zero":
             return None
         if self.kind == "mean":
-            return {
-                layer: torch.stack([self._mean(layer, unit) for unit in some], 1).to(self.live.device)
-                for layer, some in units.items()
-            }
+            return {layer: self._mean(layer)[:, some] for layer, some in units.items()}
         donors = [self._donor(image_id, draw) for image_id in image_ids]
         modules = {layer: self.live.layer(layer).out for layer in units}
         with torch.inference_mode(), recording(inputs=modules, no_more=True) as read:
@@ -86,40 +82,22 @@ class Substitute:
 
     def _donor(self, image_id: int, draw: int) -> int:
         """Another image of the index that can be read, drawn for this one."""
-        readable = np.flatnonzero(self.live.index.reader.whole("valid"))
-        others = readable[readable != image_id]
+        others = self._readable[self._readable != image_id]
         if not len(others):
             raise QueryError("no other image to take values from", "Replace by mean or zero.")
         return int(np.random.default_rng((self.seed, image_id, draw)).choice(others))
 
-    def _mean(self, layer: str, unit: int) -> Tensor:
-        """The mean of h over all images: one number for the patches, and one for each prefix token: [token]."""
-        if (layer, unit) not in self._means:
-            spec, index = self.live.spec, self.live.index
-            patches = index.sql("SELECT post_mean FROM neurons WHERE layer = ? AND unit = ?", [layer, unit])
-            tokens = torch.full((spec.tokens,), float(patches.post_mean[0]))
-            tokens[: spec.prefix] = self._prefix_means(layer, unit)
-            self._means[layer, unit] = tokens
-        return self._means[layer, unit]
+    @cached_property
+    def _readable(self) -> NDArray[np.int64]:
+        return np.flatnonzero(self.live.index.reader.whole("valid"))
 
-    def _prefix_means(self, layer: str, unit: int) -> Tensor:
-        spec = self.live.spec
-        if spec.prefix == int(spec.cls):
-            stored = self.live.index.reader.column(f"{layer}/cls", unit) if spec.cls else np.empty(0, np.float32)
-            return torch.tensor([float(np.nanmean(self._after(layer, stored)))] if spec.cls else [])
-        readable = np.flatnonzero(self.live.index.reader.whole("valid"))
-        some = np.sort(np.random.default_rng(self.seed).choice(readable, min(LOOKED_AT, len(readable)), replace=False))
-        total = torch.zeros(spec.prefix)
-        for start in range(0, len(some), BATCH):
-            pixels = self.live.pixels(some[start : start + BATCH].tolist())
-            with torch.inference_mode(), recording(inputs={"h": self.live.layer(layer).out}, no_more=True) as read:
-                self.live(pixels, [])
-            total += read["h"][:, : spec.prefix, unit].sum(0).cpu()
-        return total / len(some)
-
-    def _after(self, layer: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        hidden = self.live.index.neuron_layer(layer, 0).kind == "hidden"
-        return activate(self.live, layer, values) if hidden else values
+    def _mean(self, layer: str) -> Tensor:
+        """The mean of h over all images, the same number on all patches: [token, unit] of all units of a layer."""
+        if layer not in self._means:
+            rows = mean_activations(self.live, [layer], self.seed)[layer]
+            patches = rows[-1:].expand(self.live.spec.patches, -1)
+            self._means[layer] = torch.cat([rows[:-1], patches]).to(self.live.device)
+        return self._means[layer]
 
 
 @contextmanager

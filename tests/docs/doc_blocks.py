@@ -26,6 +26,8 @@ EXCUSE = re.compile(r"<!-- not run: (\S.*) -->")
 SHORTER = {  # the same command with less to do
     "generate": ["--snapshot", "2"],
     "index": ["--limit", "24", "--workers", "0", "--overwrite"],
+    "rankings": ["--images", "1", "--random", "1", "--limit", "2", "--by", "score", "--by", "contribution"],
+    "ablate": ["--images", "4", "--random", "1"],
     "dissect concepts": ["--layer", "blocks.5.mlp.fc1"],
 }
 

@@ -90,6 +90,11 @@ def exchange(index: Index, out: Path) -> None:
 def run_the_model(stored: StoredIndex) -> None:
     live: LiveModel = query.open_model(stored, device="cpu")
     anew = live.maps(NEURON.layer, [NEURON.unit], [0])
+    removed: DataFrame = query.compare_rankings(
+        stored, (1,), ["coin", "bird"], ("score", "contribution"), images=1, random=1
+    )
+    assert len(query.ranking_means(removed)) == 2 * len(query.ranking_pairs(removed, measure="margin"))
+    assert len(query.ablate(stored, "coin", [NEURON], images=1, random=0)) > 0
     assert anew.shape == MapSource(stored)(NEURON.layer, [NEURON.unit], [0]).shape
 
 

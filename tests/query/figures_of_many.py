@@ -14,12 +14,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from vitdex.query.dissect.similarity import agreement_of_spaces
+from vitdex.query.drawing.ablation_figure import ablation_figure
 from vitdex.query.drawing.carriers_figure import carriers_figure
 from vitdex.query.drawing.class_figures import activations_figure, blocks_figure, shared_figure
 from vitdex.query.drawing.context_figure import context_figure
 from vitdex.query.drawing.focus_figure import focus_figure
 from vitdex.query.drawing.generated_figure import Column, draw_columns
 from vitdex.query.drawing.neuron_figures import concepts_figure, fires_figure, lines_figure, selectivity_figure
+from vitdex.query.drawing.rankings_figure import rankings_figure
 from vitdex.query.drawing.region_figure import Regions, draw_regions
 from vitdex.query.drawing.similarity_figure import similarity_figure
 from vitdex.query.drawing.sum_figures import composed_figure, sets_figure, sums_figure
@@ -160,6 +162,20 @@ def figures(of: list[str]) -> dict[str, Callable[[], Figure]]:
         table = pd.DataFrame(layers(300)).assign(tokens=draw.geometric(0.1, 300), score=draw.normal(0, 1, 300))
         return fires_figure(table.assign(rank_in_unit=draw.integers(1, count, 300), **{"class": name}), CAPTION)
 
+    def ablated() -> Figure:
+        measures = ["logit", "margin", "probability", "accuracy", "others_logit", "others_accuracy"]
+        table = pd.DataFrame({"measure": measures, "n": 50, "change": draw.normal(-0.5, 0.3, 6), "se": 0.1})
+        table = table.assign(random_low=-0.2, random_high=0.1, passes=table.change < -0.2)
+        return ablation_figure(table, CAPTION)
+
+    def rankings() -> Figure:
+        named = ("score", "probability", "cosine", "folded", "contribution", "auroc", "effect")
+        table = pd.DataFrame([{"ranking": by, "k": k, "classes": count} for by in named for k in (1, 3, 10, 30)])
+        for measure in ("logit", "others_logit", "accuracy", "others_accuracy"):
+            loss = -draw.uniform(0, 0.02, len(table)) * table.k
+            table = table.assign(**{measure: loss, f"random_{measure}": loss / 20, f"{measure}_se": 1 / count**0.5})
+        return rankings_figure(table, CAPTION)
+
     def regions() -> Figure:
         pixels = draw.integers(0, 255, (4, 96, 96, 3)).astype(np.uint8)
         owners = [np.repeat(np.arange(-1, 7), 12)[None, :, None] + np.zeros((3, 1, 96), np.int64) for _ in range(4)]
@@ -176,6 +192,7 @@ def figures(of: list[str]) -> dict[str, Callable[[], Figure]]:
         "similarity": similarity, "shared": shared,
         "pairs": sums, "composed": composed, "sets": sets, "concepts": concepts, "fires": fires, "regions": regions,
         "selectivity": lambda: selectivity_figure(neurons(), 0.55, CAPTION), "agreement": lines, "generated": generated,
+        "ablate": ablated, "rankings": rankings,
     }  # fmt: skip
 
 

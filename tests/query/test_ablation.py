@@ -16,12 +16,15 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from vitdex.indexer.from_python import build_index
-from vitdex.query.causal.ablation import MEASURES, OTHER, ablate, measured
+from vitdex.query.causal.ablation import ablate, ablation_caption
+from vitdex.query.causal.runs import MEASURES, OTHERS, measured
 from vitdex.query.commands.main import cli
 from vitdex.query.dissect.masks import open_masks, patch_cover
+from vitdex.query.drawing.ablation_figure import ablation_figure
 from vitdex.query.index import Index
 from vitdex.query.model.live_model import LiveModel, open_model
 from vitdex.query.model.replacement import Substitute, parsed, replaced
+from vitdex.query.model.rerun import Rerun
 from vitdex.query.stored.names import Neuron
 from vitdex.schemas.errors import QueryError
 
@@ -153,11 +156,18 @@ def test_the_table_is_what_the_passes_give(live: LiveModel, sample: Index) -> No
         assert table.change[name] == pytest.approx(difference.mean(), abs=1e-6)
         assert table.se[name] == pytest.approx(difference.std(ddof=1) / len(own) ** 0.5, abs=1e-6)
     assert table.before["accuracy"] == (before.argmax(1) == coin).mean()
-    assert table.n.tolist() == [40] * 5
+    assert table.n.tolist() == [40] * 6
     row: Any = table.loc["logit"]
     assert row.random_low <= row.random <= row.random_high
     assert row.passes == (abs(row.change) > max(abs(row.random_low), abs(row.random_high)))
-    assert list(table.index) == [*MEASURES, OTHER]
+    assert list(table.index) == [*MEASURES, *OTHERS]
+    told = ablation_caption("coin", "3 neurons", "zero", "everywhere", table, 3)
+    assert "n = 40 of its images, 40 of other classes" in told
+    assert "passes: more than all of them, by chance once in 4." in told
+    figure: Any = ablation_figure(table.reset_index(), told)
+    assert figure.get_suptitle().split() == told.split()
+    labels = [[label.get_text() for label in axis.get_yticklabels()] for axis in figure.axes]
+    assert labels[0] == ["logit  (n = 40)", "margin  (n = 40)", "others_logit  (n = 40)"]
 
 
 def test_measures_by_hand() -> None:
@@ -196,7 +206,7 @@ def other(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Index]:
 
 
 def test_other_models(other: Index) -> None:
-    """The mean on every kind of token, by one pass over all images."""
+    """The mean on every kind of token, by one pass over all images; and later blocks run alone."""
     live, ids = open_model(other), list(range(9))
     neurons = [Neuron("blocks.0.mlp.fc1", 3), Neuron("blocks.2.mlp.fc1", 10)]
     change = {}
@@ -211,6 +221,10 @@ def test_other_models(other: Index) -> None:
     expected = directly(live, ids, change)
     assert near(found, expected)
     assert not near(expected, directly(live, ids, {}))
+    again = Rerun(live, live.pixels(ids), [0, 2])
+    with replaced(live, neurons, Substitute(live, "mean"), ids):
+        assert torch.equal(again.logits(0), found)
+    assert torch.equal(again.logits(2), again.before)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ ASKING_NO_TABLE = {
 RECORDS = {"Index", "StoredIndex", "Neuron", "Heatmaps", "NeuronCard", "LiveModel", "Masks", "Target"}
 
 FUNCTIONS: dict[str, Ask] = {
+    "ablate": lambda i, _: query.ablate(i, "coin", k=1, images=1, random=1),
     "activations_of_class": lambda i, _: query.activations_of_class(i, "coin"),
     "carried_by_first": lambda i, _: query.carried_by_first(i),
     "carried_classes": lambda i, _: query.carried_classes(i, query.carrier_neurons(i)),
@@ -59,6 +60,7 @@ FUNCTIONS: dict[str, Ask] = {
     "agreement_of_spaces": lambda i, _: query.agreement_of_spaces(query.class_similarity(i)),
     "class_value_agreement": lambda i, _: query.class_value_agreement(i),
     "classes_of": lambda i, _: query.classes_of(i, LAYER, UNIT),
+    "compare_rankings": lambda i, _: removed(i),
     "composed_classes": lambda i, _: query.composed_classes(i, candidates=3),
     "composition": lambda i, _: query.composition(i),
     "concept_overlaps": lambda i, _: query.concept_overlaps(i, query.open_masks(i), layer=LAYER),
@@ -87,6 +89,8 @@ FUNCTIONS: dict[str, Ask] = {
     "open_model": lambda i, _: query.open_model(i).maps(LAYER, [UNIT], [0]),
     "own_neurons": lambda i, _: query.own_neurons(i),
     "quantiles": lambda i, _: query.quantiles(i, LAYER, [UNIT], "q99"),
+    "ranking_means": lambda i, _: query.ranking_means(removed(i)),
+    "ranking_pairs": lambda i, _: query.ranking_pairs(removed(i)),
     "region_unions": lambda i, _: query.region_unions(i, "coin"),
     "regions_figure": lambda i, _: query.regions_figure(i, "coin", images=1),
     "selectivity": lambda i, _: query.selectivity(i),
@@ -142,6 +146,8 @@ COMMANDS: dict[str, list[str]] = {
     "dissect sets": ["coin", "--candidates", "3"],
     "dissect composed": ["--candidates", "3"],
     "dissect fires": ["0"],
+    "ablate": ["--class", "coin", "-k", "1", "--images", "1", "--random", "1"],
+    "rankings": ["--class", "coin", "-k", "1", "--images", "1", "--random", "1"],
     "generate": ["--class", "coin", "-k", "1", "--snapshot", "1", "-o", "OUT/made.png"],
     "export tables": ["OUT/tables"],
     "export milan": ["OUT/milan", "--layer", LAYER, "--units", "3", "-k", "2", "--size", "32"],
@@ -149,6 +155,10 @@ COMMANDS: dict[str, list[str]] = {
     "export milan-sheet": [str(NEURON), "-k", "2", "-o", "OUT/sheet.png"],
     "import descriptions": ["OUT/said.csv", "--source", "me"],
 }
+
+
+def removed(index: Index) -> Any:
+    return query.compare_rankings(index, (1,), ["coin"], images=1, random=1)
 
 
 def made(index: Index) -> Any:
