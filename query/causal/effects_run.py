@@ -33,6 +33,7 @@ from ...schemas.storage.only_writer import only_writer
 from ...schemas.storage.room import check_room
 from ..stored.stored_index import StoredIndex
 from .effects_plan import EffectsPlan, plan_effects
+from .effects_tables import write_tables
 from .object_masks import ObjectMasks
 
 if TYPE_CHECKING:
@@ -266,7 +267,6 @@ def _write_whole(plan: EffectsPlan, arrays: dict[str, NDArray[Any]]) -> None:
 def _finish(plan: EffectsPlan) -> None:
     """Metadata, tables; last the manifest, without which there is no extension."""
     from ...schemas.storage.zarr_group import write_metadata
-    from .effects_tables import write_tables
 
     layout, specs = plan.layout, effects_arrays(plan.spec, plan.index.spec)
     entries = [json.loads(layout.entry(part.index).read_text(encoding="utf-8")) for part in plan.spec.parts]

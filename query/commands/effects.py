@@ -13,6 +13,8 @@ from ...schemas.effects import Replace, Stored
 from ...schemas.errors import QueryError
 from ...schemas.run_spec import Precision
 from ...schemas.sizes import bytes_text
+from ..causal.effects_plan import EffectsPlan, plan_effects
+from ..causal.effects_run import done_before, run_effects
 from ..dissect.masks import open_masks
 from ..index import Index
 from .analysis_options import ANALYSIS_OPTIONS
@@ -21,7 +23,6 @@ from .output import progress_bar
 from .terminal import tell
 
 if TYPE_CHECKING:
-    from ..causal.effects_plan import EffectsPlan
     from ..dissect.masks import Masks
 
 REPLACED: dict[Replace, str] = {"mean": "its mean", "zero": "zero"}
@@ -64,9 +65,6 @@ def effects_command(
     its folder extensions/effects and go with it. Stopped at any point, the same command goes on. Exact, for some
     neurons: vitdex ablate.
     """
-    from ..causal.effects_plan import plan_effects
-    from ..causal.effects_run import run_effects
-
     with Index(index_path, extensions=False) as index:
         of_objects = _masks(index, masks, names)
         plan = plan_effects(
@@ -96,8 +94,6 @@ def _masks(index: Index, folder: Path | None, names: Path | None) -> Masks | Non
 
 def _planned(plan: EffectsPlan) -> Iterator[str]:
     """What a run is going to do, before it does."""
-    from ..causal.effects_run import done_before
-
     spec = plan.spec
     yield f"{plan.units:,} neurons of {len(spec.layers)} layers, each replaced by {REPLACED[spec.replace]}"
     parts = "no masks" if plan.masks is None else f"{len(plan.masks.images):,} images of the index have masks"
