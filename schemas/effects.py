@@ -19,6 +19,7 @@ CHUNK_BYTES = 2**16  # of some neurons of a layer over a part: one read, whether
 EFFECTS_SQL = resources.files("vitdex.schemas").joinpath("effects.sql").read_text(encoding="utf-8")
 
 Replace = Literal["mean", "zero"]
+REPLACED: dict[Replace, str] = {"mean": "its mean", "zero": "zero"}  # in words
 Stored = Literal["float32", "float16"]
 PLACES = ("subject", "background", "prefix")  # parts of an effect, where images have masks
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +11,14 @@ from threading import Lock
 from typing import Literal, Protocol
 
 from .errors import BadIndex, DamagedIndex
-from .extension import EXTENSIONS, ExtensionManifest, extensions_in, read_extension, seal_extension
+from .extension import (
+    EXTENSIONS,
+    ExtensionLayout,
+    ExtensionManifest,
+    extensions_in,
+    read_extension,
+    seal_extension,
+)
 from .facts import FileFacts, Files, file_facts
 from .layout import Layout
 from .manifest import Manifest, read_manifest, seal_manifest
@@ -21,7 +28,7 @@ Fault = Literal["missing", "damaged", "foreign"]
 
 READERS = 4
 # Not the index's own: its user's notes, and extensions, which have manifests of their own.
-BESIDE = {"notes", "notes.duckdb", "notes.duckdb.wal", EXTENSIONS}
+BESIDE = frozenset({"notes", "notes.duckdb", "notes.duckdb.wal", EXTENSIONS})
 
 
 class Folder(Protocol):
@@ -70,7 +77,10 @@ def verify(path: str | Path, quick: bool = False, *, progress: Progress | None =
     files, sealed = listed_files(manifest), seal_manifest(manifest)
     folders: list[tuple[Folder, Files, bytes]] = [(layout, files, sealed)]
     findings = _strange_extensions(layout.root)
-    for extension in (one for one in extensions_in(layout.root) if one.is_there):
+    for extension in extensions_in(layout.root):
+        if extension.is_unfinished:
+            findings.append(_unfinished(extension))
+            continue
         try:
             its = read_extension(extension, manifest)
             folders.append((extension, listed_files(its), seal_extension(its)))
@@ -101,6 +111,11 @@ def _strange_extensions(root: Path) -> list[Finding]:
     return [Finding(f"{EXTENSIONS}/{name}", "foreign", "not of this index") for name in others]
 
 
+def _unfinished(extension: ExtensionLayout) -> Finding:
+    detail = f"unfinished: the 'vitdex {extension.name}' command that began it goes on"
+    return Finding(f"{extension.inside}/{extension.manifest.name}", "missing", detail)
+
+
 def _bad_manifest(layout: Folder) -> Finding:
     return Finding(layout.manifest.name, "damaged", "it does not match its own checksum")
 
@@ -125,7 +140,7 @@ def check_files(
 
     The manifest itself is not looked at. Links are foreign and never followed, so nothing outside is read.
     """
-    there = dict(_walk(layout.root))
+    there = dict(_walk(layout.root, BESIDE if isinstance(layout, Layout) else frozenset()))
     out = [Finding(path, "missing", "missing") for path in listed if path not in there]
     for path, entry in there.items():
         if path in listed and entry.is_file(follow_symlinks=False):
@@ -154,15 +169,15 @@ def check_files(
     return sorted(out, key=lambda finding: finding.path)
 
 
-def _walk(root: Path, below: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Everything in a folder that is not itself a folder, by its path; notes and extensions left out."""
+def _walk(root: Path, beside: Collection[str], below: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Everything in a folder that is not itself a folder, by its path; what is `beside` is left out."""
     with os.scandir(root / below) as entries:
         for entry in entries:
             path = f"{below}{entry.name}"
-            if path in BESIDE:
+            if path in beside:
                 continue
             if entry.is_dir(follow_symlinks=False):
-                yield from _walk(root, f"{path}/")
+                yield from _walk(root, beside, f"{path}/")
             else:
                 yield path, entry
 
