@@ -51,9 +51,12 @@ def recorded(folder: Path) -> dict[str, list[Figure]]:
     return {file.stem: [Figure(**figure) for figure in json.loads(file.read_text())] for file in files}
 
 
-def own_bytes() -> int:
-    """Bytes of this process in memory that are not pages of files (Linux)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+def own_bytes(process: int | str | None = "self") -> int:
+    """Bytes of a process, by default this one, in memory that are not pages of files (Linux); 0 once it has ended."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return 0
     return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "RssShmem")))
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..schemas.integrity import verify
+    from .causal.effects_run import measure_effects
+    from .causal.subject import subject_effects
     from .dissect.agreement import class_value_agreement, key_value_agreement
     from .dissect.carriers import carried_classes, carrier_neurons
     from .dissect.classes import activations_of_class, carried_by_first, class_blocks
@@ -128,6 +130,8 @@ _WHERE = {
         "neuron_concepts",
         "concept_overlaps",
     ),
+    ".causal.effects_run": ("measure_effects",),
+    ".causal.subject": ("subject_effects",),
     ".generate.target": ("Target",),
     ".generate.run": ("generate_images",),
     ".generate.picture": ("generated_figure",),
@@ -180,6 +184,7 @@ __all__ = [
     "key_value_agreement",
     "labelled_images",
     "logit_terms",
+    "measure_effects",
     "milan_sheet",
     "neighbours",
     "neuron",
@@ -196,6 +201,7 @@ __all__ = [
     "selectivity",
     "selectivity_by_block",
     "shared_neurons",
+    "subject_effects",
     "top_images",
     "verify",
 ]

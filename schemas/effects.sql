@@ -14,6 +14,6 @@ CREATE VIEW effect_images AS FROM vitdex_effects.main.effect_images;
 CREATE VIEW class_effects AS FROM vitdex_effects.main.class_effects;
 CREATE VIEW key_neurons AS
     SELECT k.*, e.effect, e.effect_se, e.direct, e.through_norm, e.indirect,
-           e.effect_subject, e.effect_background, e.effect_prefix, e.rank_by_effect
+           e.effect_subject, e.effect_background, e.effect_prefix, e.subject_share, e.rank_by_effect
     FROM scored_neurons k
     LEFT JOIN class_effects e USING (layer, unit, class_id);

@@ -26,7 +26,10 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from vitdex.indexer.build import Quiet, build
 from vitdex.indexer.plan import sample_request
+from vitdex.query.causal.effects_run import measure_effects
+from vitdex.query.dissect.masks import open_masks
 from vitdex.query.index import Index
+from vitdex.query.stored.stored_index import StoredIndex
 
 
 def hear_ctrl_c() -> None:
@@ -65,6 +68,16 @@ def sample_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The whole sample, in parts small enough that there are several."""
     out = tmp_path_factory.mktemp("sample") / "sample.vitdex"
     return build(sample_request(out, part_images=100, device="cpu"), Quiet())
+
+
+@pytest.fixture(scope="session")
+def effects_path(sample_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample with effects of all images, parts by masks among them."""
+    copy = tmp_path_factory.mktemp("effects") / "sample.vitdex"
+    shutil.copytree(sample_path, copy)
+    with StoredIndex(copy) as index:
+        measure_effects(index, masks=open_masks(index))
+    return copy
 
 
 @pytest.fixture

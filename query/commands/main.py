@@ -29,6 +29,7 @@ COMMANDS = {
     "dissect": "vitdex.query.commands.dissect:dissect_group",
     "effects": "vitdex.query.commands.effects:effects_command",
     "ablate": "vitdex.query.commands.ablate:ablate_command",
+    "subject": "vitdex.query.commands.subject:subject_command",
     "generate": "vitdex.query.commands.generate:generate_command",
     "export": "vitdex.query.commands.exchange:export_group",
     "import": "vitdex.query.commands.exchange:import_group",

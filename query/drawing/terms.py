@@ -41,7 +41,10 @@ DEFINED = {
     **dict.fromkeys(("key-value agreement", "class-value agreement", "compositional share", "identifiability"), VALUES),
     **dict.fromkeys(("margin", "gain", "over_twice", "composed", "by chance"), SUMS),
     **dict.fromkeys(("logits",), LOGITS),
-    **dict.fromkeys(("ablation", "replacement", "logit of a class", "random neurons", "effect", "indirect"), EFFECTS),
+    **dict.fromkeys(
+        ("ablation", "replacement", "logit of a class", "random neurons", "effect", "indirect", "share on the object"),
+        EFFECTS,
+    ),
     **dict.fromkeys(("region",), REGIONS),
     **dict.fromkeys(("map", "post", "neuron-gradient", "logit-gradient", "grad-times-activation"), VIEWS),
     **dict.fromkeys(("ratio", "percentile", "pre_mean"), GENERATED),

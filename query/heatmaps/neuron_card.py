@@ -33,7 +33,8 @@ class NeuronCard:
 
     statistics: pre_mean, pre_std, post_mean, positive_share, value_norm, dead; thresholds: its quantiles over all
     patches of all images; exemplars, classes: tables as Index.exemplars and Index.classes_of give them (classes is
-    empty where there is no value vector or no head); descriptions, generated: its rows of the notes.
+    empty where there is no value vector or no head); descriptions, generated: its rows of the notes; effects: rows of
+    class_effects, the classes first that lose most without it (empty where none were measured).
     """
 
     layer: str
@@ -45,6 +46,7 @@ class NeuronCard:
     classes: pd.DataFrame
     descriptions: pd.DataFrame
     generated: pd.DataFrame
+    effects: pd.DataFrame
     index: StoredIndex = field(repr=False)
 
     def picture(self) -> Image.Image:
@@ -78,6 +80,10 @@ def _picture(card: NeuronCard) -> Image.Image:
     if len(card.classes):
         first = card.classes.head(5)
         notes.append("says " + ", ".join(f"{c} {number(v)}" for c, v in zip(first["class"], first.score, strict=True)))
+    if len(card.effects):
+        first = card.effects.head(5)
+        told = ", ".join(f"{c} {number(v)}" for c, v in zip(first["class"], first.effect, strict=True))
+        notes.append(f"without it lose (logits) {told}")
     said = card.descriptions.head(MOST_SAID).itertuples(index=False)
     notes += [shortened(f"{row.source}: {row.description}", LETTERS) for row in said]
     made, ratios, unseen = _generated(card)
@@ -133,6 +139,13 @@ def neuron(index: StoredIndex, layer: str, unit: int, k: int = 10) -> NeuronCard
         index.look_up(f"SELECT * EXCLUDE (layer, unit) FROM {table} {of} ORDER BY {order}", [layer, unit])
         for table, order in (("descriptions", "source"), ("generated", "id"))
     )
+    effects = pd.DataFrame()
+    if index.effects is not None and layer in index.effects.spec.layers:
+        effects = index.look_up(
+            "SELECT class_id, class, e.* EXCLUDE (layer, unit, class_id) FROM class_effects e "
+            f"JOIN classes USING (class_id) {of} ORDER BY effect DESC LIMIT ?",
+            [layer, unit, k],
+        )
     said = spec.has_value_vectors and index.spec.classes > 0
     classes = classes_of(index, layer, unit, k) if said else pd.DataFrame()
     return NeuronCard(
@@ -145,5 +158,6 @@ def neuron(index: StoredIndex, layer: str, unit: int, k: int = 10) -> NeuronCard
         classes=classes,
         descriptions=descriptions,
         generated=generated,
+        effects=effects,
         index=index,
     )

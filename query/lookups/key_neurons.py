@@ -28,7 +28,7 @@ SCORES = ("score", "cosine", "probability", "folded", "rank_in_class", "rank_in_
 ACTIVATIONS = ("n", "mean_max", "mean", "post_mean", "cls_post_mean", "contribution", "auroc")
 EFFECTS = (
     "effect", "effect_se", "direct", "through_norm", "indirect",
-    "effect_subject", "effect_background", "effect_prefix", "rank_by_effect",
+    "effect_subject", "effect_background", "effect_prefix", "subject_share", "rank_by_effect",
 )  # fmt: skip
 TABLES = {SCORES: "class_scores", ACTIVATIONS: "class_activations", EFFECTS: "vitdex_effects.main.class_effects"}
 COUNTS = ("rank_in_class", "rank_in_layer", "rank_in_unit", "n", "rank_by_effect")
