@@ -1,46 +1,50 @@
-"""A small index with the extension effects, and what of it tests compare. Not a test itself."""
+"""A tiny index that `vitdex effects` is run on, and what of its extension tests compare."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vitdex.indexer.build import Quiet, build
-from vitdex.indexer.plan import sample_request
+import numpy as np
+from other_models import SIDE, index_of
+from PIL import Image
 from vitdex.query.causal import effects_plan
 from vitdex.query.causal.effects_run import measure_effects
 from vitdex.query.dissect.masks import open_masks
 from vitdex.query.index import Index
+from vitdex.schemas.errors import VitdexError
 from vitdex.schemas.facts import file_facts
 
-IMAGES, PART = 48, 16  # of the sample's first two classes
+MODEL = ("vit_tiny_patch16_224", {"depth": 2, "embed_dim": 48, "num_heads": 2})
+LAYER, UNITS, IMAGES, PART = "blocks.1.mlp.fc1", 192, 9, 3
 INSIDE = Path("extensions") / "effects"
 TABLES = ("class_effects", "effect_images")
 
 
-def small_index(out: Path, **choices: Any) -> Path:
-    """An index of the sample's first images, with inputs and without maps."""
-    return build(sample_request(out, limit=IMAGES, maps="none", device="cpu", **choices), Quiet())
+def small_index(folder: Path, **more: Any) -> Path:
+    """An index of nine images in `folder`, beside its model and masks of six of them."""
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    mask[:, : SIDE // 2] = 255
+    for number in range(6):
+        file = folder / "masks" / "abc"[number % 3] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(file)
+    return index_of(*MODEL, folder, **more)
 
 
-def add_effects(folder: Path, masks: bool = True, **choices: Any) -> Path:
-    """Effects of all its images in three parts. Returns the index's folder."""
+def add_effects(index_path: Path, model: Path, masks: bool = True, **choices: Any) -> Path:
+    """Effects of its images in parts of PART. Returns the index's folder."""
     before, effects_plan.PART_IMAGES = effects_plan.PART_IMAGES, PART
     try:
-        with Index(folder, extensions=False) as index:
-            of_objects = open_masks(index, effects_masks()) if masks else None
-            measure_effects(index, masks=of_objects, device="cpu", **choices)
+        with Index(index_path, extensions=False) as index:
+            of_objects = open_masks(index, model / "masks") if masks else None
+            measure_effects(index, masks=of_objects, weights=model, device="cpu", **choices)
     finally:
         effects_plan.PART_IMAGES = before
-    return folder
-
-
-def effects_masks() -> Path:
-    from conftest import SAMPLE
-
-    return SAMPLE / "masks"
+    return index_path
 
 
 def linked(folder: Path, out: Path) -> Path:
@@ -60,15 +64,20 @@ def flip(file: Path, at: int) -> None:
     replace(file, bytes(content))
 
 
-def content(folder: Path) -> dict[str, Any]:
-    """All of the extension but times: files of arrays by checksum, tables by rows, names of all files."""
-    root = folder / INSIDE
-    files = {p.relative_to(root).as_posix(): p for p in root.rglob("*") if not p.is_dir()}
-    with Index(folder) as index:
+def content(index_path: Path) -> dict[str, Any]:
+    """All of the extension but times: files of arrays by checksum, tables by rows, and what lies there."""
+    root = index_path / INSIDE
+    there = {p.relative_to(root).as_posix(): p for p in sorted(root.rglob("*"))}
+    with Index(index_path) as index:
         rows = {name: index.sql(f"FROM {name} ORDER BY ALL").to_csv() for name in TABLES}
-    arrays = {name: file_facts(file) for name, file in files.items() if name.startswith("arrays.zarr/")}
-    return {"arrays": arrays, "tables": rows, "files": sorted(files), "folders": _folders(root)}
+    arrays = {name: file_facts(p) for name, p in there.items() if name.startswith("arrays.zarr/") and p.is_file()}
+    return {"arrays": arrays, "tables": rows, "there": list(there)}
 
 
-def _folders(root: Path) -> list[str]:
-    return sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_dir())
+def refusal(act: Callable[[], object]) -> str | None:
+    """What is said where something is refused; None where it is done."""
+    try:
+        act()
+    except VitdexError as error:
+        return str(error)
+    return None
