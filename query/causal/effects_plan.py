@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from ...schemas.effects import EFFECTS, EffectsSpec, Replace, Stored, effects_arrays, effects_layers
@@ -30,10 +31,12 @@ Ints = NDArray[np.int64]
 
 PART_IMAGES = 256
 ROW_BYTES = 70  # of a neuron and class in the tables
-FLOATS = 9  # of a neuron and class, while they are made
+FLOATS = 9  # of a neuron and class, while the tables are made
 NAMED = 3  # classes by name, where the images of more are chosen
-LIBRARIES = 350_000_000  # torch and what comes with it
-HELD = 1.6  # what a pass keeps and malloc with it, beside what the sizes of its values say
+FLOAT, DOUBLE = 4, 8  # bytes
+HELD = 1.5  # what a pass keeps, malloc's share with it, for each byte that the sizes of its values say
+SUMS = 20  # numbers of every neuron of a layer and class that are held while the tables are made
+TABLES_MEMORY = 500_000_000  # bytes that DuckDB may hold of the tables while they are written
 
 
 @dataclass(frozen=True)
@@ -56,27 +59,33 @@ class EffectsPlan:
     def size(self) -> int:
         """Bytes on disk."""
         of_arrays = sum(array.total_bytes for array in effects_arrays(self.spec, self.index.spec).values())
-        return of_arrays + ROW_BYTES * self.units * len(np.unique(self.classes[self.classes >= 0]))
+        return of_arrays + ROW_BYTES * self.units * len(self.present)
 
     @property
     def scratch(self) -> int:
         """Bytes on disk while the tables are made."""
-        return FLOATS * 4 * self.units * self.index.spec.classes
+        return FLOATS * FLOAT * self.units * len(self.present)
 
     @property
     def units(self) -> int:
         return sum(layer.units for layer in effects_layers(self.spec, self.index.spec))
 
     @property
+    def present(self) -> Ints:
+        """The classes that images are asked about, as rows of the head."""
+        return np.unique(self.classes[self.classes >= 0])
+
+    @property
     def memory(self) -> int:
-        """Bytes at the peak: the model, what a pass keeps of a batch, and the values of a part."""
-        run, width = self.index.spec, 4
-        weights = sum(p.numel() for p in self.live.anatomy.model.parameters()) * width
-        streams = 8 * run.features  # of a block and token: the stream, norms, queries, keys, values, what they give
-        of_token = sum(2 * layer.units + streams / 2 for layer in effects_layers(self.spec, run))
-        held = HELD * self.spec.batch_size * run.tokens * of_token * width
-        part = self.spec.part_images * self.units * len(self.spec.leaves) * width
-        return int(LIBRARIES + weights + held + 2 * part)
+        """Bytes at the peak: what this process holds by now, the model among it, and the larger of two stages."""
+        run, layers = self.index.spec, effects_layers(self.spec, self.index.spec)
+        streams = 4 * run.features  # of a branch and token: the stream, its norm, queries, keys, values, what they give
+        held = FLOAT * self.spec.batch_size * run.tokens * sum(2 * layer.units + streams for layer in layers)
+        part = FLOAT * self.spec.part_images * self.units * len(self.spec.leaves)
+        widest = max(layer.units for layer in layers)
+        tables = TABLES_MEMORY + DOUBLE * SUMS * len(self.present) * widest
+        passes = int(HELD * held) + 2 * part if self.live.device.type == "cpu" else 2 * part
+        return psutil.Process().memory_info().rss + max(passes, tables)
 
 
 def plan_effects(

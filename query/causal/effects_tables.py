@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import prod
 from typing import Any
 
@@ -22,10 +22,10 @@ from ...schemas.storage.array_reader import ArrayReader
 from ...schemas.storage.atomic_files import adopt_file
 from ...schemas.storage.local_store import LocalStore
 from ...schemas.storage.room import take_room
-from .effects_plan import EffectsPlan
+from .effects_plan import TABLES_MEMORY, EffectsPlan
 
 Doubles = NDArray[np.float64]
-MEMORY = "500MB"  # that DuckDB may hold of the tables while they are written
+
 CLASSES_AT_ONCE = 50  # in memory as rows
 PLACES = ("effect_subject", "effect_background", "effect_prefix")
 COLUMNS = ("effect", "effect_se", "direct", "through_norm", "indirect", *PLACES, "subject_share")
@@ -40,7 +40,9 @@ def write_tables(plan: EffectsPlan) -> Files:
     try:
         with (
             hearing_ctrl_c(),
-            duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": f"{temporary.absolute()}.tmp"}) as db,
+            duckdb.connect(
+                config={"memory_limit": f"{TABLES_MEMORY}B", "temp_directory": f"{temporary.absolute()}.tmp"}
+            ) as db,
         ):
             attach_for_writing(db, temporary, "made")
             db.execute("USE made")
@@ -55,7 +57,11 @@ def write_tables(plan: EffectsPlan) -> Files:
 
 
 class _Tables:
-    """What the rows are made of: the extension's arrays, and of the index what the head reads of every neuron."""
+    """What the rows are made of: the extension's arrays, and of the index what the head reads of every neuron.
+
+    Classes are counted among those that have images: `present` are their rows in the head, `asked` is an image's place
+    among them, -1 for an unreadable image.
+    """
 
     def __init__(self, plan: EffectsPlan) -> None:
         self.plan, self.index = plan, plan.index
@@ -63,16 +69,19 @@ class _Tables:
         remedy = plan.layout.remedy
         self.reader = ArrayReader(LocalStore(plan.layout.root, remedy), self.specs, remedy)
         self.layers = effects_layers(plan.spec, plan.index.spec)
-        self.n = np.bincount(plan.classes[plan.classes >= 0], minlength=plan.index.spec.classes)
-        self.masked = np.zeros(plan.spec.images, bool)
+        self.present = plan.present
+        self.asked = np.where(plan.classes >= 0, np.searchsorted(self.present, plan.classes), -1)
+        masked = np.zeros(plan.spec.images, bool)
         if "mask_share" in self.specs:
-            self.masked = np.isfinite(self.reader.whole("mask_share"))
-        of_masked = plan.classes[self.masked & (plan.classes >= 0)]
-        self.n_masked = np.bincount(of_masked, minlength=plan.index.spec.classes)
+            masked = np.isfinite(self.reader.whole("mask_share"))
+        self.n, self.n_masked = (
+            np.bincount(self.asked[some & (self.asked >= 0)], minlength=len(self.present))
+            for some in (np.ones_like(masked), masked)
+        )
 
     def fill(self, db: duckdb.DuckDBPyConnection) -> None:
         self._images(db)
-        shape = (len(COLUMNS), len(self.n), self.plan.units)
+        shape = (len(COLUMNS), len(self.present), self.plan.units)
         with tempfile.TemporaryFile(dir=self.plan.layout.parts) as file:  # on disk: too large for memory at ImageNet
             take_room(file, 4 * prod(shape))
             every = np.memmap(file, np.float32, "w+", shape=shape)
@@ -96,79 +105,88 @@ class _Tables:
 
     def _layer(self, layer: LayerSpec) -> dict[str, Doubles]:
         """Columns of one layer: [class, unit]."""
-        found = {leaf: self._sums(layer, leaf) for leaf in self.plan.spec.leaves if leaf not in PLACES}
-        n = self.n[:, None]
+        n, n_masked = self.n[:, None], self.n_masked[:, None]
+        out = {}
         with np.errstate(invalid="ignore", divide="ignore"):
-            out = {name: sums[0] / n for name, sums in found.items()}
-            squares = found["effect"][1] - found["effect"][0] ** 2 / n
-            out["effect_se"] = np.sqrt(np.maximum(squares, 0) / (n - 1) / n)
+            total, squares = self._sums(layer, "effect", _itself, np.square)
+            out["effect"] = total / n
+            out["effect_se"] = np.sqrt(np.maximum(squares - total**2 / n, 0) / (n - 1) / n)
             if self.plan.spec.read:
+                out["through_norm"] = self._sums(layer, "through_norm", _itself)[0] / n
                 out["direct"] = self._direct(layer)
                 out["indirect"] = out["effect"] - out["direct"] - out["through_norm"]
-            sizes = {}
-            for place in (leaf for leaf in self.plan.spec.leaves if leaf in PLACES):
-                total, _, sizes[place] = self._sums(layer, place)
-                out[place] = total / self.n_masked[:, None]
-            if sizes:
-                subject, background = sizes["effect_subject"], sizes["effect_background"]
-                out["subject_share"] = subject / (subject + background)
+            if "mask_share" in self.specs:
+                sizes = []
+                for place in PLACES:
+                    total, size = self._sums(layer, place, _itself, np.abs)
+                    out[place] = total / n_masked
+                    sizes.append(size)
+                out["subject_share"] = sizes[0] / (sizes[0] + sizes[1])
         return out
 
-    def _sums(self, layer: LayerSpec, leaf: str) -> tuple[Doubles, Doubles, Doubles]:
-        """Over the images of each class: of the values, of their squares, and of their sizes: [class, unit]."""
-        sums = np.zeros((3, len(self.n), layer.units))
+    def _sums(self, layer: LayerSpec, leaf: str, *of: Callable[[Doubles], Doubles]) -> list[Doubles]:
+        """Sums over the images of each class, of functions of an array's values: [class, unit] each."""
+        sums = [np.zeros((len(self.present), layer.units)) for _ in of]
         for part in self.plan.spec.parts:
             rows = np.arange(part.start, part.stop)
             values = self.reader.rows(f"{layer.name}/{leaf}", rows).astype(np.float64)
-            chosen = np.isfinite(values[:, 0]) & (self.plan.classes[rows] >= 0)
-            for class_id, some in _by_class(self.plan.classes[rows][chosen], values[chosen]):
-                sums[:, class_id] += some.sum(0), np.square(some).sum(0), np.abs(some).sum(0)
-        return sums[0], sums[1], sums[2]
+            chosen = np.isfinite(values[:, 0]) & (self.asked[rows] >= 0)
+            for place, some in _by_class(self.asked[rows][chosen], values[chosen]):
+                for total, function in zip(sums, of, strict=True):
+                    total[place] += function(some).sum(0)
+        return sums
 
     def _direct(self, layer: LayerSpec) -> Doubles:
         """The contribution less that of the replacement, and less the mean of all classes': [class, unit]."""
         names, place = self.index.vectors_of(layer.name)
         head = self.index.reader.whole("head").astype(np.float64)
-        scores = (head - head.mean(0)) @ self.index.reader.chunk(names.folded, place)[0].astype(np.float64).T
+        contrasts = head[self.present] - head.mean(0)
+        scores = contrasts @ self.index.reader.chunk(names.folded, place)[0].astype(np.float64).T
         token = 0 if self.index.spec.readout == "token" else -1
         instead = self.reader.whole(f"{layer.name}/replacement")[token].astype(np.float64)
-        read = np.zeros((len(self.n), layer.units))
+        read = np.zeros((len(self.present), layer.units))
         for part in self.plan.spec.parts:
-            rows = slice(part.start, part.stop)
-            ids, asked = self.plan.images[rows], self.plan.classes[rows]
-            scale = self.index.reader.rows(f"{layer.name}/scale", ids[asked >= 0])[:, None]
-            values = self.index.reader.rows(f"{layer.name}/read", ids[asked >= 0]) - instead * scale
-            for class_id, some in _by_class(asked[asked >= 0], values):
-                read[class_id] += some.sum(0)
-        with np.errstate(invalid="ignore"):
-            direct: Doubles = scores * read / self.n[:, None]
+            asked = self.asked[part.start : part.stop]
+            ids = self.plan.images[part.start : part.stop][asked >= 0]
+            scale = self.index.reader.rows(f"{layer.name}/scale", ids)[:, None]
+            values = self.index.reader.rows(f"{layer.name}/read", ids) - instead * scale
+            for row, some in _by_class(asked[asked >= 0], values):
+                read[row] += some.sum(0)
+        direct: Doubles = scores * read / self.n[:, None]
         return direct
 
     def _rows(self, db: duckdb.DuckDBPyConnection, every: NDArray[np.float32]) -> None:
         """class_effects, sorted by class, then block and unit; classes without images have no rows."""
-        present = np.flatnonzero(self.n)
         units = np.concatenate([np.arange(layer.units, dtype=np.uint32) for layer in self.layers])
         codes = np.repeat(np.arange(len(self.layers), dtype=np.int16), [layer.units for layer in self.layers])
         names = pd.Index([layer.name for layer in self.layers])
-        for start in range(0, len(present), CLASSES_AT_ONCE):
-            some = present[start : start + CLASSES_AT_ONCE]
-            effects = np.asarray(every[0, some])
-            ranks = np.empty(effects.shape, np.uint32)
-            order = np.argsort(-effects, axis=1, kind="stable")
-            np.put_along_axis(ranks, order, np.arange(1, len(units) + 1, dtype=np.uint32)[None], 1)
+        for start in range(0, len(self.present), CLASSES_AT_ONCE):
+            some = slice(start, min(start + CLASSES_AT_ONCE, len(self.present)))
+            count = some.stop - some.start
             columns: dict[str, Any] = {
-                "layer": pd.Categorical.from_codes(np.tile(codes, len(some)), names),
-                "unit": np.tile(units, len(some)),
-                "class_id": np.repeat(some.astype(np.uint32), len(units)),
+                "layer": pd.Categorical.from_codes(np.tile(codes, count), names),
+                "unit": np.tile(units, count),
+                "class_id": np.repeat(self.present[some].astype(np.uint32), len(units)),
                 "n": np.repeat(self.n[some].astype(np.uint32), len(units)),
                 "n_masked": np.repeat(self.n_masked[some].astype(np.uint32), len(units)),
-                "rank_by_effect": ranks.ravel(),
-                **{
-                    name: None if np.isnan(every[place, some]).all() else np.array(every[place, some]).ravel()
-                    for place, name in enumerate(COLUMNS)
-                },
+                "rank_by_effect": _ranks(every[0, some]).ravel(),
             }
+            for place, name in enumerate(COLUMNS):
+                values = np.array(every[place, some])
+                columns[name] = None if np.isnan(values).all() else values.ravel()
             insert(db, "class_effects", columns)
+
+
+def _itself(values: Doubles) -> Doubles:
+    return values
+
+
+def _ranks(effects: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """Ranks from 1 in each row, largest first, ties to the earlier place."""
+    ranks = np.empty(effects.shape, np.uint32)
+    order = np.argsort(-effects, axis=1, kind="stable")
+    np.put_along_axis(ranks, order, np.arange(1, effects.shape[1] + 1, dtype=np.uint32)[None], 1)
+    return ranks
 
 
 def _by_class(classes: NDArray[np.int64], values: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
