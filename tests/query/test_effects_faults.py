@@ -606,6 +606,29 @@ def test_any_reader_of_zarr_reads_them(folder: Path) -> None:
         assert np.array_equal(np.asarray(group[f"{LAYER}/effect"])[4], effects.of_image(LAYER, 4))
 
 
+def on_the_page(heading: str) -> list[list[str]]:
+    """Rows of the table of FORMAT.md whose first column has this heading."""
+    page = (Path(__file__).parents[2] / "schemas" / "FORMAT.md").read_text()
+    rows = page.split(f"| {heading} |", 1)[1].split("\n\n", 1)[0].splitlines()[2:]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def test_format_md_says_what_is(folder: Path) -> None:
+    page = (Path(__file__).parents[2] / "schemas" / "FORMAT.md").read_text().split("## Extensions")[1]
+    with Index(folder / "out.vitdex") as index:
+        effects = stored(index)
+        said = {
+            name.replace("LAYER", layer): (kind.replace("stored", effects.spec.stored), tuple(axes.split(", ")))
+            for name, kind, axes, _ in on_the_page("array of effects")
+            for layer in (effects.spec.layers if "LAYER" in name else [""])
+        }
+        assert said == {path: (spec.dtype, spec.axes) for path, spec in effects.reader.specs.items()}
+        for table, columns in on_the_page("table of effects"):
+            assert columns.split(", ") == index.sql(f"DESCRIBE {table}").column_name.tolist()
+        assert all(f"`{name}`" in page for name in (*effects.spec.to_json(), *effects.manifest))
+        assert len(on_the_page("table of effects")) == 2
+
+
 def test_reading_effects_loads_no_torch(folder: Path) -> None:
     script = (
         "import sys, vitdex.query\n"
