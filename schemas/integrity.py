@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Literal, Protocol
 
+from .effects import EFFECTS, fault_of_effects
 from .errors import BadIndex, DamagedIndex
 from .extension import (
     EXTENSIONS,
@@ -23,6 +24,7 @@ from .facts import FileFacts, Files, file_facts
 from .layout import Layout
 from .manifest import Manifest, read_manifest, seal_manifest
 from .progress import Progress, silent
+from .run_spec import RunSpec
 
 Fault = Literal["missing", "damaged", "foreign"]
 
@@ -83,6 +85,9 @@ def verify(path: str | Path, quick: bool = False, *, progress: Progress | None =
             continue
         try:
             its = read_extension(extension, manifest)
+            fault = fault_of_effects(its, RunSpec.from_json(manifest["run"])) if extension.name == EFFECTS else None
+            if fault:
+                raise BadIndex(f"it describes no {EFFECTS}: {fault}")
             folders.append((extension, listed_files(its), seal_extension(its)))
         except BadIndex as error:
             findings.append(Finding(f"{extension.inside}/{extension.manifest.name}", "damaged", error.args[0]))

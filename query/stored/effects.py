@@ -10,15 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...schemas.effects import EFFECTS, PLACES, EffectsSpec, effects_arrays, impossible
+from ...schemas.effects import EFFECTS, PLACES, EffectsSpec, effects_arrays, fault_of_effects
 from ...schemas.errors import BadIndex, QueryError
 from ...schemas.extension import ExtensionLayout, ExtensionManifest, read_extension
 from ...schemas.extension_tables import naming_damage_of
-from ...schemas.integrity import listed_files
 from ...schemas.layout import Layout
 from ...schemas.manifest import Manifest
 from ...schemas.run_spec import RunSpec
-from ...schemas.shapes import misfit
 from ...schemas.storage.array_reader import ArrayReader
 from ...schemas.storage.local_store import LocalStore
 from .names import nearest
@@ -59,7 +57,8 @@ class StoredEffects:
     def of_neuron(self, layer: str, unit: int, leaf: str = "effect") -> NDArray[np.float32]:
         """An array's values for a neuron: float32 [row]. Raises QueryError where there are none."""
         self.must_have(layer, leaf)
-        if not 0 <= unit < (units := self.reader.specs[f"{layer}/{leaf}"].shape[1]):
+        units = self.reader.specs[f"{layer}/{leaf}"].shape[1]
+        if not 0 <= unit < units:
             raise QueryError(f"no unit {unit} in {layer}", f"Its units count from 0 to {units - 1}.")
         every = np.arange(self.spec.images)
         values: NDArray[np.float32] = self.reader.rows(f"{layer}/{leaf}", every, [unit])[:, 0].astype(np.float32)
@@ -86,17 +85,10 @@ def open_effects(layout: Layout, manifest: Manifest, run: RunSpec) -> StoredEffe
     if not extension.is_there:
         return None
     found = read_extension(extension, manifest)
-    if not (fault := misfit(found["run"], EffectsSpec, "run")):
-        spec = EffectsSpec.from_json(found["run"])
-        fault = impossible(spec, run)
-    if fault:
+    if fault := fault_of_effects(found, run):
         raise BadIndex(f"{extension.manifest} describes no effects: {fault}", extension.remedy)
-    specs, listed = effects_arrays(spec, run), listed_files(found)
-    for array in specs.values():  # the last file of each: with it an array is as long as it says
-        last = [-(-n // f) - 1 for n, f in zip(array.shape, array.file_shape, strict=True)]
-        if listed.get(array.file(*last), (0,))[0] != array.file_bytes:
-            raise BadIndex(f"{extension.manifest} lists no file that ends {array.path}", extension.remedy)
-    reader = ArrayReader(LocalStore(extension.root, extension.remedy), specs, extension.remedy)
+    spec = EffectsSpec.from_json(found["run"])
+    reader = ArrayReader(LocalStore(extension.root, extension.remedy), effects_arrays(spec, run), extension.remedy)
     return StoredEffects(extension, found, spec, reader, run.images)
 
 

@@ -199,6 +199,9 @@ def test_damaged_tables_are_said_with_their_remedy(door: str, change: str, evil:
         file.symlink_to(folder / "out.vitdex" / TABLES)
     if change == "folder":
         file.mkdir()
+    if (door, change) == ("info", "cut"):  # the names of its columns are in the first half
+        assert "class_effects" in str(OF_TABLES[door](evil))
+        return
     with pytest.raises(DamagedIndex, match=rf"tables\.duckdb is .*\. {REMEDY}$"):
         OF_TABLES[door](evil)
     for ask in OF_ARRAYS.values():
@@ -360,8 +363,7 @@ def test_an_absurd_manifest_is_refused_at_once(kind: str, evil: Path) -> None:
     assert not isinstance(refused.value, DamagedIndex)
     assert len(str(refused.value)) < 600
     assert str(refused.value).isprintable()
-    if not kind.startswith(("no ", "more", "images 10", "parts", "one", "a layer", "layers in", "100", "stored as f")):
-        assert kind.startswith(("another r", "stored", "read", "masks", "a batch", "a run")) or verify(evil)
+    assert f"{INSIDE}/manifest.json" in [finding.path for finding in verify(evil)]
     with Index(evil, extensions=False) as index:
         assert index.effects is None
 
