@@ -37,7 +37,8 @@ def check_place(layout: Layout, overwrite: bool, head: bool = False) -> None:
 def clear(layout: Layout) -> None:
     """Remove an index, finished or not, with its extensions, but for its notes and the lock."""
     layout.manifest.unlink(missing_ok=True)
-    shutil.rmtree(layout.root / EXTENSIONS, ignore_errors=True)
+    extensions = layout.root / EXTENSIONS
+    extensions.unlink() if extensions.is_symlink() else shutil.rmtree(extensions, ignore_errors=True)
     shutil.rmtree(layout.arrays, ignore_errors=True)
     layout.database.unlink(missing_ok=True)
     for file in layout.parts.iterdir():

@@ -11,14 +11,16 @@ from typing import Any, Literal
 import numpy as np
 
 from .array_specs import ArraySpec, units_per_chunk
-from .extension import EXTENSION_ARRAYS
+from .extension import EXTENSION_ARRAYS, ExtensionManifest
 from .run_spec import LayerSpec, Part, Precision, RunSpec
+from .shapes import misfit
 
 EFFECTS = "effects"  # the extension's name
 CHUNK_BYTES = 2**16  # of some neurons of a layer over a part: one read, whether of a neuron or of an image
 EFFECTS_SQL = resources.files("vitdex.schemas").joinpath("effects.sql").read_text(encoding="utf-8")
 
 Replace = Literal["mean", "zero"]
+REPLACED: dict[Replace, str] = {"mean": "its mean", "zero": "zero"}  # in words
 Stored = Literal["float32", "float16"]
 PLACES = ("subject", "background", "prefix")  # parts of an effect, where images have masks
 
@@ -67,7 +69,21 @@ class EffectsSpec:
         return [f"{name}: {mine[name]} now, {theirs[name]} there" for name in mine if mine[name] != theirs[name]]
 
 
-def impossible(spec: EffectsSpec, run: RunSpec) -> str | None:
+def fault_of_effects(manifest: ExtensionManifest, run: RunSpec) -> str | None:
+    """What no manifest of effects says of such an index, though whoever wrote it sealed it; None where all is well."""
+    if fault := misfit(manifest["run"], EffectsSpec, "run"):
+        return fault
+    spec = EffectsSpec.from_json(manifest["run"])
+    if fault := _impossible(spec, run):
+        return fault
+    for array in effects_arrays(spec, run).values():  # the last file of each: with it an array is as long as it says
+        last = [-(-n // f) - 1 for n, f in zip(array.shape, array.file_shape, strict=True)]
+        if manifest["files"].get(array.file(*last), (0, ""))[0] != array.file_bytes:
+            return f"no file of {array.file_bytes} bytes ends {array.path}"
+    return None
+
+
+def _impossible(spec: EffectsSpec, run: RunSpec) -> str | None:
     """What is impossible about such an extension of such an index; None for a possible one."""
     known = [layer.name for layer in run.layers if layer.has_value_vectors]
     if not spec.layers or list(spec.layers) != [name for name in known if name in spec.layers]:

@@ -7,6 +7,7 @@ another index is refused.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,7 @@ class ExtensionLayout:
     @property
     def is_there(self) -> bool:
         """Whether it is finished, or claims to be."""
-        return self.manifest.exists()
+        return os.path.lexists(self.manifest)
 
     @property
     def is_unfinished(self) -> bool:

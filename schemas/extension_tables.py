@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import duckdb
 
-from .database import check_file, declared, is_newer, newer, other_table, quoted, tables_in, unopened
+from .database import check_file, declared, is_newer, is_of_files, newer, other_table, quoted, tables_in, unopened
 from .effects import EFFECTS_SQL
 from .errors import BadIndex, DamagedIndex
-from .extension import ExtensionLayout
+from .extension import ExtensionLayout, ExtensionManifest
+from .facts import file_facts
+from .integrity import listed_files
 
 VIEWS_SQL = EFFECTS_SQL[EFFECTS_SQL.index("CREATE VIEW") :]
 
 
-def attach_effects(db: duckdb.DuckDBPyConnection, layout: ExtensionLayout) -> None:
+def attach_effects(db: duckdb.DuckDBPyConnection, layout: ExtensionLayout, manifest: ExtensionManifest) -> None:
     """Let a connection that is locked in, and has the index's tables, find the extension's, read-only.
 
     key_neurons has its columns from here on. Raises DamagedIndex where the file is missing or damaged, BadIndex where
     its tables are not those of effects.sql.
     """
+    log = layout.database.with_name(f"{layout.database.name}.wal")
+    if log.exists():
+        raise BadIndex(f"{log} is not of this extension", "Move it away: DuckDB would read it.")
     try:
         check_file(layout.database)
-        db.execute(f"ATTACH {quoted(layout.database)} AS vitdex_effects (TYPE duckdb, READ_ONLY)")
-        fault = other_table(tables_in(db, "vitdex_effects"), declared(EFFECTS_SQL))
+        with naming_damage_of(layout, manifest):
+            db.execute(f"ATTACH {quoted(layout.database)} AS vitdex_effects (TYPE duckdb, READ_ONLY)")
+            fault = other_table(tables_in(db, "vitdex_effects"), declared(EFFECTS_SQL))
     except DamagedIndex as error:
         raise DamagedIndex(error.args[0], layout.remedy) from error
     except duckdb.Error as error:
@@ -31,3 +40,22 @@ def attach_effects(db: duckdb.DuckDBPyConnection, layout: ExtensionLayout) -> No
         raise BadIndex(f"{layout.database} is of no extension: {fault}", layout.remedy)
     db.execute("ALTER VIEW key_neurons RENAME TO scored_neurons")
     db.execute(VIEWS_SQL)
+
+
+@contextmanager
+def naming_damage_of(layout: ExtensionLayout, manifest: ExtensionManifest) -> Iterator[None]:
+    """While inside, DuckDB's complaints about the bytes of the extension's tables are DamagedIndex."""
+    try:
+        yield
+    except duckdb.Error as error:
+        if is_of_files(error) and not _is_whole(layout, manifest):
+            raise DamagedIndex(f"{layout.database} is damaged", layout.remedy) from error
+        raise
+
+
+def _is_whole(layout: ExtensionLayout, manifest: ExtensionManifest) -> bool:
+    """Whether the tables have the checksum in the manifest, which decides as it does for those of the index."""
+    try:
+        return file_facts(layout.database) == listed_files(manifest).get(layout.database.name)
+    except OSError:
+        return False

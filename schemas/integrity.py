@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Literal, Protocol
 
+from .effects import EFFECTS, fault_of_effects
 from .errors import BadIndex, DamagedIndex
-from .extension import EXTENSIONS, ExtensionManifest, extensions_in, read_extension, seal_extension
+from .extension import (
+    EXTENSIONS,
+    ExtensionLayout,
+    ExtensionManifest,
+    extensions_in,
+    read_extension,
+    seal_extension,
+)
 from .facts import FileFacts, Files, file_facts
 from .layout import Layout
 from .manifest import Manifest, read_manifest, seal_manifest
 from .progress import Progress, silent
+from .run_spec import RunSpec
 
 Fault = Literal["missing", "damaged", "foreign"]
 
 READERS = 4
 # Not the index's own: its user's notes, and extensions, which have manifests of their own.
-BESIDE = {"notes", "notes.duckdb", "notes.duckdb.wal", EXTENSIONS}
+BESIDE = frozenset({"notes", "notes.duckdb", "notes.duckdb.wal", EXTENSIONS})
 
 
 class Folder(Protocol):
@@ -70,9 +79,15 @@ def verify(path: str | Path, quick: bool = False, *, progress: Progress | None =
     files, sealed = listed_files(manifest), seal_manifest(manifest)
     folders: list[tuple[Folder, Files, bytes]] = [(layout, files, sealed)]
     findings = _strange_extensions(layout.root)
-    for extension in (one for one in extensions_in(layout.root) if one.is_there):
+    for extension in extensions_in(layout.root):
+        if extension.is_unfinished:
+            findings.append(_unfinished(extension))
+            continue
         try:
             its = read_extension(extension, manifest)
+            fault = fault_of_effects(its, RunSpec.from_json(manifest["run"])) if extension.name == EFFECTS else None
+            if fault:
+                raise BadIndex(f"it describes no {EFFECTS}: {fault}")
             folders.append((extension, listed_files(its), seal_extension(its)))
         except BadIndex as error:
             findings.append(Finding(f"{extension.inside}/{extension.manifest.name}", "damaged", error.args[0]))
@@ -101,6 +116,11 @@ def _strange_extensions(root: Path) -> list[Finding]:
     return [Finding(f"{EXTENSIONS}/{name}", "foreign", "not of this index") for name in others]
 
 
+def _unfinished(extension: ExtensionLayout) -> Finding:
+    detail = f"unfinished: the 'vitdex {extension.name}' command that began it goes on"
+    return Finding(f"{extension.inside}/{extension.manifest.name}", "missing", detail)
+
+
 def _bad_manifest(layout: Folder) -> Finding:
     return Finding(layout.manifest.name, "damaged", "it does not match its own checksum")
 
@@ -125,7 +145,7 @@ def check_files(
 
     The manifest itself is not looked at. Links are foreign and never followed, so nothing outside is read.
     """
-    there = dict(_walk(layout.root))
+    there = dict(_walk(layout.root, BESIDE if isinstance(layout, Layout) else frozenset()))
     out = [Finding(path, "missing", "missing") for path in listed if path not in there]
     for path, entry in there.items():
         if path in listed and entry.is_file(follow_symlinks=False):
@@ -154,15 +174,15 @@ def check_files(
     return sorted(out, key=lambda finding: finding.path)
 
 
-def _walk(root: Path, below: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Everything in a folder that is not itself a folder, by its path; notes and extensions left out."""
+def _walk(root: Path, beside: Collection[str], below: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Everything in a folder that is not itself a folder, by its path; what is `beside` is left out."""
     with os.scandir(root / below) as entries:
         for entry in entries:
             path = f"{below}{entry.name}"
-            if path in BESIDE:
+            if path in beside:
                 continue
             if entry.is_dir(follow_symlinks=False):
-                yield from _walk(root, f"{path}/")
+                yield from _walk(root, beside, f"{path}/")
             else:
                 yield path, entry
 

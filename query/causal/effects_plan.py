@@ -16,7 +16,7 @@ import psutil
 from numpy.typing import NDArray
 
 from ...schemas.effects import EFFECTS, EffectsSpec, Replace, Stored, effects_arrays, effects_layers
-from ...schemas.errors import QueryError
+from ...schemas.errors import STRANGE, DamagedIndex, QueryError
 from ...schemas.extension import ExtensionLayout
 from ...schemas.run_spec import READOUTS, Precision
 from ..lookups.key_neurons import needs_head
@@ -31,6 +31,8 @@ Ints = NDArray[np.int64]
 
 PART_IMAGES = 256
 ROW_BYTES = 70  # of a neuron and class in the tables
+FLOATS = 9  # of a neuron and class, while the tables are made
+NAMED = 3  # classes by name, where the images of more are chosen
 FLOAT, DOUBLE = 4, 8  # bytes
 HELD = 1.5  # what a pass keeps, malloc's share with it, for each byte that the sizes of its values say
 SUMS = 20  # numbers of every neuron of a layer and class that are held while the tables are made
@@ -58,6 +60,11 @@ class EffectsPlan:
         """Bytes on disk."""
         of_arrays = sum(array.total_bytes for array in effects_arrays(self.spec, self.index.spec).values())
         return of_arrays + ROW_BYTES * self.units * len(self.present)
+
+    @property
+    def scratch(self) -> int:
+        """Bytes on disk while the tables are made."""
+        return FLOATS * FLOAT * self.units * len(self.present)
 
     @property
     def units(self) -> int:
@@ -107,7 +114,7 @@ def plan_effects(
         raise QueryError("this index holds no neurons", "Index again with --layer fc1.")
     if not run.inputs:
         raise QueryError("this index stores no inputs", "Index again without --no-inputs.")
-    images, asked, chosen = _images(index, classes, limit)
+    images, asked, chosen = _images(index, classes or (), limit)
     from ..model.live_model import open_model
 
     live = open_model(index, weights, device)
@@ -134,18 +141,21 @@ def _batch(index: StoredIndex, live: LiveModel) -> int:
     return index.spec.batch_size if live.device.type == "cuda" else max(1, index.spec.batch_size // 4)
 
 
-def _images(index: StoredIndex, classes: Sequence[str | int] | None, limit: int | None) -> tuple[Ints, Ints, str]:
+def _images(index: StoredIndex, classes: Sequence[str | int], limit: int | None) -> tuple[Ints, Ints, str]:
     """Numbers of the images, the class that each is asked about, and which they are in words."""
     table = index.sql(
         "SELECT image_id, coalesce(class_id, predicted) AS asked, crop IS NOT NULL AS readable FROM images "
         "ORDER BY image_id"
     )
     asked = table.asked.where(table.readable).fillna(-1).to_numpy(np.int64)
+    if asked.max() >= index.spec.classes:
+        raise DamagedIndex(f"the tables name class {asked.max()}, which the head does not have", STRANGE)
     keep, words = np.ones(len(table), bool), []
     if classes:
-        rows = [index.class_id(class_) for class_ in classes]
+        rows = list(dict.fromkeys(index.class_id(class_) for class_ in classes))
         keep &= np.isin(asked, rows)
-        words.append(f"images of {', '.join(index.class_name(row) for row in rows)}")
+        names = ", ".join(index.class_name(row) for row in rows[:NAMED])
+        words.append(f"images of {names if len(rows) <= NAMED else f'{len(rows):,} classes'}")
     if limit is not None:
         keep &= keep.cumsum() <= limit
         words.append(f"the first {limit:,}" if not words else f"at most {limit:,}")

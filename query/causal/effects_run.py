@@ -6,12 +6,9 @@ measure_effects(Index("imagenet.vitdex"))      # then open the index again: Inde
 from __future__ import annotations
 
 import json
-import os
 import platform
-import shutil
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,18 +17,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...schemas.database import tables_record
-from ...schemas.effects import EffectsSpec, Replace, Stored, effects_arrays
-from ...schemas.errors import BadIndex, QueryError
-from ...schemas.extension import EXTENSION_ARRAYS, EXTENSIONS, ExtensionLayout, seal_extension
-from ...schemas.facts import FileFacts, Files, file_facts
+from ...schemas.effects import Replace, Stored, effects_arrays
+from ...schemas.extension import EXTENSION_ARRAYS, seal_extension
+from ...schemas.facts import Files, file_facts
 from ...schemas.manifest import content_sha256
 from ...schemas.progress import Progress, silent
 from ...schemas.run_spec import Part, Precision
 from ...schemas.storage.atomic_files import write_file, write_voucher
 from ...schemas.storage.chunk_files import encode_file
 from ...schemas.storage.only_writer import only_writer
-from ...schemas.storage.room import check_room
 from ..stored.stored_index import StoredIndex
+from .effects_place import (
+    begin,
+    check_place,
+    entries_of,
+    entry_of,
+    files_of,
+    remove_leftovers,
+    whole_arrays_are_there,
+)
 from .effects_plan import EffectsPlan, plan_effects
 from .effects_tables import write_tables
 from .object_masks import ObjectMasks
@@ -100,66 +104,10 @@ def run_effects(plan: EffectsPlan, progress: Progress | None = None) -> Path:
     layout.parts.mkdir(parents=True, exist_ok=True)
     with only_writer(layout):
         check_place(plan)  # again: another run may have ended since
-        if plan.overwrite:
-            _clear(layout)
-        _begin(plan)
+        begin(plan)
         _fill(plan, progress or silent)
         _finish(plan)
     return layout.root
-
-
-def done_before(plan: EffectsPlan) -> int:
-    """Images of an unfinished run that are not looked at again."""
-    if plan.overwrite or not plan.layout.is_unfinished:
-        return 0
-    return sum(part.images for part in plan.spec.parts if plan.layout.entry(part.index).exists())
-
-
-def check_place(plan: EffectsPlan) -> None:
-    """Raise where the extension cannot be made: a link in the way, effects that are there, no room."""
-    layout = plan.layout
-    for folder in (layout.index / EXTENSIONS, layout.root, layout.parts):
-        if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
-            raise QueryError(f"{folder} is in the way: a link or a file", "Move it away.")
-    if layout.is_there and not plan.overwrite:
-        raise BadIndex(f"{layout.root} is there already", "Give --overwrite to make it anew.")
-    if layout.root.exists() and not layout.parts.exists() and any(layout.root.iterdir()):
-        raise BadIndex(f"{layout.root} holds other files", "Move them away.")
-    written = plan.size * done_before(plan) // plan.spec.images
-    check_room(layout.index, plan.size - written, "give --stored float16 or --limit,")
-
-
-def _clear(layout: ExtensionLayout) -> None:
-    """Remove the extension, finished or not, but for the lock."""
-    layout.manifest.unlink(missing_ok=True)
-    shutil.rmtree(layout.root / EXTENSION_ARRAYS, ignore_errors=True)
-    layout.database.unlink(missing_ok=True)
-    for file in layout.parts.iterdir():
-        if file != layout.lock:
-            file.unlink()
-
-
-def _begin(plan: EffectsPlan) -> None:
-    """Start a run, or take up an unfinished one. Raises BadIndex, naming what differs, where another run stands."""
-    layout = plan.layout
-    if not layout.run.exists():
-        write_file(layout.run, json.dumps(_of_run(plan), indent=1).encode())
-        return
-    try:
-        there = json.loads(layout.run.read_text(encoding="utf-8"))
-        spec, index = EffectsSpec.from_json(there["run"]), there["index_sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadIndex(f"{layout.run} is damaged", "Start again with --overwrite.") from error
-    different = plan.spec.differences(spec)
-    if index != content_sha256(plan.index.manifest):
-        different.append("it was begun on another index")
-    if different:
-        fact = f"{layout.root} holds unfinished effects of another run ({'; '.join(different)})"
-        raise BadIndex(fact, "Repeat that run's command, or give --overwrite.")
-
-
-def _of_run(plan: EffectsPlan) -> dict[str, Any]:
-    return {"index_sha256": content_sha256(plan.index.manifest), "run": plan.spec.to_json()}
 
 
 def _replacements(plan: EffectsPlan) -> dict[str, Tensor]:
@@ -175,10 +123,10 @@ def _replacements(plan: EffectsPlan) -> dict[str, Tensor]:
 
 
 def _fill(plan: EffectsPlan, progress: Progress) -> None:
-    """Run and write every part that has no entry. A part's files come first, then the entry that vouches for them."""
-    parts = [part for part in plan.spec.parts if not plan.layout.entry(part.index).exists()]
+    """Run and write every part that is not done. A part's files come first, then the entry that vouches for them."""
+    parts = [part for part in plan.spec.parts if entry_of(plan, part) is None]
     done = plan.spec.images - sum(part.images for part in parts)
-    if not parts:
+    if not parts and whole_arrays_are_there(plan):
         return
     from ..model.attribution import Attribution
 
@@ -269,8 +217,8 @@ def _finish(plan: EffectsPlan) -> None:
     from ...schemas.storage.zarr_group import write_metadata
 
     layout, specs = plan.layout, effects_arrays(plan.spec, plan.index.spec)
-    entries = [json.loads(layout.entry(part.index).read_text(encoding="utf-8")) for part in plan.spec.parts]
-    files = {path: FileFacts(*facts) for entry in entries for path, facts in entry["files"].items()}
+    entries = entries_of(plan)
+    files = files_of(entries)
     for array in (one for one in specs.values() if not one.by_part):
         files[array.file_names[0]] = file_facts(layout.root / array.file_names[0])
     files |= write_metadata(layout.root, EXTENSION_ARRAYS, specs)
@@ -298,7 +246,5 @@ def _finish(plan: EffectsPlan) -> None:
             "files": dict(sorted(files.items())),
         }
     )
+    remove_leftovers(layout)  # before it is finished: a run that is stopped here goes on
     write_voucher(layout.manifest, manifest)
-    for leftover in layout.root.rglob("*.partial*"):
-        with suppress(OSError):
-            leftover.unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from math import prod
 from typing import Any
 
 import duckdb
@@ -20,6 +21,7 @@ from ...schemas.run_spec import LayerSpec
 from ...schemas.storage.array_reader import ArrayReader
 from ...schemas.storage.atomic_files import adopt_file
 from ...schemas.storage.local_store import LocalStore
+from ...schemas.storage.room import take_room
 from .effects_plan import TABLES_MEMORY, EffectsPlan
 
 Doubles = NDArray[np.float64]
@@ -64,7 +66,8 @@ class _Tables:
     def __init__(self, plan: EffectsPlan) -> None:
         self.plan, self.index = plan, plan.index
         self.specs = effects_arrays(plan.spec, plan.index.spec)
-        self.reader = ArrayReader(LocalStore(plan.layout.root), self.specs)
+        remedy = plan.layout.remedy
+        self.reader = ArrayReader(LocalStore(plan.layout.root, remedy), self.specs, remedy)
         self.layers = effects_layers(plan.spec, plan.index.spec)
         self.present = plan.present
         self.asked = np.where(plan.classes >= 0, np.searchsorted(self.present, plan.classes), -1)
@@ -80,6 +83,7 @@ class _Tables:
         self._images(db)
         shape = (len(COLUMNS), len(self.present), self.plan.units)
         with tempfile.TemporaryFile(dir=self.plan.layout.parts) as file:  # on disk: too large for memory at ImageNet
+            take_room(file, 4 * prod(shape))
             every = np.memmap(file, np.float32, "w+", shape=shape)
             first = 0
             for layer in self.layers:

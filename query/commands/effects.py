@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, get_args
 
 import click
 
-from ...schemas.effects import Replace, Stored
+from ...schemas.effects import REPLACED, Replace, Stored
 from ...schemas.errors import QueryError
 from ...schemas.run_spec import Precision
 from ...schemas.sizes import bytes_text
+from ..causal.effects_place import done_before
 from ..causal.effects_plan import EffectsPlan, plan_effects
-from ..causal.effects_run import done_before, run_effects
+from ..causal.effects_run import run_effects
 from ..dissect.masks import open_masks
 from ..index import Index
 from .analysis_options import ANALYSIS_OPTIONS
@@ -24,8 +26,6 @@ from .terminal import tell
 
 if TYPE_CHECKING:
     from ..dissect.masks import Masks
-
-REPLACED: dict[Replace, str] = {"mean": "its mean", "zero": "zero"}
 
 
 @click.command("effects")
@@ -77,10 +77,11 @@ def effects_command(
             with progress_bar("effects", "img") as progress:
                 folder = run_effects(plan, progress)
         except KeyboardInterrupt:
-            raise click.Abort("The same command goes on where it was.") from None
+            same = "The same command without --overwrite" if overwrite else "The same command"
+            raise click.Abort(f"{same} goes on where it was.") from None
         name = index.class_name(int(plan.classes[plan.classes >= 0][0]))
     tell(f"{folder} is ready. Next:")
-    tell(f"  vitdex top {index_path} --class {name} --by effect")
+    tell(f"  vitdex top {quote(str(index_path))} --class {quote(name)} --by effect")
 
 
 def _masks(index: Index, folder: Path | None, names: Path | None) -> Masks | None:

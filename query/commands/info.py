@@ -11,7 +11,9 @@ import click
 
 from ...schemas.array_specs import part_files
 from ...schemas.database import TABLES_SQL, declared, written_by
+from ...schemas.effects import EFFECTS_SQL, REPLACED
 from ...schemas.errors import REPAIR, DamagedIndex
+from ...schemas.extension import EXTENSIONS, extensions_in, read_extension
 from ...schemas.integrity import Finding, listed_files, verify
 from ...schemas.layout import Layout
 from ...schemas.manifest import Manifest, read_manifest
@@ -34,7 +36,8 @@ def info_command(index_path: Path, tables: bool) -> None:
 
 
 def _tables(index: Index) -> Iterator[str]:
-    for table in sorted((*declared(TABLES_SQL), "key_neurons")):
+    added = declared(EFFECTS_SQL) if index.effects else ()
+    for table in sorted((*declared(TABLES_SQL), *added, "key_neurons")):
         yield f"{table}: {', '.join(index.sql(f'DESCRIBE {table}').column_name)}"
 
 
@@ -54,6 +57,7 @@ def _facts(index: Index) -> Iterator[str]:
         **_source(made),
         "accuracy": _accuracy(made),
         "maps": spec.maps,
+        **_effects(index),
         "made": f"{made['created']} on {spec.device} in {spec.precision}, {seconds:.0f} s{rate}",
         "tables": f"written by {written_by(made)}",
         "size": f"{bytes_text(size)} in {len(made['files'])} files",
@@ -69,6 +73,18 @@ def _source(manifest: Manifest) -> dict[str, str]:
     """Of an index with another head, the one whose arrays it shares."""
     source = manifest.get("source_index")
     return {} if source is None else {"arrays": f"those of {source['name']}, manifest {source['sha256'][:12]}"}
+
+
+def _effects(index: Index) -> dict[str, str]:
+    """What `vitdex effects` has added, where it has."""
+    if index.effects is None:
+        return {}
+    spec, made = index.effects.spec, index.effects.manifest
+    size = sum(count for count, _ in made["files"].values())
+    which = "" if spec.chosen == "all images" else f" ({spec.chosen})"
+    masks = ", with masks" if spec.masks_sha256 else ""
+    images = f"of {spec.images:,} images{which}{masks}, each neuron replaced by {REPLACED[spec.replace]}"
+    return {"effects": f"{images}; {bytes_text(size)}, made {made['created']} in {made['seconds']:.0f} s"}
 
 
 def _accuracy(manifest: Manifest) -> str:
@@ -94,9 +110,14 @@ def verify_command(index_path: Path, quick: bool) -> None:
         for line in report(Layout(index_path), findings):
             tell(line)
         sys.exit(1)
-    files = listed_files(read_manifest(Layout(index_path)))
-    size = bytes_text(sum(count for count, _ in files.values()))
-    tell(f"{index_path} is whole: {len(files):,} files, {size}{' (sizes alone)' if quick else ''}")
+    layout = Layout(index_path)
+    manifest = read_manifest(layout)
+    extensions = extensions_in(layout.root)
+    every = [listed_files(manifest), *(listed_files(read_extension(one, manifest)) for one in extensions)]
+    size = bytes_text(sum(count for files in every for count, _ in files.values()))
+    added = "".join(f", with {one.name}" for one in extensions)
+    how = " (sizes alone)" if quick else ""
+    tell(f"{index_path} is whole: {sum(map(len, every)):,} files, {size}{added}{how}")
 
 
 def report(layout: Layout, findings: Sequence[Finding]) -> list[str]:
@@ -107,13 +128,20 @@ def report(layout: Layout, findings: Sequence[Finding]) -> list[str]:
         path = finding.path if finding.path.isprintable() else repr(finding.path)
         part = f" (part {parts[finding.path]})" if finding.path in parts else ""
         lines.append(f"{finding.fault:8} {path}{part}: {finding.detail}")
-    foreign = sum(finding.fault == "foreign" for finding in findings)
+    foreign = [finding for finding in findings if finding.fault == "foreign"]
     if foreign:
-        lines.append(f"{foreign} foreign: move what is yours elsewhere; a stopped run's leftovers go with --repair.")
-    if foreign < len(findings):
-        redone = sorted({parts[f.path] for f in findings if f.path in parts})
+        lines.append(
+            f"{len(foreign)} foreign: move what is yours elsewhere; a stopped run's leftovers go with --repair."
+        )
+    faulty = [finding for finding in findings if finding.fault != "foreign"]
+    own = [finding for finding in faulty if not finding.path.startswith(f"{EXTENSIONS}/")]
+    if own:
+        redone = sorted({parts[f.path] for f in own if f.path in parts})
         some = f" It redoes part{'s' * (len(redone) > 1)} {', '.join(map(str, redone))}." if redone else ""
-        lines.append(f"{len(findings) - foreign} damaged or missing: {REPAIR[0].lower()}{REPAIR[1:]}{some}")
+        lines.append(f"{len(own)} damaged or missing: {REPAIR[0].lower()}{REPAIR[1:]}{some}")
+    for extension in extensions_in(layout.root):
+        if of_it := [finding for finding in faulty if finding.path.startswith(f"{extension.inside}/")]:
+            lines += [f"{len(of_it)} damaged or missing in {extension.inside}: {extension.remedy}"]
     return lines
 
 

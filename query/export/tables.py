@@ -20,11 +20,14 @@ from ...schemas.database import (
     quoted,
     quoted_name,
 )
+from ...schemas.effects import EFFECTS_SQL
 from ...schemas.errors import QueryError
+from ...schemas.extension_tables import attach_effects
 from ...schemas.storage.plain_files import replacing
 from ...schemas.storage.room import check_room, trouble
 from ..notes.database import SCHEMA as NOTES_SQL
 from ..notes.database import copy_notes
+from ..stored.effects import database_of, naming_damage_in
 from ..stored.names import nearest
 from ..stored.stored_index import StoredIndex
 
@@ -72,10 +75,14 @@ def export_tables(
     with tempfile.TemporaryDirectory() as spill, duckdb.connect() as db, _errors(index):
         db.execute(f"SET memory_limit = '{MEMORY}'")
         db.execute(f"SET temp_directory = {quoted(spill)}")
-        lock_in(db, index.layout.database, index.layout.notes, folder=out)
+        effects = index.effects
+        lock_in(db, index.layout.database, index.layout.notes, *database_of(effects), folder=out)
         copy_notes(index.layout, db)  # into memory
         attach_tables(db, index.layout, index.spec)
         known = [*declared(TABLES_SQL), *(declared(NOTES_SQL) if index.layout.notes.exists() else ())]
+        if effects is not None:
+            attach_effects(db, effects.layout, effects.manifest)
+            known += declared(EFFECTS_SQL)
         for table in tables or ():
             if table not in (*known, *VIEWS):
                 raise QueryError(f"no table '{table}'", nearest(table, [*known, *VIEWS]))
@@ -93,7 +100,7 @@ def export_tables(
 def _errors(index: StoredIndex) -> Iterator[None]:
     """DuckDB's complaints as ours: damage, or one line about the files that are written."""
     try:
-        with hearing_ctrl_c(), naming_damage(index.layout):
+        with hearing_ctrl_c(), naming_damage_in(index.effects), naming_damage(index.layout):
             yield
     except duckdb.Error as error:
         fact = f"the tables cannot be written: {trouble(error)}"

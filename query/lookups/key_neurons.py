@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from ...schemas.errors import QueryError
+from ...schemas.errors import STRANGE, DamagedIndex, QueryError
 from ...schemas.run_spec import READOUTS
 from ..stored.names import Neuron, at_least
 from ..stored.stored_index import StoredIndex
@@ -149,6 +149,8 @@ def _ranked(
         f"AND ($2 IS NULL OR layer = $2) {neurons}{elsewhere}ORDER BY {by} DESC, rowid LIMIT $3",
         [class_id, layer, int(k)],
     )
+    for name, unit, *_ in best:
+        _must_be_there(index, first, name, unit)
     rows = [dict(zip(first, values, strict=True)) for _, _, *values in best]
     others = [columns for columns in TABLES if columns != first and (columns != EFFECTS or index.effects is not None)]
     for columns in others:
@@ -175,6 +177,15 @@ def _ranked(
         values = [row.get(name) for row in rows]
         made[name] = values if name in COUNTS else np.array(values, np.float32)
     return made
+
+
+def _must_be_there(index: StoredIndex, columns: tuple[str, ...], layer: Any, unit: Any) -> None:
+    """Raise DamagedIndex where a table names a neuron that the index does not have: a stranger wrote it."""
+    units = {spec.name: spec.units for spec in index.spec.layers}.get(layer, 0)
+    if unit is None or unit >= units:
+        table = TABLES[columns].rsplit(".", 1)[-1]
+        remedy = index.effects.layout.remedy if columns is EFFECTS and index.effects else STRANGE
+        raise DamagedIndex(f"the table {table} names neuron {layer}:{unit}, which the index does not have", remedy)
 
 
 def named(table: pd.DataFrame) -> list[Neuron]:

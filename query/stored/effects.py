@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...schemas.effects import EFFECTS, EffectsSpec, effects_arrays, impossible
+from ...schemas.effects import EFFECTS, PLACES, EffectsSpec, effects_arrays, fault_of_effects
 from ...schemas.errors import BadIndex, QueryError
 from ...schemas.extension import ExtensionLayout, ExtensionManifest, read_extension
-from ...schemas.integrity import listed_files
+from ...schemas.extension_tables import naming_damage_of
 from ...schemas.layout import Layout
 from ...schemas.manifest import Manifest
 from ...schemas.run_spec import RunSpec
-from ...schemas.shapes import misfit
 from ...schemas.storage.array_reader import ArrayReader
 from ...schemas.storage.local_store import LocalStore
+from .names import nearest
 
 
 @dataclass(frozen=True)
 class StoredEffects:
-    """The extension `effects` of an index. Its arrays have a row for each image that was looked at."""
+    """The extension `effects` of an index of `all_images`. Its arrays have a row for each that was looked at."""
 
     layout: ExtensionLayout
     manifest: ExtensionManifest
     spec: EffectsSpec
     reader: ArrayReader
+    all_images: int
 
     @cached_property
     def images(self) -> NDArray[np.int64]:
         """The images' numbers in the index, ascending: [row]."""
-        return self.reader.whole("image").astype(np.int64)
+        numbers = self.reader.whole("image").astype(np.int64)
+        if (np.diff(numbers) <= 0).any() or numbers[-1] >= self.all_images:
+            raise BadIndex(f"{self.layout.root} is of no images of this index", self.layout.remedy)
+        return numbers
 
     def row(self, image_id: int) -> int:
         """The row of an image. Raises QueryError where it was not looked at."""
@@ -51,17 +57,23 @@ class StoredEffects:
     def of_neuron(self, layer: str, unit: int, leaf: str = "effect") -> NDArray[np.float32]:
         """An array's values for a neuron: float32 [row]. Raises QueryError where there are none."""
         self.must_have(layer, leaf)
+        units = self.reader.specs[f"{layer}/{leaf}"].shape[1]
+        if not 0 <= unit < units:
+            raise QueryError(f"no unit {unit} in {layer}", f"Its units count from 0 to {units - 1}.")
         every = np.arange(self.spec.images)
         values: NDArray[np.float32] = self.reader.rows(f"{layer}/{leaf}", every, [unit])[:, 0].astype(np.float32)
         return values
 
     def must_have(self, layer: str, leaf: str = "effect") -> None:
         """Raise QueryError where there is no such array."""
-        if f"{layer}/{leaf}" in self.reader:
-            return
         if layer not in self.spec.layers:
-            raise QueryError(f"no effects of {layer}", f"Effects are of {', '.join(self.spec.layers)}.")
-        raise QueryError(f"no {leaf} was measured", "Make effects with masks: vitdex effects --masks --overwrite.")
+            raise QueryError(f"no effects of {layer}", nearest(layer, list(self.spec.layers)))
+        if leaf in self.spec.leaves:
+            return
+        remedy = f"There are {', '.join(self.spec.leaves)}."
+        if leaf in (f"effect_{place}" for place in PLACES):
+            remedy = "Make effects with masks: vitdex effects --masks DIR --overwrite."
+        raise QueryError(f"no '{leaf}' was measured", remedy)
 
 
 def open_effects(layout: Layout, manifest: Manifest, run: RunSpec) -> StoredEffects | None:
@@ -73,16 +85,18 @@ def open_effects(layout: Layout, manifest: Manifest, run: RunSpec) -> StoredEffe
     if not extension.is_there:
         return None
     found = read_extension(extension, manifest)
-    if not (fault := misfit(found["run"], EffectsSpec, "run")):
-        spec = EffectsSpec.from_json(found["run"])
-        fault = impossible(spec, run)
-    if fault:
+    if fault := fault_of_effects(found, run):
         raise BadIndex(f"{extension.manifest} describes no effects: {fault}", extension.remedy)
-    specs, listed = effects_arrays(spec, run), listed_files(found)
-    for array in specs.values():  # the last file of each: with it an array is as long as it says
-        last = [-(-n // f) - 1 for n, f in zip(array.shape, array.file_shape, strict=True)]
-        if listed.get(array.file(*last), (0,))[0] != array.file_bytes:
-            raise BadIndex(f"{extension.manifest} lists no file that ends {array.path}", extension.remedy)
-    return StoredEffects(
-        extension, found, spec, ArrayReader(LocalStore(extension.root, extension.remedy), specs, extension.remedy)
-    )
+    spec = EffectsSpec.from_json(found["run"])
+    reader = ArrayReader(LocalStore(extension.root, extension.remedy), effects_arrays(spec, run), extension.remedy)
+    return StoredEffects(extension, found, spec, reader, run.images)
+
+
+def database_of(effects: StoredEffects | None) -> list[Path]:
+    """The file of its tables, where there are effects."""
+    return [] if effects is None else [effects.layout.database]
+
+
+def naming_damage_in(effects: StoredEffects | None) -> AbstractContextManager[None]:
+    """While inside, DuckDB's complaints about the bytes of these tables are DamagedIndex."""
+    return nullcontext() if effects is None else naming_damage_of(effects.layout, effects.manifest)

@@ -21,20 +21,17 @@ from numpy.typing import NDArray
 from ...schemas.database import (
     attach_tables,
     hearing_ctrl_c,
-    is_of_files,
     lock_in,
     look_at_tables,
     naming_damage,
     quoted,
 )
-from ...schemas.errors import DamagedIndex, QueryError, VitdexError
+from ...schemas.errors import QueryError, VitdexError
 from ...schemas.extension_tables import attach_effects
-from ...schemas.facts import file_facts
-from ...schemas.integrity import listed_files
 from ...schemas.layout import Layout
 from ...schemas.run_spec import RunSpec
 from ..notes.database import copy_notes, notes_stamp
-from .effects import StoredEffects
+from .effects import StoredEffects, database_of, naming_damage_in
 from .limits import TOO_MUCH, late
 from .statements import check_reads
 
@@ -79,8 +76,7 @@ class Tables:
         db.execute(f"SET temp_directory = {quoted(self._spill)}")
         db.execute(f"SET max_temp_directory_size = '{SPILLED}'")
         db.execute("SET late_materialization_max_rows = 0")  # a second scan costs more than our narrow rows save
-        added = [] if self._effects is None else [self._effects.layout.database]
-        lock_in(db, self._layout.database, self._layout.notes, *added)
+        lock_in(db, self._layout.database, self._layout.notes, *database_of(self._effects))
         db.create_function(
             "activation_map",
             _activation_map(stored_map, self._raised),
@@ -91,7 +87,7 @@ class Tables:
         copy_notes(self._layout, db)
         attach_tables(db, self._layout, self._run)
         if self._effects is not None:
-            attach_effects(db, self._effects.layout)
+            attach_effects(db, self._effects.layout, self._effects.manifest)
         return db
 
     @contextmanager
@@ -138,7 +134,7 @@ class Tables:
     def _errors(self) -> Iterator[None]:
         """DuckDB's complaints as ours: what our own function said, damage, or one line about the query."""
         try:
-            with hearing_ctrl_c(), naming_damage_of(self._effects), naming_damage(self._layout):
+            with hearing_ctrl_c(), naming_damage_in(self._effects), naming_damage(self._layout):
                 yield
         except duckdb.OutOfMemoryException as error:
             raise QueryError(*TOO_MUCH) from error
@@ -147,19 +143,6 @@ class Tables:
                 if str(raised) in str(error):
                     raise raised from error
             raise QueryError(str(error).strip().splitlines()[0], "The tables: vitdex info INDEX --tables.") from error
-
-
-@contextmanager
-def naming_damage_of(effects: StoredEffects | None) -> Iterator[None]:
-    """While inside, DuckDB's complaints about the bytes of the extension's tables are DamagedIndex."""
-    try:
-        yield
-    except duckdb.Error as error:
-        if effects is not None and is_of_files(error):
-            file = effects.layout.database
-            if not file.exists() or file_facts(file) != listed_files(effects.manifest).get(file.name):
-                raise DamagedIndex(f"{file} is damaged", effects.layout.remedy) from error
-        raise
 
 
 def _activation_map(

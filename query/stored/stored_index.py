@@ -26,7 +26,7 @@ from ...schemas.storage.array_reader import ArrayReader
 from ...schemas.storage.local_store import LocalStore
 from ..notes.database import notes_stamp
 from . import maps
-from .effects import open_effects
+from .effects import StoredEffects, open_effects
 from .names import ClassTable, at_least, nearest
 from .sql import Tables
 
@@ -50,7 +50,7 @@ class StoredIndex:
         self.layout = Layout(Path(path).resolve())  # the same folder, wherever the program goes from here
         self.spec = RunSpec.from_json(self.manifest["run"])
         self._reader = ArrayReader(LocalStore(self.layout.root), arrays(self.spec))
-        self.effects = open_effects(self.layout, self.manifest, self.spec) if extensions else None
+        self._effects = open_effects(self.layout, self.manifest, self.spec) if extensions else None
         self._tables: Tables | None = None
         self._opening = threading.Lock()
         self._closed = False
@@ -71,8 +71,8 @@ class StoredIndex:
         """Let go of all files. What is asked afterwards raises QueryError."""
         self._closed = True
         self._reader.store.close()
-        if self.effects is not None:
-            self.effects.reader.store.close()
+        if self._effects is not None:
+            self._effects.reader.store.close()
         if self._tables is not None:
             self._tables.close()
             self._tables = None
@@ -90,7 +90,7 @@ class StoredIndex:
             with self._opening:
                 tables = self._tables  # perhaps another thread's by now
                 if tables is None or tables.notes != stamp:
-                    tables = self._tables = Tables(self.layout, self.spec, self._map_in_sql, self.effects)
+                    tables = self._tables = Tables(self.layout, self.spec, self._map_in_sql, self._effects)
         return tables
 
     @property
@@ -103,6 +103,12 @@ class StoredIndex:
         """Arrays by chunk, cell and row, at the speed of the disk and checked: what every question reads through."""
         self._must_be_open()
         return self._reader
+
+    @property
+    def effects(self) -> StoredEffects | None:
+        """What `vitdex effects` has added, as it was when the index was opened; None where it has not."""
+        self._must_be_open()
+        return self._effects
 
     @cached_property
     def arrays(self) -> zarr.Group:

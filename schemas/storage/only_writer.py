@@ -15,7 +15,9 @@ PATIENCE = 10  # seconds: the decoders of a run that was killed hold its lock un
 
 @contextlib.contextmanager
 def only_writer(folder: Folder) -> Iterator[None]:
-    """While inside, no other run fills this folder. Raises BadIndex where one does."""
+    """While inside, no other run fills this folder. Raises BadIndex where one does, or its lock is a link."""
+    if folder.lock.is_symlink():  # it would be emptied, wherever it leads
+        raise BadIndex(f"{folder.lock} is a link", "Move it away.")
     lock = FileLock(folder.lock)
     try:
         lock.acquire(timeout=PATIENCE)

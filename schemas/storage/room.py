@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from typing import IO, Any
 
 from ..errors import QueryError
 from ..sizes import bytes_text
@@ -30,3 +31,12 @@ def check_room(folder: Path, needed: int = 0, fewer: str = "") -> None:
             f"{bytes_text(needed)} are needed in {folder} and {bytes_text(free)} are free",
             f"Make space{f', {fewer}' if fewer else ''} or choose another place.",
         )
+
+
+def take_room(file: IO[Any], size: int) -> None:
+    """Take so many bytes for a file that is mapped: a write to a mapping of a full disk ends the process.
+
+    Raises OSError where there is no room.
+    """
+    if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
+        os.posix_fallocate(file.fileno(), 0, size)

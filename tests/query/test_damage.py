@@ -2,13 +2,15 @@
 
 The doors are found by themselves: every name of `vitdex.query`, every method of `Index`, every command. Each needs one
 way to be asked here; a new one without it fails. Which of them read a file is seen by asking them on a whole index.
+The index has effects, which have files and a remedy of their own: see test_effects_faults.py.
 """
 
 from __future__ import annotations
 
 import inspect
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,7 @@ FUNCTIONS: dict[str, Ask] = {
     "labelled_images": lambda i, _: query.labelled_images(i),
     "logit_terms": lambda i, _: query.logit_terms(i, "coin", k=2),
     "MapSource": lambda i, _: query.MapSource(i)(LAYER, [UNIT], [0]),
+    "measure_effects": lambda i, _: measured(i),
     "milan_sheet": lambda i, _: query.milan_sheet(i, NEURON, 2),
     "neighbours": lambda i, _: query.neighbours(i, 0, [NEURON]),
     "neuron": lambda i, _: query.neuron(i, LAYER, UNIT).picture(),
@@ -96,6 +99,7 @@ FUNCTIONS: dict[str, Ask] = {
     "selectivity": lambda i, _: query.selectivity(i),
     "selectivity_by_block": lambda i, _: query.selectivity_by_block(query.selectivity(i)),
     "shared_neurons": lambda i, _: query.shared_neurons(i),
+    "subject_effects": lambda i, _: query.subject_effects(i, k=1, random=1),
     "top_images": lambda i, _: query.top_images(i, [NEURON]),
     "verify": lambda i, _: query.verify(i.layout.root, quick=True),
 }
@@ -124,6 +128,8 @@ METHODS: dict[str, Ask] = {
 COMMANDS: dict[str, list[str]] = {
     "head": ["OUT/head.safetensors", "OUT/head.vitdex"],
     "info": [],
+    "effects": ["--limit", "1"],
+    "subject": ["-k", "1", "--random", "1"],
     "verify": ["--quick"],
     "sql": [f"SELECT activation_map('{LAYER}', {UNIT}, image_id) FROM images LIMIT 3"],
     "top": ["--class", "coin", "-k", "2", "-o", "OUT/top.png"],
@@ -165,6 +171,23 @@ def made(index: Index) -> Any:
     return query.generate_images(index, Target((NEURON,)), k=1, snapshots=[1])
 
 
+@contextmanager
+def without_effects(index: Index) -> Iterator[None]:
+    """Its extension is elsewhere meanwhile, for another to be made; that one goes at the end."""
+    place = index.layout.root / "extensions"
+    shutil.move(place, place.with_name("aside"))
+    try:
+        yield
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.move(place.with_name("aside"), place)
+
+
+def measured(index: Index) -> None:
+    with without_effects(index):
+        query.measure_effects(index, limit=1)
+
+
 def csv(out: Path) -> Path:
     (out / "said.csv").write_text(f"layer,unit,description\n{LAYER},{UNIT},coins\n")
     return out / "said.csv"
@@ -194,7 +217,8 @@ def by_command(name: str) -> Ask:
         csv(out)
         head(out)
         words = [word.replace("OUT", str(out)) for word in COMMANDS[name]]
-        result = CliRunner().invoke(cli, [*name.split(), str(index.layout.root), *words])
+        with without_effects(index) if name == "effects" else nullcontext():
+            result = CliRunner().invoke(cli, [*name.split(), str(index.layout.root), *words])
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         assert result.exit_code == 0, result.output
@@ -210,8 +234,9 @@ DOORS = {
 
 
 @pytest.fixture(scope="module")
-def whole(sample_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(shutil.copytree(sample_path, tmp_path_factory.mktemp("whole") / "whole.vitdex"))
+def whole(effects_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index with effects, whose own files are test_effects_faults.py's."""
+    return Path(shutil.copytree(effects_path, tmp_path_factory.mktemp("whole") / "whole.vitdex"))
 
 
 @pytest.fixture(scope="module")
