@@ -27,6 +27,7 @@ COMMANDS = {
     "neighbours": "vitdex.query.commands.lookups:neighbours_command",
     "heatmap": "vitdex.query.commands.heatmap:heatmap_command",
     "dissect": "vitdex.query.commands.dissect:dissect_group",
+    "faithfulness": "vitdex.query.commands.faithfulness:faithfulness_command",
     "ablate": "vitdex.query.commands.ablate:ablate_command",
     "generate": "vitdex.query.commands.generate:generate_command",
     "export": "vitdex.query.commands.exchange:export_group",

@@ -35,6 +35,8 @@ MAIN: dict[str, tuple[str, ...]] = {
     "context": ("class", "images", "background", "contribution_outside", "chance",
                 "lives_from_background", "energy_outside"),
     "ablate": ("measure", "n", "before", "after", "change", "se", "random", "random_low", "random_high", "passes"),
+    "faithfulness": ("measure", "view", "step", "share", "probability", "area", "se", "random", "random_low",
+                     "random_high", "passes", "n", "flat"),
     "logits": ("block", "part", "value", "std", "after", "others", "others_std", "others_after", "n", "others_n"),
     "carriers": ("rank", "neuron", "effective", "carried", "class", "weight", "share", "chance", "passes",
                  "effective_mean", "effective_low", "effective_high", "positive", "carried_weight"),
