@@ -19,7 +19,8 @@ def faithfulness_figure(areas: pd.DataFrame, curves: pd.DataFrame, caption: str 
     for axis, (measure, rows) in zip(axes, curves.groupby("measure", sort=False), strict=True):
         for place, (view, one) in enumerate(rows.groupby("view", sort=False)):
             of_view = areas[(areas.measure == measure) & (areas["view"] == view)].iloc[0]
-            axis.plot(one.share, one.probability, color=COLOURS[place % len(COLOURS)], lw=1.4,
+            colour = "black" if view == "centre" else COLOURS[place % len(COLOURS)]  # of no neuron
+            axis.plot(one.share, one.probability, color=colour, lw=1.4,
                       ls="-" if of_view.passes else (0, (3, 2)), label=f"{view} {of_view.area:.3f}")  # fmt: skip
         chance = rows.drop_duplicates("step")
         if chance.random.notna().all():

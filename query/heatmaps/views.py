@@ -64,7 +64,7 @@ def scale_words(view: View) -> str:
     if view == "grad-times-activation":
         return "Colours: ± the largest value shown."
     if view == "effect":
-        return "Colours: ± the largest value shown, in logits; the mean is that of all patches of all images."
+        return "Colours: ± the largest value shown, in logits; the mean is that of all patches."
     if view == "contribution":
         return "Colours: ± the largest value shown, at least that of the 0.001 and 0.999 quantiles over all images."
     red = "red to the largest value shown (at least to the neuron's 0.999 quantile over all images)"
