@@ -89,10 +89,10 @@ def test_curves_and_areas_are_those_of_passes_made_by_hand(
         np.testing.assert_allclose(curve.se, direct.std(0, ddof=1) / 3**0.5, atol=1e-5)
         np.testing.assert_allclose(curve.share, np.array(counts) / 64)
         area = np.trapezoid(direct, np.array(counts) / 64, axis=1)
-        row = found.areas[found.areas.measure == measure].iloc[0]
-        np.testing.assert_allclose([row.area, row.se], [area.mean(), area.std(ddof=1) / 3**0.5], atol=1e-5)
-        assert (row.n, row.passes, row.flat) == (3, False, 0)
-        assert np.isnan(row.random)
+        of_view: Any = found.areas[found.areas.measure == measure].iloc[0]
+        np.testing.assert_allclose([of_view.area, of_view.se], [area.mean(), area.std(ddof=1) / 3**0.5], atol=1e-5)
+        assert (of_view.n, of_view.passes, of_view.flat) == (3, False, 0)
+        assert np.isnan(of_view.random)
     stored = sample.sql("SELECT p_class FROM images WHERE list_contains(?, image_id)", [ids]).p_class.mean()
     first, last = found.curves.query("measure == 'insertion'").probability.iloc[[0, -1]]
     assert last == pytest.approx(stored, abs=1e-4)
@@ -115,7 +115,7 @@ def test_every_view_orders_by_its_sum_over_the_neurons(sample: Index, monkeypatc
     ranked = sample.key_neurons("coin", 2, layer="blocks.4.mlp.fc1")
     neurons = [("blocks.4.mlp.fc1", int(unit)) for unit in ranked.unit]
     for view in ("map", "post", "grad-times-activation", "effect", "contribution"):
-        direct = sample.heatmaps(neurons, image, view, "coin").values[0].sum(0).reshape(-1)  # type: ignore[arg-type]
+        direct = sample.heatmaps(neurons, image, view, "coin").values[0].sum(0).reshape(-1)
         np.testing.assert_allclose(asked[view], direct, rtol=1e-5, atol=1e-7)
     for view in ("neuron-gradient", "logit-gradient"):
         pixels = sample.heatmaps(neurons, image, view, "coin").values[0].sum(0)  # type: ignore[arg-type]
@@ -249,7 +249,8 @@ def test_the_figure_has_a_line_a_view_and_a_band() -> None:
         lines = {line.get_label(): line for line in axis.get_lines()}
         assert [*lines] == ["map 0.250", "effect 0.375", "centre 0.500", "random orders 0.500"]
         assert [line.get_linestyle() for line in lines.values()] == ["--", "-", "--", "-"]
-        np.testing.assert_allclose(lines["effect 0.375"].get_ydata(), np.arange(5) / 6)
+        drawn: Any = lines["effect 0.375"].get_ydata()
+        np.testing.assert_allclose(drawn, np.arange(5) / 6)
         assert to_rgba(lines["centre 0.500"].get_color()) == to_rgba("black")  # of no neuron
         assert len(axis.collections) == 1
     bare = faithfulness_figure(areas, curves.assign(random=np.nan, random_low=np.nan, random_high=np.nan))
