@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .generate.picture import generated_figure
     from .generate.run import generate_images
     from .generate.target import Target
+    from .heatmaps.faithfulness import InsertionDeletion, insertion_deletion
     from .heatmaps.heatmap import class_heatmaps, neuron_heatmaps
     from .heatmaps.neuron_card import NeuronCard, neuron
     from .index import Index
@@ -68,6 +69,10 @@ _WHERE = {
     ".lookups.image_search": (
         "top_images",
         "neighbours",
+    ),
+    ".heatmaps.faithfulness": (
+        "InsertionDeletion",
+        "insertion_deletion",
     ),
     ".heatmaps.heatmap": (
         "neuron_heatmaps",
@@ -154,6 +159,7 @@ _MODULES = {name: module for module, names in _WHERE.items() for name in names}
 __all__ = [
     "Heatmaps",
     "Index",
+    "InsertionDeletion",
     "LiveModel",
     "MapSource",
     "Masks",
@@ -190,6 +196,7 @@ __all__ = [
     "generate_images",
     "generated_figure",
     "import_descriptions",
+    "insertion_deletion",
     "key_neurons",
     "key_value_agreement",
     "labelled_images",

@@ -11,6 +11,7 @@ vitdex heatmap "$out" --view logit-gradient --class coin --image coin/013.jpg -o
 both="--neuron blocks.4.mlp.fc1:473 --neuron blocks.5.mlp.fc1:16 --class coin --image coin/013.jpg"
 vitdex heatmap "$out" $both --view grad-times-activation -o "$to/heatmap-grad-times-activation.png"
 vitdex heatmap "$out" $both --view contribution -o "$to/heatmap-contribution.png"
+vitdex heatmap "$out" $both --view effect -o "$to/heatmap-effect.png"
 vitdex heatmap "$out" --class letter -k 3 --images 3 -o "$to/heatmap-class.png"
 # smaller, to keep the page light
 python -c "import sys; from PIL import Image; p = Image.open(sys.argv[1]); p.thumbnail((660, 660)); p.save(sys.argv[1])" \

@@ -28,6 +28,7 @@ COMMANDS = {
     "heatmap": "vitdex.query.commands.heatmap:heatmap_command",
     "dissect": "vitdex.query.commands.dissect:dissect_group",
     "effects": "vitdex.query.commands.effects:effects_command",
+    "faithfulness": "vitdex.query.commands.faithfulness:faithfulness_command",
     "ablate": "vitdex.query.commands.ablate:ablate_command",
     "subject": "vitdex.query.commands.subject:subject_command",
     "rankings": "vitdex.query.commands.rankings:rankings_command",

@@ -40,6 +40,8 @@ MAIN: dict[str, tuple[str, ...]] = {
     "rankings": ("class", "ranking", "against", "k", "classes", "logit", "logit_se", "random_logit", "others_logit",
                  "specific", "accuracy", "others_accuracy", "difference", "low", "high", "tested", "p", "p_holm",
                  "differs"),
+    "faithfulness": ("measure", "view", "step", "share", "probability", "area", "se", "random", "random_low",
+                     "random_high", "passes", "n", "flat"),
     "logits": ("block", "part", "value", "std", "after", "others", "others_std", "others_after", "n", "others_n"),
     "carriers": ("rank", "neuron", "effective", "carried", "class", "weight", "share", "chance", "passes",
                  "effective_mean", "effective_low", "effective_high", "positive", "carried_weight"),

@@ -12,6 +12,7 @@ VALUES = "docs/concepts/measures.md#keys-against-values"
 LOGITS = "docs/concepts/measures.md#how-a-logit-builds-up"
 SUMS = "docs/concepts/measures.md#sums-of-value-vectors"
 VIEWS = "docs/concepts/views.md"
+FAITHFULNESS = "docs/concepts/views.md#insertion-and-deletion"
 REGIONS = "docs/concepts/activations.md#regions"
 EFFECTS = "docs/concepts/effects.md"
 GENERATED = "docs/concepts/generated-images.md#what-is-said-of-a-result"
@@ -56,7 +57,8 @@ DEFINED = {
         EFFECTS,
     ),
     **dict.fromkeys(("region",), REGIONS),
-    **dict.fromkeys(("map", "post", "neuron-gradient", "logit-gradient", "grad-times-activation"), VIEWS),
+    **dict.fromkeys(("map", "post", "neuron-gradient", "logit-gradient", "grad-times-activation", "effect"), VIEWS),
+    **dict.fromkeys(("insertion", "deletion", "baseline", "random orders", "centre"), FAITHFULNESS),
     **dict.fromkeys(("ratio", "percentile", "pre_mean"), GENERATED),
 }
 

@@ -21,10 +21,10 @@ from ..stored.names import Neuron
 
 Values = NDArray[np.float32]
 
-OF_A_CLASS = ("logit-gradient", "grad-times-activation", "contribution")
-SIGNED = ("grad-times-activation", "contribution")
+OF_A_CLASS = ("logit-gradient", "grad-times-activation", "contribution", "effect")
+SIGNED = ("grad-times-activation", "contribution", "effect")
 BY_PIXEL = ("neuron-gradient", "logit-gradient")
-View = Literal["map", "post", "neuron-gradient", "logit-gradient", "grad-times-activation", "contribution"]
+View = Literal["map", "post", "neuron-gradient", "logit-gradient", "grad-times-activation", "contribution", "effect"]
 VIEWS: tuple[View, ...] = get_args(View)
 ScaleOf = Literal["neuron", "image"]  # whose colour scale: one a neuron, or one an image and neuron
 SCALES: tuple[ScaleOf, ...] = get_args(ScaleOf)
@@ -52,8 +52,8 @@ def compute(
         return _activations(reader, neurons, ids)
     if view == "contribution":
         return _contributions(reader, neurons, ids, class_id, name)
-    if view == "grad-times-activation":
-        return _gradient_times_activation(reader, neurons, ids, class_id, name)
+    if view in ("grad-times-activation", "effect"):
+        return _to_first_order(reader, view, neurons, ids, class_id, name)
     return _pixel_gradients(reader, view, neurons, ids, class_id, name)
 
 
@@ -63,6 +63,8 @@ def scale_words(view: View) -> str:
         return f"Colours: from 0 to the {GRADIENT_END} quantile of the pixels shown."
     if view == "grad-times-activation":
         return "Colours: ± the largest value shown."
+    if view == "effect":
+        return "Colours: ± the largest value shown, in logits; the mean is that of all patches."
     if view == "contribution":
         return "Colours: ± the largest value shown, at least that of the 0.001 and 0.999 quantiles over all images."
     red = "red to the largest value shown (at least to the neuron's 0.999 quantile over all images)"
@@ -131,17 +133,20 @@ def _contributions(reader: MapSource, neurons: Sequence[Neuron], ids: list[int],
     return Shown(values, tuple(scales), title, (*notes, *_unread(reader, neurons)))
 
 
-def _gradient_times_activation(
-    reader: MapSource, neurons: Sequence[Neuron], ids: list[int], class_id: int, name: str
+def _to_first_order(
+    reader: MapSource, view: View, neurons: Sequence[Neuron], ids: list[int], class_id: int, name: str
 ) -> Shown:
-    from ..model.gradients import gradient_times_activation
+    """What a gradient says of each patch, in logits: of silence (gradient x activation), or of the mean (effect)."""
+    from ..model.gradients import effect_on_tokens, gradient_times_activation
 
+    is_effect = view == "effect"
     values = np.empty((len(ids), len(neurons), *reader.index.spec.grid), np.float32)
     notes = list(_unread(reader, neurons))
     for layer, columns in _by_layer(neurons):
         units = [neurons[c][1] for c in columns]
         for row, image_id in enumerate(ids):
-            found = gradient_times_activation(reader.live, layer, units, class_id, image_id)
+            asked = (reader.live, layer, units, class_id, image_id)
+            found = effect_on_tokens(*asked, reader.means) if is_effect else gradient_times_activation(*asked)
             values[row, columns] = found.patches
             if len(ids) == 1 and reader.index.spec.cls:
                 notes += [
@@ -149,7 +154,11 @@ def _gradient_times_activation(
                     for unit, share in zip(units, found.prefix[:, 0], strict=True)
                 ]
     scales = tuple(symmetric(float(np.abs(values[:, c]).max())) for c in range(len(neurons)))
-    return Shown(values, scales, f"Gradient × activation: logit of {name}", tuple(notes))
+    title = f"Gradient × activation: logit of {name}"
+    if is_effect:
+        lost = f"what the logit of {name}, minus the mean of all logits, loses"
+        title = f"Effect, to first order: {lost} with the neuron at its mean there"
+    return Shown(values, scales, title, tuple(notes))
 
 
 def _pixel_gradients(

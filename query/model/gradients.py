@@ -4,6 +4,7 @@ live = open_model(index)
 neuron_gradients(live, "blocks.4.mlp.fc1", [473], image_id=83)             # float32 [unit, y, x, channel]
 logit_gradient(live, class_id=2, image_id=83)                              # float32 [y, x, channel]
 gradient_times_activation(live, "blocks.4.mlp.fc1", [473], 2, 83).patches  # float32 [unit, rows, columns]
+effect_on_tokens(live, "blocks.4.mlp.fc1", [473], 2, 83).patches           # float32 [unit, rows, columns]
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...schemas.errors import QueryError
 from .edits import changed
 from .live_model import LiveModel
+from .replacement import Substitute, parsed
 
 BATCH = 4  # noisy copies at once: a backward pass keeps every block's activations
 
@@ -37,7 +40,7 @@ class Smoothing:
 
 @dataclass(frozen=True)
 class Attribution:
-    """Gradient x activation of neurons in logits: float32 `patches` [unit, rows, columns], `prefix` [unit, token]."""
+    """What neurons do to a logit, token by token: float32 `patches` [unit, rows, columns], `prefix` [unit, token]."""
 
     patches: NDArray[np.float32]
     prefix: NDArray[np.float32]
@@ -77,21 +80,49 @@ def gradient_times_activation(
     To first order, what the logit would lose were the neuron silent on that token. Exactly zero on the patches of
     the last block where the head reads token 0. For a coordinate of the stream (fc2) h is the coordinate itself.
     """
+    h, gradient = _at_neurons(live, layer, units, image_id, lambda logits: logits[:, class_id])
+    return _by_token(live, h * gradient)
+
+
+def effect_on_tokens(
+    live: LiveModel,
+    layer: str,
+    units: Sequence[int],
+    class_id: int,
+    image_id: int,
+    replace: str | Substitute = "mean",
+) -> Attribution:
+    """(h - h') * d L / d h on every token: to first order, what the answer loses where h' stands in place of h there.
+
+    L: the class's logit minus the mean of all logits. replace: as in `vitdex ablate`; a Substitute keeps its means from
+    image to image. Raises QueryError for a coordinate of the stream: nothing is defined to stand in its place.
+    """
+    if not live.index.neuron_layer(layer, 0).has_value_vectors:
+        fact = f"{layer} holds coordinates of the stream, which are no neurons to replace"
+        raise QueryError(fact, "Name a layer of fc1 or attn, or take grad-times-activation.")
+    substitute = Substitute(live, *parsed(replace)) if isinstance(replace, str) else replace
+    prepared = substitute.prepare({layer: list(units)}, [image_id], draw=0)
+    h, gradient = _at_neurons(live, layer, units, image_id, lambda logits: logits[:, class_id] - logits.mean(1))
+    return _by_token(live, (h - substitute.instead(layer, h, prepared)) * gradient)
+
+
+def _at_neurons(
+    live: LiveModel, layer: str, units: Sequence[int], image_id: int, answer: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """h, and the gradient by it of an answer made of the logits [image, class]: both [1, token, unit]."""
     for unit in units:
         live.index.neuron_layer(layer, unit)
     with _leaf(live, layer) as leaves:
-        logit = live(live.pixels([image_id]), [])[0][:, class_id]
-        product = (leaves[0] * torch.autograd.grad(logit.sum(), leaves[0])[0])[0, :, list(units)].T
-    values: NDArray[np.float32] = product.detach().cpu().numpy()
-    first = values.shape[1] - live.spec.patches
-    return Attribution(values[:, first:].reshape(len(units), *live.spec.grid), values[:, :first])
+        answered = answer(live(live.pixels([image_id]), [])[0])
+        gradient = torch.autograd.grad(answered.sum(), leaves[0])[0]
+    return leaves[0].detach()[..., list(units)], gradient[..., list(units)]
 
 
-def activate(live: LiveModel, layer: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Values after the model's own nonlinearity."""
-    with torch.inference_mode():
-        activated: NDArray[np.float32] = live.layer(layer).act(torch.tensor(values, device=live.device)).cpu().numpy()
-    return activated
+def _by_token(live: LiveModel, values: Tensor) -> Attribution:
+    """Values [1, token, unit] on the patches and on the tokens before them."""
+    of_units: NDArray[np.float32] = values[0].T.cpu().numpy()
+    first = of_units.shape[1] - live.spec.patches
+    return Attribution(of_units[:, first:].reshape(len(of_units), *live.spec.grid), of_units[:, :first])
 
 
 @contextmanager

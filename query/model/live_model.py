@@ -91,7 +91,8 @@ class LiveModel:
             with torch.inference_mode(), recording(inputs={"head": self.anatomy.head}) as read:
                 self.anatomy.model((self.pixels([image]) - self.mean) / self.std)
             bias = self.index.reader.rows("logits", [image])[0] - weight @ read["head"][0].float().cpu().numpy()
-        return torch.tensor(weight, device=self.device), torch.tensor(bias, dtype=torch.float32, device=self.device)
+        with torch.inference_mode(False):  # kept for passes that are differentiated, whoever asks first
+            return torch.tensor(weight, device=self.device), torch.tensor(bias, dtype=torch.float32, device=self.device)
 
     def values(self, pixels: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """The same values without the answer: nothing behind the last of these layers runs."""
@@ -104,6 +105,12 @@ class LiveModel:
         modules = {name: self.module(name) for name in names}
         outputs, inputs = ({n: m for n, (m, at) in modules.items() if at == end} for end in ("output", "input"))
         return outputs, inputs
+
+    def activated(self, layer: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Values after the model's own nonlinearity."""
+        with torch.inference_mode():
+            after: NDArray[np.float32] = self.layer(layer).act(torch.tensor(values, device=self.device)).cpu().numpy()
+        return after
 
     def patches(self, values: Tensor) -> Tensor:
         """Values [image, token, ...] without CLS and register tokens."""

@@ -20,6 +20,7 @@ from ..stored.stored_index import StoredIndex
 
 if TYPE_CHECKING:
     from .live_model import LiveModel
+    from .replacement import Substitute
 
 
 class MapSource:
@@ -37,6 +38,13 @@ class MapSource:
         from .live_model import open_model
 
         return open_model(self.index, self.weights, self.device)
+
+    @cached_property
+    def means(self) -> Substitute:
+        """The mean of every neuron on every kind of token; each is looked up once. Imports torch."""
+        from .replacement import Substitute
+
+        return Substitute(self.live, "mean")
 
     def __call__(self, layer: str, units: Sequence[int], image_ids: Sequence[int]) -> NDArray[np.float32]:
         """Values as indexed: float32 [image, unit, rows, columns]; NaN where an image was unreadable.
@@ -61,9 +69,7 @@ class MapSource:
         if self.index.neuron_layer(layer, 0).kind != "hidden":
             return values
         if self.index.spec.activation != "GELU":
-            from .gradients import activate
-
-            return activate(self.live, layer, values)
+            return self.live.activated(layer, values)
         phi = np.array([erf(v / 2**0.5) for v in values.ravel().tolist()]).reshape(values.shape)
         after: NDArray[np.float32] = (values * (1 + phi) / 2).astype(np.float32)
         return after

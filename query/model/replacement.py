@@ -80,6 +80,10 @@ class Substitute:
             self.live(self.live.pixels(donors), [])
         return {layer: read[layer][..., some] for layer, some in units.items()}
 
+    def instead(self, layer: str, now: Tensor, prepared: dict[str, Tensor] | None) -> Tensor:
+        """What stands in place of a layer's values `now` [image, token, unit], of what `prepare` gave."""
+        return self.factor * now if prepared is None else prepared[layer].to(now)
+
     def _donor(self, image_id: int, draw: int) -> int:
         """Another image of the index that can be read, drawn for this one."""
         others = self._readable[self._readable != image_id]
@@ -114,11 +118,11 @@ def replaced(
     weight: 0 to 1 for every token [image, token]; None for 1 everywhere. draw: which of several draws ('resample').
     """
     units = by_layer(neurons)
-    instead = substitute.prepare(units, image_ids, draw)
+    prepared = substitute.prepare(units, image_ids, draw)
 
     def change(layer: str, some: list[int], h: Tensor) -> Tensor:
         now = h[..., some]
-        new = substitute.factor * now if instead is None else instead[layer].to(now)
+        new = substitute.instead(layer, now, prepared)
         out = h.clone()
         out[..., some] = new if weight is None else now + weight[..., None] * (new - now)
         return out

@@ -19,6 +19,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from conftest import SAMPLE, vitdex
+from effect_by_hand import effect_by_hand
 from safetensors.numpy import load_file, save_file
 from vitdex.data.models.head import Head
 from vitdex.indexer import build_index, index_with_head, repair_index
@@ -29,6 +30,8 @@ from vitdex.indexer.plan import sample_request
 from vitdex.indexer.stored_source import StoredSource
 from vitdex.query.commands.main import cli
 from vitdex.query.index import Index
+from vitdex.query.model.gradients import effect_on_tokens
+from vitdex.query.model.live_model import open_model
 from vitdex.schemas.errors import BadIndex, DamagedIndex, ModelError, QueryError, VitdexError
 from vitdex.schemas.facts import file_facts
 from vitdex.schemas.integrity import verify
@@ -125,6 +128,28 @@ def check_same(other: Path, direct: Path, head: Path) -> None:
 
 def test_its_tables_are_those_of_an_index_made_with_it(second: Path, head: Path, tmp_path: Path) -> None:
     check_same(second, made(tmp_path / "direct", head=head), head)
+
+
+def test_effect_is_that_on_its_own_head(second: Path, head: Path) -> None:
+    """Of two classes of the brought head, whichever is asked first under inference_mode."""
+    given = load_file(head)
+    with Index(second) as index:
+        live = open_model(index)
+        features: list[torch.Tensor] = []
+        live.anatomy.head.register_forward_pre_hook(lambda _, args: features.append(args[0]))
+
+        def logits(pixels: torch.Tensor) -> torch.Tensor:
+            live.anatomy.model(pixels)
+            return features[-1] @ torch.from_numpy(given["weight"]).T + torch.from_numpy(given["bias"])
+
+        with torch.inference_mode():
+            live(live.pixels([5]), [])
+        fc2 = live.anatomy.model.get_submodule("blocks.3.mlp.fc2")
+        for class_id in (0, 7):
+            direct = effect_by_hand(live, fc2, 40, class_id, 5, logits)
+            found = effect_on_tokens(live, "blocks.3.mlp.fc1", [40], class_id, 5)
+            both = np.concatenate([found.prefix[0], found.patches.reshape(-1)])
+            np.testing.assert_allclose(both, direct, atol=1e-4 * np.abs(direct).max())
 
 
 def test_names_and_labels_of_ones_own(first: Path, head: Path, tmp_path: Path) -> None:

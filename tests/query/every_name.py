@@ -12,7 +12,18 @@ from numpy import float32
 from numpy.typing import NDArray
 from pandas import DataFrame
 from vitdex import query
-from vitdex.query import Heatmaps, Index, LiveModel, MapSource, Masks, Neuron, NeuronCard, StoredIndex, Target
+from vitdex.query import (
+    Heatmaps,
+    Index,
+    InsertionDeletion,
+    LiveModel,
+    MapSource,
+    Masks,
+    Neuron,
+    NeuronCard,
+    StoredIndex,
+    Target,
+)
 
 NEURON = Neuron.of("blocks.5.mlp.fc1:16")
 
@@ -40,6 +51,10 @@ def draw(index: Index, out: Path) -> None:
     maps: Heatmaps = query.neuron_heatmaps(index, [NEURON], ["coin/003.jpg"], "contribution", "coin")
     maps.picture().save(out / "one.png")
     query.class_heatmaps(index, "coin", k=1, images=1, by="folded").picture().save(out / "class.png")
+    judged: InsertionDeletion = query.insertion_deletion(
+        index, "coin", k=1, views=["effect", "centre"], images=1, steps=2, random=1, progress=lambda done, total: None
+    )
+    assert len(judged.curves) == 2 * 2 * 3
     query.regions_figure(index, "coin", images=1).savefig(out / "regions.png")
     query.milan_sheet(index, NEURON, k=2).savefig(out / "sheet.png")
     rows: DataFrame = query.generate_images(index, Target((NEURON,)), "default", 1, snapshots=[1])

@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from click.testing import CliRunner
+from effect_by_hand import effect_by_hand
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,6 +23,7 @@ from vitdex.query.commands.main import cli
 from vitdex.query.dissect.masks import open_masks, patch_cover
 from vitdex.query.drawing.ablation_figure import ablation_figure
 from vitdex.query.index import Index
+from vitdex.query.model.gradients import effect_on_tokens
 from vitdex.query.model.live_model import LiveModel, open_model
 from vitdex.query.model.replacement import Substitute, parsed, replaced
 from vitdex.query.model.rerun import Rerun
@@ -225,6 +227,18 @@ def test_other_models(other: Index) -> None:
     with replaced(live, neurons, Substitute(live, "mean"), ids):
         assert torch.equal(again.logits(0), found)
     assert torch.equal(again.logits(2), again.before)
+
+
+def test_effect_on_tokens_of_other_models(other: Index) -> None:
+    """Patches and every prefix token, each beside its own mean."""
+    live = open_model(other)
+    for layer, unit in (("blocks.0.mlp.fc1", 3), ("blocks.2.mlp.fc1", 10)):
+        fc2 = live.anatomy.model.get_submodule(layer.replace("fc1", "fc2"))
+        direct = effect_by_hand(live, fc2, unit, 1, 4)
+        found = effect_on_tokens(live, layer, [unit], 1, 4)
+        both = np.concatenate([found.prefix[0], found.patches.reshape(-1)])
+        assert len(both) == other.spec.tokens
+        np.testing.assert_allclose(both, direct, atol=1e-5 * np.abs(direct).max())
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import timm
 import torch
 from click.testing import CliRunner
 from conftest import Reference
+from effect_by_hand import effect_by_hand
 from timm.models.vision_transformer import Block
 from vitdex.data.images.preprocess import mean_and_std
 from vitdex.data.models.probe import dissect
@@ -23,9 +24,11 @@ from vitdex.query.dissect.selectivity import selectivity
 from vitdex.query.drawing.class_figures import activations_figure
 from vitdex.query.drawing.logit_figure import logit_figure
 from vitdex.query.drawing.neuron_figures import selectivity_figure
+from vitdex.query.heatmaps.faithfulness import insertion_deletion
 from vitdex.query.heatmaps.views import VIEWS, View
 from vitdex.query.index import Index
-from vitdex.query.model.live_model import LiveModel
+from vitdex.query.model.gradients import effect_on_tokens
+from vitdex.query.model.live_model import LiveModel, open_model
 from vitdex.schemas.errors import ModelError, QueryError
 
 LAYER, NEURONS = "blocks.4.attn.proj.input", "blocks.4.mlp.fc1"
@@ -226,6 +229,22 @@ def test_heatmaps(index: Index, view: View) -> None:
     if view == "contribution":  # no nonlinearity is applied to what has none
         score = index.sql("FROM class_scores WHERE layer = ? AND unit = 3 AND class_id = 2", [LAYER]).score[0]
         np.testing.assert_allclose(shown.values[0, 0], score * index.map(LAYER, 3, 90), rtol=1e-5)
+
+
+def test_effect_of_an_attention_unit(index: Index) -> None:
+    live = open_model(index)
+    direct = effect_by_hand(live, live.anatomy.model.get_submodule("blocks.4.attn.proj"), 3, 2, 90)
+    found = effect_on_tokens(live, LAYER, [3], 2, 90)
+    np.testing.assert_allclose(found.patches.reshape(-1), direct[1:], atol=1e-5 * np.abs(direct).max())
+    np.testing.assert_allclose(found.prefix[0], direct[:1], atol=1e-5 * np.abs(direct).max())
+
+
+def test_post_is_judged_where_a_nonlinearity_follows(index: Index) -> None:
+    small: dict[str, Any] = {"k": 1, "images": 1, "steps": 2, "random": 0}
+    for layer in (LAYER, NEURONS):
+        judged = insertion_deletion(index, CLASS, layer=layer, **small).areas["view"].tolist()
+        assert ("post" in judged) == (layer == NEURONS)
+        assert judged[-1] == "centre"
 
 
 def test_activations_name_what_they_are_of(index: Index, tmp_path: Path) -> None:

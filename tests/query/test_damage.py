@@ -43,7 +43,9 @@ ASKING_NO_TABLE = {
     "verify",
 }
 # What is no question: kinds of things that the questions take or give.
-RECORDS = {"Index", "StoredIndex", "Neuron", "Heatmaps", "NeuronCard", "LiveModel", "Masks", "Target"}
+RECORDS = {
+    "Index", "StoredIndex", "Neuron", "Heatmaps", "NeuronCard", "LiveModel", "Masks", "Target", "InsertionDeletion",
+}  # fmt: skip
 
 FUNCTIONS: dict[str, Ask] = {
     "ablate": lambda i, _: query.ablate(i, "coin", k=1, images=1, random=1),
@@ -76,6 +78,7 @@ FUNCTIONS: dict[str, Ask] = {
     "generated_figure": lambda i, _: query.generated_figure(i, made(i)),
     "neuron_heatmaps": lambda i, _: query.neuron_heatmaps(i, [NEURON], [0]),
     "import_descriptions": lambda i, out: query.import_descriptions(i, csv(out), "me"),
+    "insertion_deletion": lambda i, _: query.insertion_deletion(i, "coin", 1, images=1, steps=2, random=1),
     "key_neurons": lambda i, _: query.key_neurons(i, "coin"),
     "key_value_agreement": lambda i, _: query.key_value_agreement(i),
     "labelled_images": lambda i, _: query.labelled_images(i),
@@ -135,6 +138,7 @@ COMMANDS: dict[str, list[str]] = {
     "top": ["--class", "coin", "-k", "2", "-o", "OUT/top.png"],
     "neighbours": ["0", "--neuron", str(NEURON), "-k", "2", "-o", "OUT/near.png"],
     "heatmap": ["--class", "coin", "-k", "1", "--images", "1", "-o", "OUT/map.png"],
+    "faithfulness": ["--class", "coin", "-k", "1", "--images", "1", "--steps", "2", "--view", "map"],
     "dissect blocks": [],
     "dissect activations": ["coin"],
     "dissect regions": ["coin"],

@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 from click.testing import CliRunner
+from effect_by_hand import effect_by_hand
 from PIL import Image
 from safetensors.torch import save_file
 from vitdex.indexer.build import Quiet, build
@@ -24,6 +25,9 @@ from vitdex.query.drawing.class_figures import activations_figure
 from vitdex.query.heatmaps.views import VIEWS
 from vitdex.query.index import Index
 from vitdex.query.lookups.key_neurons import RANKINGS, Ranking, key_neurons
+from vitdex.query.model.gradients import effect_on_tokens
+from vitdex.query.model.live_model import open_model
+from vitdex.schemas.errors import QueryError
 from vitdex.schemas.run_spec import Kind, LayerSpec, Maps
 
 NAME = "eva02_tiny_patch14_224"
@@ -171,6 +175,19 @@ def test_look_ups_and_exports(place: Path, path: Path, tmp_path: Path) -> None:
     run("export", "clip-dissect", path, tmp_path / "clip", "--layer", LAYER)
     run("export", "tables", path, tmp_path / "tables")
     assert torch.load(next((tmp_path / "clip" / "max").iterdir()), weights_only=True).shape[0] == 12
+
+
+def test_effect(place: Path, index: Index) -> None:
+    """Of what fc2 reads, in both signs; what fc2 writes is no neuron."""
+    live = open_model(index, place / "model", "cpu")
+    fc2 = live.anatomy.model.get_submodule(WRITTEN)
+    for unit in (7, NEGATIVE):
+        direct = effect_by_hand(live, fc2, unit, 2, 0)
+        found = effect_on_tokens(live, LAYER, [unit], 2, 0)
+        both = np.concatenate([found.prefix[0], found.patches.reshape(-1)])
+        np.testing.assert_allclose(both, direct, atol=1e-5 * np.abs(direct).max() + 1e-9)
+    with pytest.raises(QueryError, match=r"no neurons to replace\. Name a layer of fc1 or attn, or take grad-times"):
+        index.heatmaps([(WRITTEN, 1)], [0], "effect", "owl", weights=place / "model")
 
 
 @pytest.mark.parametrize("view", VIEWS)

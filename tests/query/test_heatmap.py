@@ -12,6 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from conftest import Reference
+from effect_by_hand import effect_by_hand
 from PIL import Image
 from torch import Tensor
 from vitdex.indexer.build import Quiet, build
@@ -22,7 +23,13 @@ from vitdex.query.drawing.overlay import overlay
 from vitdex.query.heatmaps.heatmap import neuron_heatmaps
 from vitdex.query.index import Index
 from vitdex.query.lookups.class_images import class_images
-from vitdex.query.model.gradients import Smoothing, gradient_times_activation, logit_gradient, neuron_gradients
+from vitdex.query.model.gradients import (
+    Smoothing,
+    effect_on_tokens,
+    gradient_times_activation,
+    logit_gradient,
+    neuron_gradients,
+)
 from vitdex.query.model.live_model import LiveModel, open_model
 from vitdex.schemas.errors import QueryError
 
@@ -126,6 +133,41 @@ def test_gradient_times_activation_is_autograds(sample: Index, reference: Refere
     np.testing.assert_allclose(found.patches.reshape(2, 64), direct[:, 1:], atol=tolerance)
     np.testing.assert_allclose(found.prefix, direct[:, :1], atol=tolerance)
     assert (found.patches == 0).all() == (block == 5)  # no patch of the last block reaches the head
+
+
+@pytest.mark.parametrize("block", [2, 5])
+def test_effect_is_that_of_the_mean(sample: Index, block: int) -> None:
+    live, layer = open_model(sample), f"blocks.{block}.mlp.fc1"
+    fc2 = live.anatomy.model.get_submodule(f"blocks.{block}.mlp.fc2")
+    units = np.abs(gradient_times_activation(live, layer, range(768), COIN, IMAGE).prefix[:, 0]).argsort()[-2:].tolist()
+    direct = np.array([effect_by_hand(live, fc2, unit, COIN, IMAGE) for unit in units])
+    found = effect_on_tokens(live, layer, units, COIN, IMAGE)
+    assert np.abs(direct).max() > 0.01
+    np.testing.assert_allclose(found.patches.reshape(2, 64), direct[:, 1:], atol=1e-5 * np.abs(direct).max())
+    np.testing.assert_allclose(found.prefix, direct[:, :1], atol=1e-5 * np.abs(direct).max())
+    assert (found.patches == 0).all() == (block == 5)
+    shown = neuron_heatmaps(sample, [(layer, unit) for unit in units], [IMAGE, 80], "effect", "coin")
+    np.testing.assert_array_equal(shown.values[0], found.patches)
+    assert shown.title == (
+        "Effect, to first order: what the logit of coin, minus the mean of all logits, loses with the neuron at its "
+        "mean there"
+    )
+    assert shown.notes[-1] == "Colours: ± the largest value shown, in logits; the mean is that of all patches."
+
+
+def test_effect_on_the_cls_token_is_told(sample: Index) -> None:
+    on_cls = effect_on_tokens(open_model(sample), LAST, [16], COIN, IMAGE).prefix[0, 0]
+    told = neuron_heatmaps(sample, [(LAST, 16)], [IMAGE], "effect").notes
+    assert told[0].startswith("Block 5 is the last and the head reads token 0: its patches")
+    assert told[1].startswith(f"{LAST}:16 on the CLS token: {on_cls:.3f}"[:-1])
+
+
+def test_effect_of_zero_is_gradient_times_activation(sample: Index) -> None:
+    """But for the mean of all logits, which a logit alone does not have."""
+    live = open_model(sample)
+    of_zero = effect_on_tokens(live, LAYER, [473], COIN, IMAGE, "zero").patches
+    every = [gradient_times_activation(live, LAYER, [473], c, IMAGE).patches for c in range(12)]
+    np.testing.assert_allclose(of_zero, every[COIN] - np.mean(every, 0), atol=1e-6 * np.abs(of_zero).max() + 1e-9)
 
 
 def test_zero_is_explained(sample: Index) -> None:
