@@ -117,17 +117,20 @@ def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]
     said = tmp_path_factory.mktemp("said") / "said.txt"
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", DRIVER.format(part=PART)], **pipes) as driver:
+        assert driver.stdin is not None
+        assert driver.stdout is not None
+        asking, answering = driver.stdin, driver.stdout
 
         def run(index_path: Path, *more: str, number: int = 0, event: int = 0, delay: float = 0) -> tuple[int, str]:
             words = ["effects", str(index_path), "--masks", str(folder / "masks"), "--weights", str(folder), *more]
             asked = {"words": words, "said": str(said), "number": number, "event": event, "delay": delay}
-            driver.stdin.write(json.dumps({"root": str(index_path / "extensions"), **asked}) + "\n")
-            driver.stdin.flush()
-            status = int(driver.stdout.readline())
+            asking.write(json.dumps({"root": str(index_path / "extensions"), **asked}) + "\n")
+            asking.flush()
+            status = int(answering.readline())
             return status, said.read_text()
 
         yield run
-        driver.stdin.close()
+        asking.close()
 
 
 def test_killed_at_ten_moments_and_repeated_is_the_same(
@@ -311,14 +314,15 @@ def test_overwrite_makes_a_damaged_one_anew(index_path: Path, folder: Path, whol
     root = add_effects(index_path, folder, replace="zero", stored="float16") / INSIDE
     before = content(index_path)
     assert before != whole
-    for breaks in (
+    ways: tuple[Callable[[], object], ...] = (
         lambda: replace(root / "manifest.json", b"x"),
         lambda: shutil.rmtree(root / "parts"),
         lambda: shutil.rmtree(root / "arrays.zarr"),
         lambda: replace(root / "tables.duckdb", b""),
         lambda: replace(root / "tables.duckdb.wal", b"x"),
         lambda: (root / "parts" / "folder").mkdir(),
-    ):
+    )
+    for breaks in ways:
         breaks()
         add_effects(index_path, folder, overwrite=True)
         assert content(index_path) == whole
