@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock
+from safetensors.numpy import load_file, save_file
 from small_effects import (
     IMAGES,
     INSIDE,
     LAYER,
-    MODEL,
     PART,
     add_effects,
     content,
@@ -330,10 +330,9 @@ def test_overwrite_makes_a_damaged_one_anew(index_path: Path, folder: Path, whol
 
 
 def test_other_weights_are_refused(index_path: Path, folder: Path, tmp_path: Path) -> None:
-    from other_models import index_of
-
-    other = tmp_path / "other"
-    index_of("vit_tiny_patch16_224", {**MODEL[1], "num_heads": 4}, other)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["blocks.0.mlp.fc1.bias"] += 1
+    save_file(tensors, other := tmp_path / "other.safetensors")
     with Index(index_path) as index, pytest.raises(ModelError, match=r"^[^\n]+$"):
         measure_effects(index, weights=other)
     assert not (index_path / "extensions").exists()
