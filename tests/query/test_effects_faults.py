@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,10 +169,12 @@ def test_a_damaged_array_is_said_with_its_remedy(leaf: str, change: str, evil: P
             file.symlink_to(folder / "out.vitdex" / file.relative_to(evil))
         if change == "folder":
             file.mkdir()
+    said = rf"{LAYER}/{leaf}/c/\d/0 .*\. {REMEDY}$"
     with Index(evil) as index:
-        for ask in (lambda: stored(index).of_image(LAYER, 4, leaf), lambda: stored(index).of_neuron(LAYER, 5, leaf)):
-            with pytest.raises(DamagedIndex, match=rf"{LAYER}/{leaf}/c/\d/0 .*\. {REMEDY}$"):
-                ask()
+        with pytest.raises(DamagedIndex, match=said):
+            stored(index).of_image(LAYER, 4, leaf)
+        with pytest.raises(DamagedIndex, match=said):
+            stored(index).of_neuron(LAYER, 5, leaf)
         assert len(index.key_neurons(0, 3, "effect")) == 3
 
 
@@ -304,7 +307,7 @@ def reseal(path: Path, change: Callable[[dict[str, Any]], object] = lambda manif
         if (path / INSIDE / name).is_file():
             manifest["files"][name] = list(file_facts(path / INSIDE / name))
     change(manifest)
-    replace(file, seal_extension(manifest))  # type: ignore[arg-type]
+    replace(file, seal_extension(manifest))
 
 
 def at(place: str, value: Any) -> Callable[[dict[str, Any]], None]:
@@ -505,7 +508,7 @@ def test_odd_numbers_in_the_tables_are_answered_or_refused(change: str, evil: Pa
     edit_tables(evil, f"UPDATE class_effects SET {change} WHERE unit % 2 = 0")
     for name, ask in DOORS.items():
         if name != "sql":  # a process of its own, which asks what the others ask
-            said = refusal(lambda ask=ask: ask(evil))
+            said = refusal(partial(ask, evil))
             assert said is None or "\n" not in said
 
 
@@ -549,7 +552,7 @@ def test_what_lies_beside_the_tables_is_not_read(end: str, evil: Path) -> None:
 def test_mistakes_of_whoever_asks_are_not_damage(folder: Path) -> None:
     with Index(folder / "out.vitdex") as index:
         effects = stored(index)
-        for ask, line in (
+        mistakes: tuple[tuple[Callable[[], object], str], ...] = (
             (lambda: effects.of_neuron(LAYER, UNITS), rf"no unit {UNITS} in {LAYER}\. Its units count from 0 to 191"),
             (lambda: effects.of_neuron(LAYER, -1), "no unit -1"),
             (lambda: effects.of_neuron("blocks.1.mlp.fc2", 0), r"no effects of blocks\.1\.mlp\.fc2"),
@@ -557,7 +560,8 @@ def test_mistakes_of_whoever_asks_are_not_damage(folder: Path) -> None:
             (lambda: effects.of_image(LAYER, -1), "image -1 is not among them"),
             (lambda: effects.of_image(LAYER, 0, "replacement"), "no 'replacement' was measured"),
             (lambda: effects.of_image(LAYER, 0, "logit"), r"no 'logit' was measured\. There are effect, through_norm"),
-        ):
+        )
+        for ask, line in mistakes:
             with pytest.raises(QueryError, match=line):
                 ask()
     with pytest.raises(QueryError, match="is closed"):
@@ -585,7 +589,7 @@ def test_tables_of_effects_are_exported(evil: Path, tmp_path: Path) -> None:
         rows = export_tables(index, tmp_path / "out")
         assert rows["effect_images"] == 9
         assert rows["class_effects"] == 3 * 2 * UNITS
-        there = duckdb.sql(f"FROM '{tmp_path}/out/class_effects.parquet' ORDER BY ALL").df()
+        there = duckdb.connect().execute(f"FROM '{tmp_path}/out/class_effects.parquet' ORDER BY ALL").df()
         assert there.equals(index.sql("FROM class_effects ORDER BY ALL"))
         assert "rank_by_effect" in (tmp_path / "out" / "schema.sql").read_text()
         export_tables(index, tmp_path / "view", tables=["key_neurons"])
