@@ -169,11 +169,12 @@ def test_a_damaged_array_is_said_with_its_remedy(leaf: str, change: str, evil: P
             file.symlink_to(folder / "out.vitdex" / file.relative_to(evil))
         if change == "folder":
             file.mkdir()
+    said = rf"{LAYER}/{leaf}/c/\d/0 .*\. {REMEDY}$"
     with Index(evil) as index:
-        reads = (partial(stored(index).of_image, LAYER, 4, leaf), partial(stored(index).of_neuron, LAYER, 5, leaf))
-        for ask in reads:
-            with pytest.raises(DamagedIndex, match=rf"{LAYER}/{leaf}/c/\d/0 .*\. {REMEDY}$"):
-                ask()
+        with pytest.raises(DamagedIndex, match=said):
+            stored(index).of_image(LAYER, 4, leaf)
+        with pytest.raises(DamagedIndex, match=said):
+            stored(index).of_neuron(LAYER, 5, leaf)
         assert len(index.key_neurons(0, 3, "effect")) == 3
 
 
@@ -588,7 +589,7 @@ def test_tables_of_effects_are_exported(evil: Path, tmp_path: Path) -> None:
         rows = export_tables(index, tmp_path / "out")
         assert rows["effect_images"] == 9
         assert rows["class_effects"] == 3 * 2 * UNITS
-        there = duckdb.execute(f"FROM '{tmp_path}/out/class_effects.parquet' ORDER BY ALL").df()
+        there = duckdb.connect().execute(f"FROM '{tmp_path}/out/class_effects.parquet' ORDER BY ALL").df()
         assert there.equals(index.sql("FROM class_effects ORDER BY ALL"))
         assert "rank_by_effect" in (tmp_path / "out" / "schema.sql").read_text()
         export_tables(index, tmp_path / "view", tables=["key_neurons"])

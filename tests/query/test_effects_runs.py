@@ -115,22 +115,24 @@ def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
 def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """Run `vitdex effects` on an index in a process of its own: its exit status and what it said."""
     said = tmp_path_factory.mktemp("said") / "said.txt"
-    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", DRIVER.format(part=PART)], **pipes) as driver:
-        assert driver.stdin is not None
-        assert driver.stdout is not None
-        asking, answering = driver.stdin, driver.stdout
+    script = DRIVER.format(part=PART)
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as driver:
+        orders, statuses = driver.stdin, driver.stdout
+        assert orders is not None
+        assert statuses is not None
 
         def run(index_path: Path, *more: str, number: int = 0, event: int = 0, delay: float = 0) -> tuple[int, str]:
             words = ["effects", str(index_path), "--masks", str(folder / "masks"), "--weights", str(folder), *more]
             asked = {"words": words, "said": str(said), "number": number, "event": event, "delay": delay}
-            asking.write(json.dumps({"root": str(index_path / "extensions"), **asked}) + "\n")
-            asking.flush()
-            status = int(answering.readline())
+            orders.write(json.dumps({"root": str(index_path / "extensions"), **asked}) + "\n")
+            orders.flush()
+            status = int(statuses.readline())
             return status, said.read_text()
 
         yield run
-        asking.close()
+        orders.close()
 
 
 def test_killed_at_ten_moments_and_repeated_is_the_same(
@@ -314,7 +316,7 @@ def test_overwrite_makes_a_damaged_one_anew(index_path: Path, folder: Path, whol
     root = add_effects(index_path, folder, replace="zero", stored="float16") / INSIDE
     before = content(index_path)
     assert before != whole
-    ways: tuple[Callable[[], object], ...] = (
+    damages: tuple[Callable[[], object], ...] = (
         lambda: replace(root / "manifest.json", b"x"),
         lambda: shutil.rmtree(root / "parts"),
         lambda: shutil.rmtree(root / "arrays.zarr"),
@@ -322,8 +324,8 @@ def test_overwrite_makes_a_damaged_one_anew(index_path: Path, folder: Path, whol
         lambda: replace(root / "tables.duckdb.wal", b"x"),
         lambda: (root / "parts" / "folder").mkdir(),
     )
-    for breaks in ways:
-        breaks()
+    for damage in damages:
+        damage()
         add_effects(index_path, folder, overwrite=True)
         assert content(index_path) == whole
         assert verify(index_path) == []
