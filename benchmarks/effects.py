@@ -31,8 +31,9 @@ from torch import Tensor
 from vitdex.indexer.build import Quiet, build
 from vitdex.indexer.plan import default_workers, make_plan
 from vitdex.query.causal.effects_run import measure_effects
-from vitdex.query.model.live_model import LiveModel, open_model
+from vitdex.query.model.live_model import BATCH, LiveModel, open_model
 from vitdex.query.model.replacement import Substitute, replaced
+from vitdex.query.model.rerun import Rerun
 from vitdex.query.stored.names import Neuron
 from vitdex.query.stored.stored_index import StoredIndex
 
@@ -60,15 +61,13 @@ def agreement(path: Path, weights: Path | None, images: int, folder: Path | None
         ids = every[np.linspace(0, len(every) - 1, min(images, len(every))).round().astype(int)].tolist()
         asked = torch.from_numpy(effects.reader.rows("class", [effects.row(i) for i in ids]).astype(np.int64))
         substitute = Substitute(live, effects.spec.replace)
-        before, figures = _answers(live, ids, asked), []
+        figures = []
         print("| layer | image × neuron | mean over images | recall of the 20 largest |\n|---|---|---|---|")
         for layer in effects.spec.layers:
             estimate = np.stack([effects.of_image(layer, i) for i in ids])
             largest = np.argsort(-np.abs(estimate.mean(0)))[:LARGEST]
             units = np.unique([*largest, *draw.choice(estimate.shape[1], RANDOM, replace=False)])
-            exact = np.empty((len(ids), len(units)), np.float32)
-            for column, unit in enumerate(units.tolist()):
-                exact[:, column] = _without(live, substitute, Neuron(layer, unit), ids, asked, before)
+            exact = _exact(live, substitute, [Neuron(layer, unit) for unit in units.tolist()], ids, asked)
             found = estimate[:, units]
             whole = spearmanr(found.ravel(), exact.ravel())[0]
             means = spearmanr(found.mean(0), exact.mean(0))[0]
@@ -79,18 +78,26 @@ def agreement(path: Path, weights: Path | None, images: int, folder: Path | None
         record(folder, "effects_agreement", figures)
 
 
-@torch.inference_mode()
-def _answers(live: LiveModel, ids: list[int], asked: Tensor, batch: int = 48) -> Tensor:
-    """The logit of each image's class, minus the mean of all."""
-    logits = torch.cat([live(live.pixels(ids[i : i + batch]), [])[0].cpu() for i in range(0, len(ids), batch)])
-    return logits[torch.arange(len(ids)), asked] - logits.mean(1)
-
-
-def _without(
-    live: LiveModel, substitute: Substitute, neuron: Neuron, ids: list[int], asked: Tensor, before: Tensor
+def _exact(
+    live: LiveModel, substitute: Substitute, neurons: list[Neuron], ids: list[int], asked: Tensor
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    with replaced(live, [neuron], substitute, ids):
-        return (before - _answers(live, ids, asked)).numpy()
+    """The fall of each image's logit without each neuron of a layer: float32 [image, neuron]."""
+    block, rows = live.index.neuron_layer(*neurons[0]).block, []
+    for start in range(0, len(ids), BATCH):
+        some, classes = ids[start : start + BATCH], asked[start : start + BATCH]
+        again = Rerun(live, live.pixels(some), [block])
+        before, falls = _answers(again.before, classes), []
+        for neuron in neurons:
+            with replaced(live, [neuron], substitute, some):
+                falls.append(before - _answers(again.logits(block), classes))
+        rows.append(torch.stack(falls, 1))
+    return torch.cat(rows).cpu().numpy()
+
+
+def _answers(logits: Tensor, classes: Tensor) -> Tensor:
+    """The logit of each image's class, minus the mean of all."""
+    chosen: Tensor = logits[torch.arange(len(logits)), classes] - logits.mean(1)
+    return chosen
 
 
 @main.command()

@@ -5,6 +5,7 @@ python every_name.py INDEX FOLDER
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -113,6 +114,14 @@ def run_the_model(stored: StoredIndex) -> None:
     assert anew.shape == MapSource(stored)(NEURON.layer, [NEURON.unit], [0]).shape
 
 
+def causes(stored: StoredIndex, out: Path) -> None:
+    with StoredIndex(shutil.copytree(stored.layout.root, out / "copy.vitdex")) as plain:
+        place: Path = query.measure_effects(plain, masks=query.open_masks(plain), classes=["coin"])
+    with Index(place.parents[1]) as index:
+        found: DataFrame = query.subject_effects(index, k=2, random=2)
+        assert found["class"].tolist() == ["coin"]
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[2])
     with Index(sys.argv[1]) as opened:
@@ -121,3 +130,4 @@ if __name__ == "__main__":
         assert all(len(table) for table in dissect(opened))
         exchange(opened, folder)
         run_the_model(opened)
+        causes(opened, folder)

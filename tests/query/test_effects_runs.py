@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from filelock import FileLock
 from safetensors.numpy import load_file, save_file
@@ -361,7 +362,7 @@ def test_classes_beyond_the_head_are_refused(index_path: Path, folder: Path, mon
     with Index(index_path) as index:
         rows = index.sql("SELECT image_id, 4000000000 AS asked, true AS readable FROM images ORDER BY image_id")
         monkeypatch.setattr(index, "sql", lambda query: rows)
-        with pytest.raises(DamagedIndex, match="names class 4000000000, which the head does not have"):
+        with pytest.raises(DamagedIndex, match="name class 4000000000, which the head does not have"):
             plan_effects(index, weights=folder, device="cpu")
 
 
@@ -399,7 +400,7 @@ def test_a_full_disk_is_one_line_and_then_it_goes_on(
         monkeypatch.undo()
         shutil.rmtree(copy / "extensions")
         filling.write_bytes(bytes(shutil.disk_usage(disk).free - 100_000))
-        with pytest.raises(QueryError, match=r"are needed in .* and 1\d\d KB are free\. Make space, give --stored"):
+        with pytest.raises(QueryError, match=r"are needed in .* are free\. Make space, give --stored float16"):
             add_effects(copy, folder)
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         with pytest.raises((QueryError, OSError), match="cannot be written|Read-only"):
@@ -452,8 +453,8 @@ def test_half_precisions_and_unreadable_images(folder: Path, tmp_path: Path) -> 
         assert half.effects.reader.specs[f"{LAYER}/effect"].dtype == "float16"
         assert np.abs(low - high).max() < 0.1 * np.abs(high).max()
         row = full.sql("FROM effect_images ORDER BY image_id").iloc[0]
-        assert np.isnan(row.class_id)
-        assert np.isnan(row.logit)
+        assert pd.isna(row.class_id)
+        assert pd.isna(row.logit)
         counts = full.sql("SELECT class_id, any_value(n) AS n FROM class_effects GROUP BY 1 ORDER BY 1").n.tolist()
         assert sorted(counts) == [2, 3, 3]
     assert verify(path) == []
