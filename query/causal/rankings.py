@@ -130,8 +130,8 @@ def _tops(
     """Each class's first k neurons by every ranking; without rankings asked for, those that all the classes have."""
     tops: dict[int, dict[Ranking, list[Neuron]]] = {class_id: {} for class_id in class_ids}
     for by in RANKINGS if rankings is None else dict.fromkeys(rankings):
-        chosen_ranking(index, by)  # an unknown one is an error however many are asked for
         try:
+            chosen_ranking(index, by)
             found = {class_id: named(key_neurons(index, class_id, k, by)) for class_id in class_ids}
         except QueryError:  # the index has none by it
             if rankings is not None:

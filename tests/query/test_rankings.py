@@ -116,7 +116,7 @@ def test_a_ranking_that_the_index_lacks(sample: Index, monkeypatch: pytest.Monke
     few: dict[str, Any] = {"ks": (1,), "classes": ["coin"], "images": 1, "random": 0}
     found = compare_rankings(sample, **few)
     assert "cosine" not in found.ranking.tolist()
-    assert "Not compared: cosine." in of_rankings(sample, found, "mean", 0)
+    assert "Not compared: cosine, effect." in of_rankings(sample, found, "mean", 0)
     with pytest.raises(QueryError, match="by cosine"):
         compare_rankings(sample, **few, rankings=["score", "cosine"])
 
