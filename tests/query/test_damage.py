@@ -188,8 +188,8 @@ def without_effects(index: Index) -> Iterator[None]:
 
 
 def measured(index: Index) -> None:
-    with without_effects(index):
-        query.measure_effects(index, limit=1)
+    with without_effects(index), query.StoredIndex(index.layout.root, extensions=False) as plain:
+        query.measure_effects(plain, limit=1)
 
 
 def csv(out: Path) -> Path:
