@@ -24,4 +24,5 @@ draw sets sets "$out" bird --by margin
 draw composed composed "$out" --by margin
 draw fires fires "$out" bird/000.jpg
 vitdex ablate "$out" --class coin -k 10 -o "$to/ablated.png" > /dev/null
-vitdex rankings "$out" --images 40 -o "$to/rankings.png" > /dev/null
+vitdex effects "$out" > /dev/null
+vitdex rankings "$out" --images 20 -o "$to/rankings.png" > /dev/null

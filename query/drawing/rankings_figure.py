@@ -19,6 +19,7 @@ PANELS = (  # a row shares its axis, so that what others lose is seen in the siz
 )
 MARKERS = "osD^vP*X"
 BESIDE = 1.045  # what a ranking's dots stand beside the one before it: k times this
+LINES = (*COLOURS[:6], *COLOURS[8:])  # without the yellows, which are pale on white
 
 
 def rankings_figure(means: pd.DataFrame, caption: str = "") -> Figure:
@@ -47,7 +48,7 @@ def _panel(axis: Axes, means: pd.DataFrame, name: str) -> None:
         at = rows.k.to_numpy(np.float64) * BESIDE ** (place - (len(rankings) - 1) / 2)
         label = None if place else "random neurons of the same layers, a line a ranking"
         axis.plot(at, rows[f"random_{name}"], color=GREY, lw=1, marker=".", ms=4, label=label)
-        axis.errorbar(at, rows[name], _reach(rows, name), color=COLOURS[place % len(COLOURS)], lw=1.2, ms=4.5,
+        axis.errorbar(at, rows[name], _reach(rows, name), color=LINES[place % len(LINES)], lw=1.2, ms=4.5,
                       elinewidth=1, marker=MARKERS[place % len(MARKERS)], label=f"by {by}")  # fmt: skip
     ks = sorted(means.k.unique())
     axis.set_xscale("log")
