@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,11 @@ def nodes(value: Any) -> list[tuple[Any, Any]]:
     return found
 
 
+def odd(chance: random.Random) -> Any:
+    """A value of its own: what is put into a content may be broken there in its turn."""
+    return deepcopy(chance.choice(ODD))
+
+
 def break_json(content: Any, chance: random.Random) -> None:
     """Change one place of a value out of JSON: another value, one from elsewhere in it, none, or one more."""
     places = nodes(content)
@@ -119,9 +125,9 @@ def break_json(content: Any, chance: random.Random) -> None:
     elif how == 2 and isinstance(container, list):
         container.extend(json.loads(json.dumps(container)))
     elif how == 3 and isinstance(container, dict):
-        container[chance.choice(["x", "../x", "/x", "", "a\0", "é"])] = chance.choice(ODD)
+        container[chance.choice(["x", "../x", "/x", "", "a\0", "é"])] = odd(chance)
     else:
-        container[key] = chance.choice(ODD)
+        container[key] = odd(chance)
 
 
 def unsealed(folder: Path) -> dict[str, Any]:

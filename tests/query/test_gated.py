@@ -96,7 +96,7 @@ def test_a_dead_unit_is_0_in_both_signs(index: Index) -> None:
     assert (low < 0).all()
 
 
-@pytest.mark.parametrize("by", RANKINGS)
+@pytest.mark.parametrize("by", [by for by in RANKINGS if by != "effect"])  # of which this index has none
 def test_coordinates_of_the_stream_stand_in_no_ranking(index: Index, by: Ranking) -> None:
     units = sum(layer.units for layer in index.spec.layers if layer.has_value_vectors)
     assert units < index.spec.neurons
