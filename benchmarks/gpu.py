@@ -30,9 +30,9 @@ from safetensors.torch import save_file
 from throughput import jpegs
 from torch import Tensor
 from vitdex.data.images.preprocess import mean_and_std, normalise
+from vitdex.data.models.device import DTYPES
 from vitdex.indexer.plan import Plan, Request, default_workers, make_plan
 from vitdex.indexer.run import part_runner
-from vitdex.indexer.run.capture import DTYPES
 from vitdex.indexer.run.feed import Batch, feed
 from vitdex.indexer.run.part_runner import Filled, fresh_statistics, run_parts
 from vitdex.indexer.run.part_writer import PartBuffer

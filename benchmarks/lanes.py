@@ -24,9 +24,10 @@ import torch
 from record import Figure, record
 from throughput import prepared
 from vitdex.data.images.preprocess import mean_and_std, normalise
+from vitdex.data.models.device import DTYPES
 from vitdex.indexer.memory import keep_freed_memory
 from vitdex.indexer.plan import Plan, default_workers, make_plan
-from vitdex.indexer.run.capture import DTYPES, Capture
+from vitdex.indexer.run.capture import Capture
 from vitdex.indexer.run.feed import feed
 from vitdex.indexer.run.part_runner import fresh_statistics
 from vitdex.indexer.run.part_writer import PartBuffer

@@ -62,7 +62,7 @@ def summaries(layout: Layout, spec: RunSpec) -> None:
         array = declared[path]
         full = np.zeros(array.chunks, array.dtype)
         full[: len(values)] = values
-        file = layout.root / array.file(part, *[0] * (len(array.shape) - 1))
+        file = layout.root / array.part_file(part)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(encode_file(full, array))
         return file

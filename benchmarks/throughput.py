@@ -29,10 +29,10 @@ from PIL import Image, ImageFilter
 from record import Figure, record
 from safetensors.torch import save_file
 from vitdex.data.images.preprocess import mean_and_std, normalise
+from vitdex.data.models.device import DTYPES
 from vitdex.indexer.build import fill
 from vitdex.indexer.ledger import Ledger
 from vitdex.indexer.plan import Plan, Request, default_workers, make_plan
-from vitdex.indexer.run.capture import DTYPES
 from vitdex.indexer.run.feed import feed
 from vitdex.indexer.run.part_runner import fresh_statistics
 from vitdex.schemas.layout import Layout

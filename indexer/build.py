@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +16,7 @@ from ..schemas.database import tables_record
 from ..schemas.errors import SourceError
 from ..schemas.facts import Files, ImageFacts, file_facts
 from ..schemas.layout import Layout
-from ..schemas.manifest import Manifest, seal_manifest
+from ..schemas.manifest import Manifest, seal_manifest, this_machine
 from ..schemas.run_spec import Part
 from ..schemas.storage.atomic_files import write_file, write_voucher
 from ..schemas.storage.only_writer import only_writer
@@ -167,12 +166,9 @@ def describe(plan: Plan, entries: list[PartEntry], files: Files, notes: Sequence
             "skipped": [[s.path, s.reason] for s in plan.source.skipped],
             "beyond_limit": len(plan.source.entries) - plan.spec.images,
         },
-        "machine": {
-            "python": platform.python_version(),
-            "system": platform.system(),
-            "cpu_threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if plan.spec.device.startswith("cuda") else None,
-        },
+        "machine": this_machine(
+            torch.get_num_threads(), torch.cuda.get_device_name() if plan.spec.device.startswith("cuda") else None
+        ),
         "seconds": round(sum(entry.seconds for entry in entries), 1),
         "notes": [*plan.notes, *notes],
         "files": dict(sorted(files.items())),

@@ -12,10 +12,11 @@ from math import prod
 import psutil
 
 from ..schemas.array_specs import part_bytes
+from ..schemas.database import TABLES_MEMORY
 from ..schemas.run_spec import EXEMPLARS, RunSpec
 from ..schemas.sizes import bytes_text
 from .memory import BATCHES_HELD
-from .place import TABLES_MEMORY, tables_bytes
+from .place import tables_bytes
 from .statistics.bins import BINS
 
 FLOAT = 4  # bytes

@@ -10,8 +10,6 @@ from ..schemas.extension import EXTENSIONS
 from ..schemas.layout import Layout
 from ..schemas.run_spec import RunSpec
 
-TABLES_MEMORY = 500_000_000  # bytes that DuckDB may hold of the tables while they are written
-
 
 def check_place(layout: Layout, overwrite: bool, head: bool = False) -> None:
     """Raise BadIndex where no index can be made in a folder, or something stands there that is not to be replaced.

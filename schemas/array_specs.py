@@ -83,7 +83,11 @@ class ArraySpec:
     @property
     def file_names(self) -> list[str]:
         """Paths of all its files inside the index: they split its first axis alone."""
-        return [self.file(i, *[0] * (len(self.shape) - 1)) for i in range(self.files)]
+        return [self.part_file(i) for i in range(self.files)]
+
+    def part_file(self, part: int) -> str:
+        """Path of a file by its place on the first axis: of a part's, where the array is written by parts."""
+        return self.file(part, *[0] * (len(self.shape) - 1))
 
     def file(self, *position: int) -> str:
         """Path of one chunk or shard file inside the index (Zarr's default key encoding)."""
@@ -229,7 +233,7 @@ def _map_arrays(spec: RunSpec, name: str, units: int) -> Iterator[ArraySpec]:
 
 def part_files(spec: RunSpec, part: int) -> list[str]:
     """Paths, inside the index, of a part's files: its chunk or shard of every array that is written by parts."""
-    return [a.file(part, *[0] * (len(a.shape) - 1)) for a in arrays(spec).values() if a.by_part]
+    return [a.part_file(part) for a in arrays(spec).values() if a.by_part]
 
 
 def part_bytes(spec: RunSpec) -> int:

@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
 from .errors import STRANGE, BadIndex, DamagedIndex
+from .extension import ExtensionManifest
 from .facts import file_facts
 from .integrity import listed_files
 from .layout import Layout
@@ -23,6 +25,7 @@ from .storage.plain_files import open_plain, plain_size
 # Of the file format. DuckDB would write its own newest, which no older DuckDB reads; every version that pyproject
 # allows reads this one.
 STORAGE_VERSION = "v1.2.0"
+TABLES_MEMORY = 500_000_000  # bytes that DuckDB may hold of tables while they are written
 
 TABLES_SQL = resources.files("vitdex.schemas").joinpath("tables.sql").read_text(encoding="utf-8")
 VIEWS_SQL = TABLES_SQL[TABLES_SQL.index("CREATE VIEW") :]
@@ -55,6 +58,25 @@ def attach_for_writing(db: duckdb.DuckDBPyConnection, file: Path, name: str) -> 
     check_name(file.parent)
     version = "" if file.exists() else f" (STORAGE_VERSION '{STORAGE_VERSION}')"
     db.execute(f"ATTACH {quoted(file)} AS {name}{version}")
+
+
+@contextmanager
+def filling(temporary: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection in which a new database at `temporary` is to be made by attach_for_writing; it is whole at the end.
+
+    What a stopped run left there goes first. Raises BadIndex where it cannot be written, as on a full disk.
+    """
+    for leftover in (temporary, temporary.with_name(f"{temporary.name}.wal")):
+        leftover.unlink(missing_ok=True)
+    config: dict[str, Any] = {"memory_limit": f"{TABLES_MEMORY}B", "temp_directory": f"{temporary.absolute()}.tmp"}
+    try:
+        with hearing_ctrl_c(), duckdb.connect(config=config) as db:
+            yield db
+            db.execute("CHECKPOINT")
+    except duckdb.Error as error:
+        temporary.unlink(missing_ok=True)
+        fact = f"the tables cannot be written: {str(error).strip().splitlines()[0]}"
+        raise BadIndex(fact, "Make space and repeat the command.") from error
 
 
 def lock_in(db: duckdb.DuckDBPyConnection, *files: Path, folder: Path | None = None) -> None:
@@ -207,7 +229,7 @@ def naming_damage(layout: Layout) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
-        if is_of_files(error) and not _is_whole(layout):
+        if is_of_files(error) and not is_whole(layout.database, read_manifest(layout)):
             raise DamagedIndex(
                 f"{layout.database} is {'damaged' if layout.database.exists() else 'missing'}"
             ) from error
@@ -222,15 +244,14 @@ def is_of_files(error: duckdb.Error) -> bool:
     return isinstance(error, OF_FILES) or type(error) is duckdb.Error or "pending query result" in str(error)
 
 
-def _is_whole(layout: Layout) -> bool:
-    """Whether the tables have the checksum in the manifest.
+def is_whole(file: Path, manifest: Manifest | ExtensionManifest) -> bool:
+    """Whether a database has the checksum in the manifest beside it.
 
     It decides, for DuckDB's words do not: they differ from version to version, a full temporary folder is an
     IOException like a cut file, and a query may raise what a flipped byte raises.
     """
-    listed = listed_files(read_manifest(layout))
     try:
-        return file_facts(layout.database) == listed.get(layout.database.name)
+        return file_facts(file) == listed_files(manifest).get(file.name)
     except PermissionError:
         return True
     except OSError:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from importlib import resources
 from typing import Any, Literal
 
@@ -12,7 +11,8 @@ import numpy as np
 
 from .array_specs import ArraySpec, units_per_chunk
 from .extension import EXTENSION_ARRAYS, ExtensionManifest
-from .run_spec import LayerSpec, Part, Precision, RunSpec
+from .manifest import fault_of_ends
+from .run_spec import LayerSpec, PartsSpec, Precision, RunSpec
 from .shapes import misfit
 
 EFFECTS = "effects"  # the extension's name
@@ -22,11 +22,11 @@ EFFECTS_SQL = resources.files("vitdex.schemas").joinpath("effects.sql").read_tex
 Replace = Literal["mean", "zero"]
 REPLACED: dict[Replace, str] = {"mean": "its mean", "zero": "zero"}  # in words
 Stored = Literal["float32", "float16"]
-PLACES = ("subject", "background", "prefix")  # parts of an effect, where images have masks
+PLACES = ("effect_subject", "effect_background", "effect_prefix")  # parts of an effect, where images have masks
 
 
 @dataclass(frozen=True)
-class EffectsSpec:
+class EffectsSpec(PartsSpec):
     """All that decides the content of the extension."""
 
     replace: Replace
@@ -44,29 +44,14 @@ class EffectsSpec:
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
-    def parts(self) -> tuple[Part, ...]:
-        starts = range(0, self.images, self.part_images)
-        return tuple(Part(i, s, min(s + self.part_images, self.images)) for i, s in enumerate(starts))
-
-    @property
     def leaves(self) -> tuple[str, ...]:
         """Names of a layer's arrays [image, neuron]."""
-        places = tuple(f"effect_{place}" for place in PLACES) if self.masks_sha256 else ()
-        return ("effect", *(["through_norm"] if self.read else []), *places)
-
-    def to_json(self) -> dict[str, Any]:
-        value: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return value
+        return ("effect", *(["through_norm"] if self.read else []), *(PLACES if self.masks_sha256 else ()))
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> EffectsSpec:
         known = {f.name: value[f.name] for f in fields(cls) if f.name in value}
         return cls(**{**known, "layers": tuple(known["layers"])})
-
-    def differences(self, other: EffectsSpec) -> list[str]:
-        """'name: ours, theirs' for every field in which the two differ."""
-        mine, theirs = self.to_json(), other.to_json()
-        return [f"{name}: {mine[name]} now, {theirs[name]} there" for name in mine if mine[name] != theirs[name]]
 
 
 def fault_of_effects(manifest: ExtensionManifest, run: RunSpec) -> str | None:
@@ -74,13 +59,7 @@ def fault_of_effects(manifest: ExtensionManifest, run: RunSpec) -> str | None:
     if fault := misfit(manifest["run"], EffectsSpec, "run"):
         return fault
     spec = EffectsSpec.from_json(manifest["run"])
-    if fault := _impossible(spec, run):
-        return fault
-    for array in effects_arrays(spec, run).values():  # the last file of each: with it an array is as long as it says
-        last = [-(-n // f) - 1 for n, f in zip(array.shape, array.file_shape, strict=True)]
-        if manifest["files"].get(array.file(*last), (0, ""))[0] != array.file_bytes:
-            return f"no file of {array.file_bytes} bytes ends {array.path}"
-    return None
+    return _impossible(spec, run) or fault_of_ends(effects_arrays(spec, run), manifest["files"])
 
 
 def _impossible(spec: EffectsSpec, run: RunSpec) -> str | None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
 from .errors import BadIndex, DamagedIndex
-from .manifest import LARGEST, Machine, Manifest, Tables, content_sha256, digest, fault_of_files
+from .layout import FilledFolder
+from .manifest import LARGEST, Machine, Manifest, Tables, content_sha256, digest, fault_of_files, sealed
 from .shapes import misfit
 from .storage.plain_files import read_plain
 
@@ -24,16 +24,21 @@ FORMAT = "vitdex extension"
 VERSION = 1
 
 
-@dataclass(frozen=True)
-class ExtensionLayout:
-    """The paths of one extension of the index in a folder."""
+class ExtensionLayout(FilledFolder):
+    """The paths of one extension; `root` is its own folder, in an index."""
 
-    index: Path
-    name: str
+    @classmethod
+    def of(cls, index: Path, name: str) -> ExtensionLayout:
+        """The extension of this name, there or not, of the index in a folder."""
+        return cls(index / EXTENSIONS / name)
 
     @property
-    def root(self) -> Path:
-        return self.index / EXTENSIONS / self.name
+    def name(self) -> str:
+        return self.root.name
+
+    @property
+    def index(self) -> Path:
+        return self.root.parents[1]
 
     @property
     def inside(self) -> str:
@@ -41,29 +46,8 @@ class ExtensionLayout:
         return f"{EXTENSIONS}/{self.name}"
 
     @property
-    def manifest(self) -> Path:
-        return self.root / "manifest.json"
-
-    @property
     def database(self) -> Path:
         return self.root / "tables.duckdb"
-
-    @property
-    def parts(self) -> Path:
-        return self.root / "parts"
-
-    @property
-    def run(self) -> Path:
-        """What decides its content; it stands from the first moment on."""
-        return self.parts / "run.json"
-
-    @property
-    def lock(self) -> Path:
-        return self.parts / "lock"
-
-    def entry(self, part: int) -> Path:
-        """Written once all files of a part are."""
-        return self.parts / f"{part:05d}.json"
 
     @property
     def is_there(self) -> bool:
@@ -99,14 +83,13 @@ def extensions_in(root: Path) -> list[ExtensionLayout]:
     if folder.is_symlink() or not folder.is_dir():
         return []
     there = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.is_symlink())
-    layouts = [ExtensionLayout(root, name) for name in there]
+    layouts = [ExtensionLayout.of(root, name) for name in there]
     return [layout for layout in layouts if layout.is_there or layout.is_unfinished]
 
 
 def seal_extension(content: ExtensionManifest) -> bytes:
     """An extension's manifest as bytes, its own sha256 last."""
-    whole = {"format": FORMAT, "format_version": VERSION, **content}
-    return json.dumps({**whole, "sha256": digest(whole)}, indent=1, ensure_ascii=False).encode(errors="surrogatepass")
+    return sealed({"format": FORMAT, "format_version": VERSION, **content})
 
 
 def read_extension(layout: ExtensionLayout, index: Manifest) -> ExtensionManifest:

@@ -7,12 +7,21 @@ from contextlib import contextmanager
 
 import duckdb
 
-from .database import check_file, declared, is_newer, is_of_files, newer, other_table, quoted, tables_in, unopened
+from .database import (
+    check_file,
+    declared,
+    is_newer,
+    is_of_files,
+    is_whole,
+    newer,
+    other_table,
+    quoted,
+    tables_in,
+    unopened,
+)
 from .effects import EFFECTS_SQL
 from .errors import BadIndex, DamagedIndex
 from .extension import ExtensionLayout, ExtensionManifest
-from .facts import file_facts
-from .integrity import listed_files
 
 VIEWS_SQL = EFFECTS_SQL[EFFECTS_SQL.index("CREATE VIEW") :]
 
@@ -48,14 +57,6 @@ def naming_damage_of(layout: ExtensionLayout, manifest: ExtensionManifest) -> It
     try:
         yield
     except duckdb.Error as error:
-        if is_of_files(error) and not _is_whole(layout, manifest):
+        if is_of_files(error) and not is_whole(layout.database, manifest):
             raise DamagedIndex(f"{layout.database} is damaged", layout.remedy) from error
         raise
-
-
-def _is_whole(layout: ExtensionLayout, manifest: ExtensionManifest) -> bool:
-    """Whether the tables have the checksum in the manifest, which decides as it does for those of the index."""
-    try:
-        return file_facts(layout.database) == listed_files(manifest).get(layout.database.name)
-    except OSError:
-        return False

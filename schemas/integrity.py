@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from typing import Literal, Protocol
+from typing import Literal
 
 from .effects import EFFECTS, fault_of_effects
 from .errors import BadIndex, DamagedIndex
@@ -21,7 +21,7 @@ from .extension import (
     seal_extension,
 )
 from .facts import FileFacts, Files, file_facts
-from .layout import Layout
+from .layout import FilledFolder, Layout
 from .manifest import Manifest, read_manifest, seal_manifest
 from .progress import Progress, silent
 from .run_spec import RunSpec
@@ -31,17 +31,6 @@ Fault = Literal["missing", "damaged", "foreign"]
 READERS = 4
 # Not the index's own: its user's notes, and extensions, which have manifests of their own.
 BESIDE = frozenset({"notes", "notes.duckdb", "notes.duckdb.wal", EXTENSIONS})
-
-
-class Folder(Protocol):
-    """What an index and an extension have in common. Paths of the folder itself, its manifest and its lock."""
-
-    @property
-    def root(self) -> Path: ...
-    @property
-    def manifest(self) -> Path: ...
-    @property
-    def lock(self) -> Path: ...
 
 
 @dataclass(frozen=True)
@@ -77,7 +66,7 @@ def verify(path: str | Path, quick: bool = False, *, progress: Progress | None =
     except DamagedIndex:
         return [_bad_manifest(layout)]
     files, sealed = listed_files(manifest), seal_manifest(manifest)
-    folders: list[tuple[Folder, Files, bytes]] = [(layout, files, sealed)]
+    folders: list[tuple[FilledFolder, Files, bytes]] = [(layout, files, sealed)]
     findings = _strange_extensions(layout.root)
     for extension in extensions_in(layout.root):
         if extension.is_unfinished:
@@ -99,7 +88,7 @@ def verify(path: str | Path, quick: bool = False, *, progress: Progress | None =
     return sorted(findings, key=lambda finding: finding.path)
 
 
-def _inside(root: Path, folder: Folder, findings: list[Finding]) -> list[Finding]:
+def _inside(root: Path, folder: FilledFolder, findings: list[Finding]) -> list[Finding]:
     """Findings in a folder of an index by their path in the index."""
     place = folder.root.relative_to(root)
     return [replace(finding, path=(place / finding.path).as_posix()) for finding in findings]
@@ -121,7 +110,7 @@ def _unfinished(extension: ExtensionLayout) -> Finding:
     return Finding(f"{extension.inside}/{extension.manifest.name}", "missing", detail)
 
 
-def _bad_manifest(layout: Folder) -> Finding:
+def _bad_manifest(layout: FilledFolder) -> Finding:
     return Finding(layout.manifest.name, "damaged", "it does not match its own checksum")
 
 
@@ -139,7 +128,7 @@ def _counted(total: int, progress: Progress | None) -> Callable[[int], object]:
 
 
 def check_files(
-    layout: Folder, listed: Files, quick: bool = False, advance: Callable[[int], object] = lambda count: None
+    layout: FilledFolder, listed: Files, quick: bool = False, advance: Callable[[int], object] = lambda count: None
 ) -> list[Finding]:
     """Every file that is damaged, missing, or not listed, by path. `quick` compares sizes alone.
 

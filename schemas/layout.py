@@ -9,14 +9,35 @@ from .array_specs import ARRAYS
 
 
 @dataclass(frozen=True)
-class Layout:
-    """The paths of an index folder."""
+class FilledFolder:
+    """The paths that every folder has which is filled part by part and sealed by a manifest at the end."""
 
     root: Path
 
     @property
     def manifest(self) -> Path:
         return self.root / "manifest.json"
+
+    @property
+    def parts(self) -> Path:
+        return self.root / "parts"
+
+    @property
+    def run(self) -> Path:
+        """What decides its content; it stands from the first moment on."""
+        return self.parts / "run.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.parts / "lock"
+
+    def entry(self, part: int) -> Path:
+        """The ledger entry of a finished part: written once all of its files are."""
+        return self.parts / f"{part:05d}.json"
+
+
+class Layout(FilledFolder):
+    """The paths of an index folder."""
 
     @property
     def arrays(self) -> Path:
@@ -37,26 +58,9 @@ class Layout:
         return self.root / "notes"
 
     @property
-    def parts(self) -> Path:
-        return self.root / "parts"
-
-    @property
-    def run(self) -> Path:
-        """The RunSpec of the run that is filling this folder."""
-        return self.parts / "run.json"
-
-    @property
     def head_run(self) -> Path:
         """Stands while `vitdex head` fills this folder."""
         return self.parts / "head.partial"
-
-    @property
-    def lock(self) -> Path:
-        return self.parts / "lock"
-
-    def entry(self, part: int) -> Path:
-        """The ledger entry of a finished part."""
-        return self.parts / f"{part:05d}.json"
 
     def counts(self, part: int) -> Path:
         """The threshold counts up to and including this part; only the newest is kept."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import re
 from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict, cast
 
-from .array_specs import ARRAYS, arrays
+from .array_specs import ARRAYS, ArraySpec, arrays
 from .errors import REPAIR, STRANGE, BadIndex, DamagedIndex
 from .facts import FileFacts, Files
 from .layout import Layout
@@ -81,8 +82,17 @@ class Manifest(TypedDict):
 
 def seal_manifest(content: Mapping[str, object]) -> bytes:
     """A manifest's bytes: format and version first, its own sha256 last."""
-    whole = {"format": FORMAT, "format_version": FORMAT_VERSION, **content}
+    return sealed({"format": FORMAT, "format_version": FORMAT_VERSION, **content})
+
+
+def sealed(whole: Mapping[str, object]) -> bytes:
+    """What a manifest says as its bytes, with its own sha256 at the end."""
     return json.dumps({**whole, "sha256": digest(whole)}, indent=1, ensure_ascii=False).encode(errors="surrogatepass")
+
+
+def this_machine(cpu_threads: int, gpu: str | None) -> Machine:
+    """Where something is made now."""
+    return {"python": platform.python_version(), "system": platform.system(), "cpu_threads": cpu_threads, "gpu": gpu}
 
 
 def manifest_sha256(manifest: Manifest) -> str:
@@ -153,7 +163,12 @@ def _fault(content: dict[str, Any]) -> str | None:
         return f"run.{fault}"
     if run.images / run.part_images > len(files):
         return f"{len(files)} files for so many parts"
-    for array in arrays(run).values():  # the last file of each: with it an array is as long as it says
+    return fault_of_ends(arrays(run), files)
+
+
+def fault_of_ends(specs: Mapping[str, ArraySpec], files: Mapping[str, Any]) -> str | None:
+    """The first array whose last file is not listed as it must be: with it an array is as long as it says."""
+    for array in specs.values():
         last = [-(-n // f) - 1 for n, f in zip(array.shape, array.file_shape, strict=True)]
         if files.get(array.file(*last), (0,))[0] != array.file_bytes:
             return f"no file of {array.file_bytes} bytes ends {array.path}"

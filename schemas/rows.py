@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 
 import duckdb
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+
+from .run_spec import LayerSpec
 
 Column = Sized | None  # a value a row; one word: the same in every row; None: NULL
 
@@ -23,3 +26,15 @@ def insert(db: duckdb.DuckDBPyConnection, table: str, columns: Mapping[str, Colu
 def constant(word: str, rows: int) -> pd.Categorical[str]:
     """One word for all rows: DuckDB reads codes many times faster than Python strings."""
     return pd.Categorical.from_codes(np.zeros(rows, np.int8), pd.Index([word]))
+
+
+def class_keys(layers: Sequence[LayerSpec], class_ids: NDArray[np.int64]) -> dict[str, Column]:
+    """layer, unit and class_id of the rows of matrices [class, neuron of all layers]."""
+    units = np.concatenate([np.arange(layer.units, dtype=np.uint32) for layer in layers])
+    codes = np.repeat(np.arange(len(layers), dtype=np.int16), [layer.units for layer in layers])
+    names = pd.Index([layer.name for layer in layers])
+    return {
+        "layer": pd.Categorical.from_codes(np.tile(codes, len(class_ids)), names),
+        "unit": np.tile(units, len(class_ids)),
+        "class_id": np.repeat(class_ids.astype(np.uint32), len(units)),
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, Self, TypedDict, cast
 
 FORMAT = "vitdex"
 FORMAT_VERSION = 1
@@ -64,8 +64,29 @@ class LayerSpec:
         return self.kind in ("gated", "attention")
 
 
+class PartsSpec:
+    """What records have in common that decide the content of a folder which is filled part by part."""
+
+    images: int
+    part_images: int
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        starts = range(0, self.images, self.part_images)
+        return tuple(Part(i, s, min(s + self.part_images, self.images)) for i, s in enumerate(starts))
+
+    def to_json(self) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads(json.dumps(asdict(cast(Any, self))))
+        return value
+
+    def differences(self, other: Self) -> list[str]:
+        """'name: ours, theirs' for every field in which the two differ."""
+        mine, theirs = self.to_json(), other.to_json()
+        return [f"{name}: {mine[name]} now, {theirs[name]} there" for name in mine if mine[name] != theirs[name]]
+
+
 @dataclass(frozen=True)
-class RunSpec:
+class RunSpec(PartsSpec):
     """All that decides the content of an index. A resumed run must have an equal one."""
 
     model: str  # timm's name with the tag that it resolved to, or hf-hub:ORG/NAME
@@ -119,15 +140,6 @@ class RunSpec:
         """The layers of attention's units, in the order of the array attention_vectors."""
         return tuple(layer for layer in self.layers if layer.kind == "attention")
 
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        starts = range(0, self.images, self.part_images)
-        return tuple(Part(i, s, min(s + self.part_images, self.images)) for i, s in enumerate(starts))
-
-    def to_json(self) -> dict[str, Any]:
-        value: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return value
-
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RunSpec:
         known = {f.name: value[f.name] for f in fields(cls) if f.name in value}
@@ -135,11 +147,6 @@ class RunSpec:
         known["layers"] = tuple(LayerSpec(**{name: layer[name] for name in names}) for layer in known["layers"])
         known["grid"] = tuple(known["grid"])
         return cls(**known)
-
-    def differences(self, other: RunSpec) -> list[str]:
-        """'name: ours, theirs' for every field in which the two runs differ."""
-        mine, theirs = self.to_json(), other.to_json()
-        return [f"{name}: {mine[name]} now, {theirs[name]} there" for name in mine if mine[name] != theirs[name]]
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,17 @@
-"""Where a model runs: the one check of a device's name. Imports torch."""
+"""Where a model runs, and in which numbers: the one check of a device's name. Imports torch."""
 
 from __future__ import annotations
 
 import torch
 
 from ...schemas.errors import ModelError
+from ...schemas.run_spec import Precision
+
+DTYPES: dict[Precision, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 
 def choose_device(asked: str | None) -> str:

@@ -24,19 +24,15 @@ from torch.utils.hooks import RemovableHandle
 from ...data.images.preprocess import mean_and_std, normalise
 from ...data.models.anatomy import Anatomy, UnitLayer
 from ...data.models.checkpoints import listed
+from ...data.models.device import DTYPES
 from ...data.models.head import Head
 from ...schemas.errors import ModelError
-from ...schemas.run_spec import Precision, RunSpec
+from ...schemas.run_spec import RunSpec
 from ..statistics.threshold_counts import Statistics, pick_patches
 from .lanes import to_device
 from .reduce import Room, first_rows, reduce_compiled, reduce_fused, reduce_plain, room_for
 
 HALF = torch.finfo(torch.float16).max
-DTYPES: dict[Precision, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ class PartBuffer:
 
     def files(self, part: int) -> dict[str, memoryview]:
         """Path and content of each file, with checksums and shard indices filled in."""
-        return {_name(spec, part): self._sealed(spec) for spec in self.specs.values()}
+        return {spec.part_file(part): self._sealed(spec) for spec in self.specs.values()}
 
     def store(self, part: int, keep: Callable[[str, memoryview], T]) -> dict[str, T]:
         """What `keep` makes of each file's path and content, some at once: one is written while another is summed.
@@ -137,7 +137,7 @@ class PartBuffer:
         """
 
         def one(spec: ArraySpec) -> tuple[str, T]:
-            name = _name(spec, part)
+            name = spec.part_file(part)
             kept = keep(name, self._sealed(spec))
             self._free[spec.path].set()
             return name, kept
@@ -156,11 +156,6 @@ def _as_slice(rows: NDArray[np.int64]) -> NDArray[np.int64] | slice:
     if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
         return slice(int(rows[0]), int(rows[-1]) + 1)
     return rows
-
-
-def _name(spec: ArraySpec, part: int) -> str:
-    """Path of a part's file of an array."""
-    return spec.file(part, *[0] * (len(spec.shape) - 1))
 
 
 class PartWriter(Generic[T]):

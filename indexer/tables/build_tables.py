@@ -12,19 +12,17 @@ from ...schemas.database import (
     TABLES_SQL,
     attach_for_writing,
     attach_tables,
-    hearing_ctrl_c,
+    filling,
     lock_in,
     naming_damage,
     open_tables,
 )
-from ...schemas.errors import BadIndex
 from ...schemas.facts import Files, ImageFacts
 from ...schemas.layout import Layout
 from ...schemas.progress import Progress, tracked
 from ...schemas.rows import Column, insert
 from ...schemas.run_spec import OTHER_EXEMPLARS, LayerSpec, RunSpec, Side, Token
 from ...schemas.storage.atomic_files import adopt_file, write_file
-from ..place import TABLES_MEMORY
 from ..statistics.image_ranks import Means, largest, rank_images
 from .class_tables import class_columns, class_means, insert_activations, insert_scores
 from .filled_index import KEPT, Columns, Finish
@@ -43,26 +41,13 @@ def build_tables(finish: Finish, progress: Progress | None = None) -> Files:
     Raises BadIndex on a full disk.
     """
     temporary = finish.layout.database.with_name(".index.duckdb.partial")
-    for leftover in (temporary, temporary.with_name(temporary.name + ".wal")):
-        leftover.unlink(missing_ok=True)
-    try:
-        with (
-            hearing_ctrl_c(),
-            duckdb.connect(
-                config={"memory_limit": f"{TABLES_MEMORY}B", "temp_directory": f"{temporary.absolute()}.tmp"}
-            ) as db,
-        ):
-            if finish.exemplars_of is not None:
-                lock_in(db, finish.exemplars_of[0].database, temporary)
-                attach_tables(db, *finish.exemplars_of)
-            attach_for_writing(db, temporary, "made")
-            db.execute("USE made")
-            kept = _fill_tables(finish, db, progress)
-            db.execute("CHECKPOINT")
-    except duckdb.Error as error:
-        temporary.unlink(missing_ok=True)
-        fact = f"the tables cannot be written: {str(error).strip().splitlines()[0]}"
-        raise BadIndex(fact, "Make space and repeat the command.") from error
+    with filling(temporary) as db:
+        if finish.exemplars_of is not None:
+            lock_in(db, finish.exemplars_of[0].database, temporary)
+            attach_tables(db, *finish.exemplars_of)
+        attach_for_writing(db, temporary, "made")
+        db.execute("USE made")
+        kept = _fill_tables(finish, db, progress)
     # the statistics first: with them, and not without, the tables can be made again
     statistics = finish.layout.statistics
     written = {statistics.relative_to(finish.layout.root).as_posix(): write_file(statistics, save_kept(kept, finish))}

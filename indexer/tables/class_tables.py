@@ -7,12 +7,11 @@ from typing import Any
 
 import duckdb
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ...schemas.rows import Column, insert
+from ...schemas.rows import Column, class_keys, insert
 from ...schemas.run_spec import READOUTS, LayerSpec
 from ..statistics.image_ranks import Means, score_ranks
 from .filled_index import Finish
@@ -119,13 +118,8 @@ def _insert(
     columns: dict[str, NDArray[Any]],
 ) -> None:
     """Matrices [class, neuron of all layers] as rows with their keys."""
-    count = classes.stop - classes.start
-    units = np.concatenate([np.arange(a.units, dtype=np.uint32) for a in layers])
-    codes = np.repeat(np.arange(len(layers), dtype=np.int16), [a.units for a in layers])
     rows: dict[str, Column] = {
-        "layer": pd.Categorical.from_codes(np.tile(codes, count), pd.Index([a.name for a in layers])),
-        "unit": np.tile(units, count),
-        "class_id": np.repeat(np.arange(classes.start, classes.stop, dtype=np.uint32), len(units)),
+        **class_keys(layers, np.arange(classes.start, classes.stop)),
         **{name: np.ascontiguousarray(value).ravel() for name, value in columns.items()},
     }
     insert(db, table, rows)

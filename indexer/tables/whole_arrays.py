@@ -41,7 +41,7 @@ def write_weights(plan: Plan, layout: Layout) -> Files:
     for path, tensor in values.items():
         spec, array = specs[path], tensor.numpy()
         for i in range(spec.files):
-            file = spec.file(i, *[0] * (array.ndim - 1))
+            file = spec.part_file(i)
             content = encode_file(array[i : i + 1] if spec.files > 1 else array, spec)
             written[file] = write_file(layout.root / file, content)
     return written
@@ -70,5 +70,5 @@ def write_exemplar_maps(finish: Finish, layer: LayerSpec) -> Files:
 def _write_whole(finish: Finish, path: str, values: NDArray[Any]) -> Files:
     """Write an array that is one file."""
     spec = finish.arrays[path]
-    file = spec.file(*[0] * len(spec.shape))
+    file = spec.part_file(0)
     return {file: write_file(finish.layout.root / file, encode_file(values, spec))}

@@ -17,6 +17,7 @@ import pandas as pd
 from ...schemas.errors import QueryError
 from ...schemas.progress import Progress, silent
 from ..drawing.terms import definitions
+from ..lookups.averages import mean, standard_error
 from ..lookups.class_images import drawn_images
 from ..lookups.key_neurons import Ranking, chosen_ranking, key_neurons, named, needs_head
 from ..stored.names import Neuron, NeuronLike, at_least
@@ -32,7 +33,6 @@ from .runs import (
     Steps,
     Where,
     counted,
-    mean_of,
     random_sets,
 )
 
@@ -135,12 +135,12 @@ def _table(
     rows = []
     for name in (*MEASURES, *OTHERS):
         change, n = after[name] - before[name], len(after[name])
-        drawn = np.array([mean_of(some[name] - before[name]) for some in of_random])
+        drawn = np.array([mean(some[name] - before[name]) for some in of_random])
         low, high = (drawn.min(), drawn.max()) if len(drawn) else (np.nan, np.nan)
-        row = {"measure": name, "n": n, "before": mean_of(before[name]), "after": mean_of(after[name])}
-        row |= {"change": mean_of(change), "se": float(change.std(ddof=1) / n**0.5) if n > 1 else np.nan}
-        row |= {"random": mean_of(drawn), "random_low": low, "random_high": high}
-        rows.append(row | {"passes": bool(len(drawn)) and abs(mean_of(change)) > np.abs(drawn).max()})
+        row = {"measure": name, "n": n, "before": mean(before[name]), "after": mean(after[name])}
+        row |= {"change": mean(change), "se": standard_error(change)}
+        row |= {"random": mean(drawn), "random_low": low, "random_high": high}
+        rows.append(row | {"passes": bool(len(drawn)) and abs(mean(change)) > np.abs(drawn).max()})
     return pd.DataFrame(rows)
 
 

@@ -135,7 +135,7 @@ def entry_of(plan: EffectsPlan, part: Part) -> PartEntry | None:
 def _sizes(plan: EffectsPlan, part: Part) -> dict[str, int]:
     """Bytes of every file of a part."""
     arrays = effects_arrays(plan.spec, plan.index.spec).values()
-    return {a.file(part.index, *[0] * (len(a.shape) - 1)): a.file_bytes for a in arrays if a.by_part}
+    return {a.part_file(part.index): a.file_bytes for a in arrays if a.by_part}
 
 
 def whole_arrays_are_there(plan: EffectsPlan) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from ...schemas.database import TABLES_MEMORY
 from ...schemas.effects import EFFECTS, EffectsSpec, Replace, Stored, effects_arrays, effects_layers
 from ...schemas.errors import STRANGE, DamagedIndex, QueryError
 from ...schemas.extension import ExtensionLayout
@@ -36,7 +37,6 @@ NAMED = 3  # classes by name, where the images of more are chosen
 FLOAT, DOUBLE = 4, 8  # bytes
 HELD = 1.5  # what a pass keeps, malloc's share with it, for each byte that the sizes of its values say
 SUMS = 20  # numbers of every neuron of a layer and class that are held while the tables are made
-TABLES_MEMORY = 500_000_000  # bytes that DuckDB may hold of the tables while they are written
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class EffectsPlan:
 
     @property
     def layout(self) -> ExtensionLayout:
-        return ExtensionLayout(self.index.layout.root, EFFECTS)
+        return ExtensionLayout.of(self.index.layout.root, EFFECTS)
 
     @property
     def size(self) -> int:

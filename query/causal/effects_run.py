@@ -6,7 +6,6 @@ measure_effects(Index("imagenet.vitdex"))      # then open the index again: Inde
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -17,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...schemas.database import tables_record
-from ...schemas.effects import Replace, Stored, effects_arrays
+from ...schemas.effects import PLACES, Replace, Stored, effects_arrays
 from ...schemas.extension import EXTENSION_ARRAYS, seal_extension
 from ...schemas.facts import Files, file_facts
-from ...schemas.manifest import content_sha256
+from ...schemas.manifest import content_sha256, this_machine
 from ...schemas.progress import Progress, silent
 from ...schemas.run_spec import Part, Precision
 from ...schemas.storage.atomic_files import write_file, write_voucher
@@ -43,7 +42,7 @@ from .object_masks import ObjectMasks
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..model.attribution import Attribution
+    from ..model.attribution import AttributionPatching
 
 
 def measure_effects(
@@ -128,11 +127,11 @@ def _fill(plan: EffectsPlan, progress: Progress) -> None:
     done = plan.spec.images - sum(part.images for part in parts)
     if not parts and whole_arrays_are_there(plan):
         return
-    from ..model.attribution import Attribution
+    from ..model.attribution import AttributionPatching
 
     replacements = _replacements(plan)
     _write_whole(plan, {f"{name}/replacement": values.numpy() for name, values in replacements.items()})
-    attribution = Attribution(plan.live, plan.spec.layers, replacements, plan.spec.precision)
+    attribution = AttributionPatching(plan.live, plan.spec.layers, replacements, plan.spec.precision)
     for part in parts:
         started, values = time.monotonic(), _blank(plan, part)
         for start in range(part.start, part.stop, plan.spec.batch_size):
@@ -157,7 +156,7 @@ def _blank(plan: EffectsPlan, part: Part) -> dict[str, NDArray[Any]]:
 
 
 def _one_batch(
-    plan: EffectsPlan, attribution: Attribution, rows: NDArray[np.int64], places: NDArray[np.int64],
+    plan: EffectsPlan, attribution: AttributionPatching, rows: NDArray[np.int64], places: NDArray[np.int64],
     values: dict[str, NDArray[Any]],
 ) -> None:  # fmt: skip
     """Run the readable images of some rows, and put what is found at these places of a part."""
@@ -181,7 +180,7 @@ def _one_batch(
     if cover is not None:
         values["mask_share"][places[masked]] = cover[masked].mean(1)
         for path in found.effects:
-            if path.rsplit("/", 1)[-1] in ("effect_subject", "effect_background", "effect_prefix"):
+            if path.rsplit("/", 1)[-1] in PLACES:
                 values[path][places[~masked]] = np.nan
 
 
@@ -200,7 +199,7 @@ def _write_part(plan: EffectsPlan, part: Part, values: dict[str, NDArray[Any]]) 
     specs = effects_arrays(plan.spec, plan.index.spec)
     files = Files()
     for path, of_part in values.items():
-        name = specs[path].file(part.index, *[0] * (of_part.ndim - 1))
+        name = specs[path].part_file(part.index)
         files[name] = write_file(plan.layout.root / name, encode_file(of_part, specs[path]))
     return files
 
@@ -208,7 +207,7 @@ def _write_part(plan: EffectsPlan, part: Part, values: dict[str, NDArray[Any]]) 
 def _write_whole(plan: EffectsPlan, arrays: dict[str, NDArray[Any]]) -> None:
     specs = effects_arrays(plan.spec, plan.index.spec)
     for path, values in arrays.items():
-        name = specs[path].file(*[0] * values.ndim)
+        name = specs[path].part_file(0)
         write_file(plan.layout.root / name, encode_file(values, specs[path]))
 
 
@@ -234,12 +233,9 @@ def _finish(plan: EffectsPlan) -> None:
             "index_sha256": content_sha256(plan.index.manifest),
             "run": plan.spec.to_json(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": {
-                "python": platform.python_version(),
-                "system": platform.system(),
-                "cpu_threads": torch.get_num_threads(),
-                "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-            },
+            "machine": this_machine(
+                torch.get_num_threads(), torch.cuda.get_device_name(device) if device.type == "cuda" else None
+            ),
             "seconds": round(sum(entry["seconds"] for entry in entries), 1),
             "notes": [],
             "tables": tables_record(),

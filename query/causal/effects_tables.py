@@ -12,22 +12,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ...schemas.database import attach_for_writing, hearing_ctrl_c
-from ...schemas.effects import EFFECTS_SQL, effects_arrays, effects_layers
-from ...schemas.errors import BadIndex
+from ...schemas.database import attach_for_writing, filling
+from ...schemas.effects import EFFECTS_SQL, PLACES, effects_arrays, effects_layers
 from ...schemas.facts import Files
-from ...schemas.rows import insert
+from ...schemas.rows import class_keys, insert
 from ...schemas.run_spec import LayerSpec
 from ...schemas.storage.array_reader import ArrayReader
 from ...schemas.storage.atomic_files import adopt_file
 from ...schemas.storage.local_store import LocalStore
 from ...schemas.storage.room import take_room
-from .effects_plan import TABLES_MEMORY, EffectsPlan
+from .effects_plan import EffectsPlan
 
 Doubles = NDArray[np.float64]
 
 CLASSES_AT_ONCE = 50  # in memory as rows
-PLACES = ("effect_subject", "effect_background", "effect_prefix")
 COLUMNS = ("effect", "effect_se", "direct", "through_norm", "indirect", *PLACES, "subject_share")
 
 
@@ -35,24 +33,11 @@ def write_tables(plan: EffectsPlan) -> Files:
     """Write tables.duckdb. Raises BadIndex on a full disk."""
     layout = plan.layout
     temporary = layout.database.with_name(".tables.duckdb.partial")
-    for leftover in (temporary, temporary.with_name(temporary.name + ".wal")):
-        leftover.unlink(missing_ok=True)
-    try:
-        with (
-            hearing_ctrl_c(),
-            duckdb.connect(
-                config={"memory_limit": f"{TABLES_MEMORY}B", "temp_directory": f"{temporary.absolute()}.tmp"}
-            ) as db,
-        ):
-            attach_for_writing(db, temporary, "made")
-            db.execute("USE made")
-            db.execute(EFFECTS_SQL[: EFFECTS_SQL.index("CREATE VIEW")])
-            _Tables(plan).fill(db)
-            db.execute("CHECKPOINT")
-    except duckdb.Error as error:
-        temporary.unlink(missing_ok=True)
-        fact = f"the tables cannot be written: {str(error).strip().splitlines()[0]}"
-        raise BadIndex(fact, "Make space and repeat the command.") from error
+    with filling(temporary) as db:
+        attach_for_writing(db, temporary, "made")
+        db.execute("USE made")
+        db.execute(EFFECTS_SQL[: EFFECTS_SQL.index("CREATE VIEW")])
+        _Tables(plan).fill(db)
     return {layout.database.name: adopt_file(temporary, layout.database)}
 
 
@@ -157,18 +142,12 @@ class _Tables:
 
     def _rows(self, db: duckdb.DuckDBPyConnection, every: NDArray[np.float32]) -> None:
         """class_effects, sorted by class, then block and unit; classes without images have no rows."""
-        units = np.concatenate([np.arange(layer.units, dtype=np.uint32) for layer in self.layers])
-        codes = np.repeat(np.arange(len(self.layers), dtype=np.int16), [layer.units for layer in self.layers])
-        names = pd.Index([layer.name for layer in self.layers])
         for start in range(0, len(self.present), CLASSES_AT_ONCE):
             some = slice(start, min(start + CLASSES_AT_ONCE, len(self.present)))
-            count = some.stop - some.start
             columns: dict[str, Any] = {
-                "layer": pd.Categorical.from_codes(np.tile(codes, count), names),
-                "unit": np.tile(units, count),
-                "class_id": np.repeat(self.present[some].astype(np.uint32), len(units)),
-                "n": np.repeat(self.n[some].astype(np.uint32), len(units)),
-                "n_masked": np.repeat(self.n_masked[some].astype(np.uint32), len(units)),
+                **class_keys(self.layers, self.present[some]),
+                "n": np.repeat(self.n[some].astype(np.uint32), self.plan.units),
+                "n_masked": np.repeat(self.n_masked[some].astype(np.uint32), self.plan.units),
                 "rank_by_effect": _ranks(every[0, some]).ravel(),
             }
             for place, name in enumerate(COLUMNS):

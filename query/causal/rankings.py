@@ -20,11 +20,12 @@ import pandas as pd
 
 from ...schemas.errors import QueryError
 from ...schemas.progress import Progress, silent
+from ..lookups.averages import mean
 from ..lookups.class_images import drawn_images, labelled_images
 from ..lookups.key_neurons import RANKINGS, Ranking, chosen_ranking, key_neurons, named, needs_head
 from ..stored.names import Neuron, at_least
 from ..stored.stored_index import StoredIndex
-from .runs import MEASURES, OTHERS, Doubles, Ints, Runs, Steps, counted, mean_of, random_sets
+from .runs import MEASURES, OTHERS, Doubles, Ints, Runs, Steps, counted, random_sets
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -161,7 +162,7 @@ def _rows(
     before = measures[()]
 
     def changes(neurons: Set) -> dict[str, float]:
-        of = {name: mean_of(measures[neurons][name] - before[name]) for name in (*MEASURES, *OTHERS)}
+        of = {name: mean(measures[neurons][name] - before[name]) for name in (*MEASURES, *OTHERS)}
         return of | {"specific": of["logit"] - of["others_logit"]}
 
     for (by, k), neurons in plan.sets.items():
@@ -169,8 +170,8 @@ def _rows(
         row: dict[str, object] = {"class_id": plan.class_id, "class": index.class_name(plan.class_id)}
         row |= {"ranking": by, "k": k, "neurons": len(neurons), "n": len(own), "n_others": len(others)}
         row |= changes(neurons)
-        row |= {f"{RANDOM}_{name}": mean_of(np.array([one[name] for one in random])) for name in LOSSES}
-        yield row | {f"{name}_before": mean_of(before[name]) for name in ("accuracy", "others_accuracy")}
+        row |= {f"{RANDOM}_{name}": mean(np.array([one[name] for one in random])) for name in LOSSES}
+        yield row | {f"{name}_before": mean(before[name]) for name in ("accuracy", "others_accuracy")}
 
 
 def ranking_means(table: pd.DataFrame) -> pd.DataFrame:

@@ -142,11 +142,6 @@ def _by_name(values: Doubles, own: int) -> dict[str, Doubles]:
     return {name: of[:own] for name, of in found.items()} | others
 
 
-def mean_of(values: Doubles) -> float:
-    """The mean; NaN of nothing."""
-    return float(values.mean()) if len(values) else float("nan")
-
-
 def counted(neurons: Sequence[Neuron]) -> dict[str, int]:
     """How many neurons of each layer."""
     return dict(Counter(neuron.layer for neuron in sorted(neurons)))

@@ -6,6 +6,7 @@ subject_effects(index, masks=open_masks(index))         # and exactly: neurons r
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,15 @@ from numpy.typing import NDArray
 
 from ...schemas.effects import Replace
 from ...schemas.errors import QueryError
-from ...schemas.progress import Progress, tracked
+from ...schemas.progress import Progress, silent, tracked
 from ..drawing.terms import definitions
-from ..lookups.key_neurons import Ranking, chosen_ranking
+from ..lookups.averages import mean, standard_error
+from ..lookups.class_images import drawn_images
+from ..lookups.key_neurons import Ranking, chosen_ranking, named, needs_effects
 from ..stored.names import Neuron, at_least
 from ..stored.stored_index import StoredIndex
-from .ablation import ablate
 from .object_masks import ObjectMasks
-from .runs import Where
+from .runs import Runs, Steps, Where, counted, random_sets
 
 Doubles = NDArray[np.float64]
 REPLACED: dict[Replace, str] = {"mean": "their means", "zero": "zero"}
@@ -76,9 +78,7 @@ def subject_effects(
         >>> subject_effects(index).query("passes")["class"].tolist()
     """
     at_least(1, k=k, random=random, images=images)
-    effects = index.effects
-    if effects is None:
-        raise QueryError("this index holds no effects", f"Add them: vitdex effects {index.layout.root}")
+    effects = needs_effects(index)
     effects.must_have(effects.spec.layers[0], "effect_subject")
     by = chosen_ranking(index, by)
     shares = index.sql(
@@ -86,15 +86,15 @@ def subject_effects(
         "JOIN classes USING (class_id) WHERE mask_share IS NOT NULL AND NOT isnan(mask_share) "
         "GROUP BY ALL ORDER BY class_id"
     )
+    exactly = None if masks is None else _Exactly.of(index, masks, images, seed, weights, device)
     rows = []
     for class_id in tracked(shares.class_id.tolist(), progress):
         every = _neurons(index, class_id, by)
         first = np.argsort(-every.value.to_numpy(np.float64), kind="stable")[:k]
         row = {"neurons": len(first), **_beside_random(every, first, random, (seed, class_id))}
         row |= {place: float(every[f"effect_{place}"].iloc[first].sum()) for place in (*PLACES, "prefix")}
-        if masks is not None:
-            chosen = [Neuron(str(every.layer.iloc[i]), int(every.unit.iloc[i])) for i in first]
-            row |= _exact(index, class_id, chosen, masks, effects.spec.replace, images, seed, weights, device)
+        if exactly is not None:
+            row |= exactly(class_id, named(every.iloc[first]))
         rows.append(row)
     table = pd.concat([shares, pd.DataFrame(rows)], axis=1)
     table["passes"] = table.share > table[["mask_share", "random_high"]].max(axis=1)
@@ -122,33 +122,47 @@ def _beside_random(every: pd.DataFrame, first: NDArray[np.int64], random: int, s
     draw, sums = np.random.default_rng(seed), np.zeros(random)
     for layer, count in zip(*np.unique(layers[first], return_counts=True), strict=True):
         others = np.setdiff1d(np.flatnonzero(layers == layer), first)
+        if len(others) < count:
+            raise QueryError(f"{layer} has no {count:,} other neurons to compare with", "Ask for fewer neurons: -k.")
         for number in range(random):
-            sums[number] += shares[draw.choice(others, min(count, len(others)), replace=False)].mean() * count
+            sums[number] += shares[draw.choice(others, count, replace=False)].mean() * count
     drawn, share = sums / len(first), float(shares[first].mean())
     return {"share": share, "random": drawn.mean(), "random_low": drawn.min(), "random_high": drawn.max()}
 
 
-def _exact(
-    index: StoredIndex,
-    class_id: int,
-    neurons: list[Neuron],
-    masks: ObjectMasks,
-    replace: Replace,
-    images: int,
-    seed: int,
-    weights: str | Path | None,
-    device: str | None,
-) -> dict[str, Any]:
-    """How far the class's logit falls when neurons are replaced on the object alone, and outside alone."""
-    row: dict[str, Any] = {}
-    for where in PLACES:
-        table = ablate(
-            index, class_id, neurons, replace=replace, where=where, masks=masks, images=images,
-            random=EXACT_SETS, seed=seed, weights=weights, device=device,
-        ).set_index("measure")  # fmt: skip
-        row |= {f"fall_{where}": -table.change["logit"], f"se_{where}": table.se["logit"]}
-        row[f"random_{where}"] = -table.random["logit"]
-    return row
+@dataclass(frozen=True)
+class _Exactly:
+    """How far a class's logit falls when neurons are replaced on the object alone, and outside alone."""
+
+    runs: dict[Where, Runs]
+    masked: NDArray[np.int64]  # the images that have a mask
+    images: int
+    seed: int
+
+    @classmethod
+    def of(
+        cls, index: StoredIndex, masks: ObjectMasks, images: int, seed: int, weights: str | Path | None,
+        device: str | None,
+    ) -> _Exactly:  # fmt: skip
+        from ..model.live_model import open_model
+        from ..model.replacement import Substitute
+
+        live = open_model(index, weights, device)
+        substitute = Substitute(live, needs_effects(index).spec.replace, seed=seed)
+        runs = {where: Runs(live, substitute, where, masks) for where in PLACES}
+        return cls(runs, masks.images.image_id.to_numpy(np.int64), images, seed)
+
+    def __call__(self, class_id: int, neurons: list[Neuron]) -> dict[str, float]:
+        row: dict[str, float] = {}
+        for where, runs in self.runs.items():
+            index, seed = runs.live.index, (self.seed, class_id)
+            own, _ = drawn_images(index, class_id, self.images, self.seed, self.masked)
+            sets = [[], neurons, *random_sets(index, counted(neurons), EXACT_SETS, seed)]
+            before, *without = runs(class_id, own, own[:0], sets, Steps(runs.cost(len(own), sets), silent))
+            fall, *of_random = [before["logit"] - measures["logit"] for measures in without]
+            row |= {f"fall_{where}": mean(fall), f"se_{where}": standard_error(fall)}
+            row[f"random_{where}"] = mean(np.array([mean(one) for one in of_random]))
+        return row
 
 
 def subject_caption(index: StoredIndex, table: pd.DataFrame, k: int, random: int) -> str:

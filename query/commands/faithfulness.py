@@ -71,7 +71,7 @@ def faithfulness_command(
 
     An image takes 2 + (2 x views + random orders) x (steps - 1) passes of the model, each of one picture.
     """
-    with Index(index_path) as index, progress_bar("faithfulness", "img") as progress:
+    with Index(index_path) as index, progress_bar("faithfulness", "pass") as progress:
         row = chosen_class(index, class_)
         found = insertion_deletion(
             index, row, k, by, layer, views or None, images, steps, baseline, random, seed,

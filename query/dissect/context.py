@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from ...schemas.errors import QueryError
 from ...schemas.progress import Progress, silent, tracked
 from ...schemas.run_spec import READOUTS
+from ..lookups.averages import mean, standard_error
 from ..lookups.key_neurons import Ranking, chosen_ranking, key_neurons
 from ..model.map_source import MapSource
 from ..stored.names import at_least
 from ..stored.stored_index import StoredIndex
 from .concepts import mask_drawings
-from .focus import mean, standard_error
 from .masks import Masks, patch_cover
 
 Floats = NDArray[np.float64]

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ...schemas.errors import QueryError
 from ...schemas.progress import Progress, tracked
+from ..lookups.averages import mean, quantile, standard_error
 from ..lookups.key_neurons import Ranking, chosen_ranking
 from ..model.map_source import MapSource
 from ..stored.names import at_least
@@ -181,21 +182,3 @@ def _of_random_neurons(energies: Sequence[float] | Doubles) -> float:
     left = np.sort(np.asarray(energies)[~np.isnan(energies)])
     place = (len(left) + 1) // ONE_IN
     return float(left[-place]) if place else float("nan")
-
-
-def mean(values: NDArray[Any]) -> float:
-    """The mean without NaN; NaN where nothing is left."""
-    left = values[~np.isnan(values)]
-    return float(left.mean()) if len(left) else float("nan")
-
-
-def standard_error(values: NDArray[Any]) -> float:
-    """Of a mean without NaN; NaN where fewer than two values are left."""
-    left = values[~np.isnan(values)]
-    return float(left.std(ddof=1) / len(left) ** 0.5) if len(left) > 1 else float("nan")
-
-
-def quantile(values: NDArray[Any], q: float) -> float:
-    """A quantile without NaN; NaN where nothing is left."""
-    left = values[~np.isnan(values)]
-    return float(np.quantile(left, q)) if len(left) else float("nan")

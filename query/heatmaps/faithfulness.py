@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ...schemas.errors import QueryError
 from ...schemas.progress import Progress, silent
 from ..drawing.terms import definitions
+from ..lookups.averages import standard_error
 from ..lookups.class_images import drawn_images, labelled_images
 from ..lookups.key_neurons import Ranking, chosen_ranking, key_neurons, named, needs_head
 from ..model.map_source import MapSource
@@ -218,7 +219,13 @@ def _areas(views: tuple[Ordering, ...], curves: Doubles, shares: Doubles, flat: 
     rows = []
     for place, (measure, view) in enumerate(_rows(views)):
         own = areas[:, place]
-        row: dict[str, object] = {"measure": measure, "view": view, "n": len(own), "area": own.mean(), "se": _se(own)}
+        row: dict[str, object] = {
+            "measure": measure,
+            "view": view,
+            "n": len(own),
+            "area": own.mean(),
+            "se": standard_error(own),
+        }
         beyond = own.mean() < of_random if measure == "deletion" else own.mean() > of_random
         row |= _beside(of_random) | {"passes": bool(len(beyond)) and bool(beyond.all())}
         rows.append(row | {"flat": flat[:, place % len(views)].mean()})
@@ -234,7 +241,7 @@ def _curves(views: tuple[Ordering, ...], curves: Doubles, shares: Doubles) -> pd
         own, of_random = curves[:, place, steps], curves[:, 2 * len(views) :, steps].mean(0)
         for step, share in enumerate(gone[steps].tolist()):
             row: dict[str, object] = {"measure": measure, "view": view, "step": step, "share": share}
-            row |= {"probability": own[:, step].mean(), "se": _se(own[:, step])}
+            row |= {"probability": own[:, step].mean(), "se": standard_error(own[:, step])}
             rows.append(row | _beside(of_random[:, step]) | {"n": len(own)})
     return pd.DataFrame(rows)
 
@@ -249,10 +256,6 @@ def _beside(of_random: Doubles) -> dict[str, float]:
     if not len(of_random):
         return dict.fromkeys(("random", "random_low", "random_high"), np.nan)
     return {"random": of_random.mean(), "random_low": of_random.min(), "random_high": of_random.max()}
-
-
-def _se(values: Doubles) -> float:
-    return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
 
 
 def insertion_deletion_caption(

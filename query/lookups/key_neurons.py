@@ -19,6 +19,7 @@ import pandas as pd
 
 from ...schemas.errors import STRANGE, DamagedIndex, QueryError
 from ...schemas.run_spec import READOUTS
+from ..stored.effects import StoredEffects
 from ..stored.names import Neuron, at_least
 from ..stored.stored_index import StoredIndex
 
@@ -45,6 +46,13 @@ def needs_neurons(index: StoredIndex) -> None:
     """Raise QueryError where the index holds no neurons of MLPs."""
     if not index.hidden_layers:
         raise QueryError("this index holds no neurons of MLPs", "Index again with --layer fc1.")
+
+
+def needs_effects(index: StoredIndex) -> StoredEffects:
+    """The effects that `vitdex effects` has added. Raises QueryError where it has not."""
+    if index.effects is None:
+        raise QueryError("this index holds no effects", f"Add them: vitdex effects {index.layout.root}")
+    return index.effects
 
 
 def default_ranking(index: StoredIndex, class_: str | int | None = None) -> Ranking:
@@ -80,8 +88,8 @@ def chosen_ranking(index: StoredIndex, by: Ranking | None, class_: str | int | N
         return default_ranking(index, class_)
     if by not in RANKINGS:
         raise QueryError(f"no ranking by '{by}'", f"One of {', '.join(RANKINGS)}.")
-    if by == "effect" and index.effects is None:
-        raise QueryError("this index holds no effects", f"Add them: vitdex effects {index.layout.root}")
+    if by == "effect":
+        needs_effects(index)
     return by
 
 

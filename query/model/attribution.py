@@ -1,6 +1,6 @@
 """Effects of all units at once: attribution patching, a forward and a backward pass. Imports torch: it runs a model.
 
-    attribution = Attribution(live, layers, replacements)
+    attribution = AttributionPatching(live, layers, replacements)
     found = attribution(live.pixels([17]), class_ids)      # found.effects["blocks.7.mlp.fc1/effect"]  [image, unit]
 
 The effect of a unit on an image is what L, the class's logit minus the mean of all logits, loses when h, the unit's
@@ -19,15 +19,11 @@ import torch
 from torch import Tensor
 
 from ...data.models.anatomy import Norm, UnitLayer
+from ...data.models.device import DTYPES
+from ...schemas.effects import PLACES
 from ...schemas.run_spec import Precision
 from .edits import changed
 from .live_model import LiveModel
-
-DTYPES: dict[Precision, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ class _Pass:
     effects: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Attribution:
+class AttributionPatching:
     """Effects of the units of some layers. `replacements`: h' by layer, [prefix token and then patch, unit]."""
 
     def __init__(
@@ -124,8 +120,8 @@ class Attribution:
             return
         parts = now.weights @ products
         now.effects[f"{name}/effect"] = parts.sum(1)
-        for i, place in enumerate(("subject", "background", "prefix")):
-            now.effects[f"{name}/effect_{place}"] = parts[:, i]
+        for i, place in enumerate(PLACES):
+            now.effects[f"{name}/{place}"] = parts[:, i]
 
     def _through_norm(self, now: _Pass, name: str, layer: UnitLayer, delta: Tensor) -> Tensor:
         """What the units do to L by the divisors of the norms behind them alone, on the way that no later block reads.

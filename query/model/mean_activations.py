@@ -34,12 +34,10 @@ def mean_activations(live: LiveModel, layers: list[str], seed: int = 0) -> dict[
 def _cls_mean(live: LiveModel, layer: str) -> Tensor:
     """Over the readable images: float32 [unit]."""
     index = live.index
-    act = live.layer(layer).act if index.neuron_layer(layer, 0).kind == "hidden" else torch.nn.Identity()
     valid, total = index.reader.whole("valid"), torch.zeros(index.neuron_layer(layer, 0).units, dtype=torch.float64)
     for first, values in index.reader.parts(f"{layer}/cls"):
-        readable = torch.from_numpy(values[valid[first : first + len(values)]])
-        with torch.inference_mode():
-            total += act(readable.to(live.device)).double().sum(0).cpu()
+        readable = values[valid[first : first + len(values)]]
+        total += torch.from_numpy(live.activated(layer, readable)).double().sum(0)
     return (total / int(valid.sum())).float()
 
 

@@ -71,7 +71,7 @@ class StoredEffects:
         if leaf in self.spec.leaves:
             return
         remedy = f"There are {', '.join(self.spec.leaves)}."
-        if leaf in (f"effect_{place}" for place in PLACES):
+        if leaf in PLACES:
             remedy = "Make effects with masks: vitdex effects --masks DIR --overwrite."
         raise QueryError(f"no '{leaf}' was measured", remedy)
 
@@ -81,7 +81,7 @@ def open_effects(layout: Layout, manifest: Manifest, run: RunSpec) -> StoredEffe
 
     Raises DamagedIndex where its manifest is damaged, BadIndex where it is of another index, or describes no effects.
     """
-    extension = ExtensionLayout(layout.root, EFFECTS)
+    extension = ExtensionLayout.of(layout.root, EFFECTS)
     if not extension.is_there:
         return None
     found = read_extension(extension, manifest)

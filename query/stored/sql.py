@@ -18,14 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ...schemas.database import (
-    attach_tables,
-    hearing_ctrl_c,
-    lock_in,
-    look_at_tables,
-    naming_damage,
-    quoted,
-)
+from ...schemas.database import attach_tables, hearing_ctrl_c, lock_in, look_at_tables, naming_damage, quoted
 from ...schemas.errors import QueryError, VitdexError
 from ...schemas.extension_tables import attach_effects
 from ...schemas.layout import Layout

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from filelock import FileLock, Timeout
 
 from ..errors import BadIndex
-from ..integrity import Folder
+from ..layout import FilledFolder
 
 PATIENCE = 10  # seconds: the decoders of a run that was killed hold its lock until they notice, which takes up to five
 
 
 @contextlib.contextmanager
-def only_writer(folder: Folder) -> Iterator[None]:
+def only_writer(folder: FilledFolder) -> Iterator[None]:
     """While inside, no other run fills this folder. Raises BadIndex where one does, or its lock is a link."""
     if folder.lock.is_symlink():  # it would be emptied, wherever it leads
         raise BadIndex(f"{folder.lock} is a link", "Move it away.")

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import timm
 import torch
 from click.testing import CliRunner
 from effect_by_hand import effect_by_hand
-from PIL import Image
-from safetensors.torch import save_file
+from other_models import MODELS, index_of
 from torch import Tensor
-from vitdex.indexer.from_python import build_index
 from vitdex.query.causal.ablation import ablate, ablation_caption
 from vitdex.query.causal.runs import MEASURES, OTHERS, measured
 from vitdex.query.commands.main import cli
@@ -32,11 +28,6 @@ from vitdex.schemas.errors import QueryError
 
 IDS = [0, 45, 99, 300]
 NEURONS = [Neuron("blocks.1.mlp.fc1", 5), Neuron("blocks.1.mlp.fc1", 700), Neuron("blocks.4.mlp.fc1", 53)]
-MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "mean of the patches": ("vit_tiny_patch16_224", {"global_pool": "avg", "class_token": False, "depth": 3}),
-    "LayerScale, registers": ("vit_tiny_patch16_224", {"init_values": 0.3, "reg_tokens": 2, "depth": 3}),
-    "post-norm": ("vit_relpos_small_patch16_224", {"depth": 3}),
-}
 
 
 @pytest.fixture
@@ -184,26 +175,7 @@ def test_measures_by_hand() -> None:
 @pytest.fixture(params=MODELS)
 def other(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Index]:
     """A model of another kind on a few images."""
-    name, settings = MODELS[request.param]
-    torch.manual_seed(1)
-    model = timm.create_model(name, num_classes=3, img_size=64, **settings)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
-    save_file(model.state_dict(), tmp_path / "weights.safetensors")
-    for number in range(9):
-        (tmp_path / "images" / "abc"[number % 3]).mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "images" / "abc"[number % 3] / f"{number}.png")
-    seen = {"input_size": [3, 64, 64], "num_classes": 3, "crop_pct": 1.0, "interpolation": "bicubic"}
-    args = {"img_size": 64, **settings}
-    config = {"architecture": name, "num_classes": 3, "model_args": args, "pretrained_cfg": seen}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "model.safetensors").write_bytes((tmp_path / "weights.safetensors").read_bytes())
-    out = build_index(
-        tmp_path / "out", model=f"local-dir:{tmp_path}", images=tmp_path / "images", device="cpu", workers=0
-    )
-    with Index(out) as index:
+    with Index(index_of(*MODELS[request.param], tmp_path)) as index:
         yield index
 
 

@@ -33,7 +33,7 @@ from vitdex.schemas.integrity import verify
 
 SECRET = "the-secret-of-the-house"
 REMEDY = r"Move .*/extensions/effects away, or repeat 'vitdex effects' with --overwrite: the index itself is whole\."
-LEAVES = ("effect", "through_norm", *(f"effect_{place}" for place in PLACES))
+LEAVES = ("effect", "through_norm", *PLACES)
 EFFECT = f"{INSIDE}/arrays.zarr/{LAYER}/effect/c/0/0"
 TABLES = f"{INSIDE}/tables.duckdb"
 
