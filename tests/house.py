@@ -23,9 +23,10 @@ WINGS: dict[str, set[str]] = {
     "heatmaps": BELOW,
     "generate": BELOW,
     "export": BELOW,
+    "atlas": {*BELOW, "console"},
 }
 TOPS = {"index.py", "__init__.py", "__main__.py", "commands"}  # of query, above all its wings
-HEAVY = {"torch", "timm", "torchvision", "matplotlib", "PIL", "zarr", "numba"}
+HEAVY = {"torch", "timm", "torchvision", "matplotlib", "PIL", "zarr", "numba", "starlette", "uvicorn"}
 SPEAKING = {"tqdm", "click"}  # what only the command line imports
 SPEAKERS = ("query/commands/", "indexer/command.py", "data/sample_recipe/")
 

@@ -33,6 +33,7 @@ COMMANDS = {
     "subject": "vitdex.query.commands.subject:subject_command",
     "rankings": "vitdex.query.commands.rankings:rankings_command",
     "generate": "vitdex.query.commands.generate:generate_command",
+    "atlas": "vitdex.query.commands.atlas:atlas_group",
     "export": "vitdex.query.commands.exchange:export_group",
     "import": "vitdex.query.commands.exchange:import_group",
 }

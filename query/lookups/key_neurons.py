@@ -145,20 +145,7 @@ def _ranked(
 ) -> dict[str, Any]:
     """Columns of the first k rows, from the table that ranks and then from the other."""
     first = next(columns for columns in TABLES if by in columns)
-    elsewhere = (
-        "AND (layer, unit) IN (SELECT (layer, unit) FROM class_scores WHERE class_id = $1 AND rank_in_unit > 1) "
-        if louder_elsewhere
-        else ""
-    )
-    # coordinates of the stream have an auroc as well
-    neurons = "AND layer IN (SELECT layer FROM layers WHERE kind <> 'residual') " if by == "auroc" else ""
-    best = index.tables.rows(  # the tables are stored by class, block and unit: a tie goes to the earlier row
-        f"SELECT layer, unit, {', '.join(first)} FROM {TABLES[first]} WHERE class_id = $1 AND {by} IS NOT NULL "
-        f"AND ($2 IS NULL OR layer = $2) {neurons}{elsewhere}ORDER BY {by} DESC, rowid LIMIT $3",
-        [class_id, layer, int(k)],
-    )
-    for name, unit, *_ in best:
-        _must_be_there(index, first, name, unit)
+    best = _first_rows(index, class_id, k, by, first, layer, louder_elsewhere)
     rows = [dict(zip(first, values, strict=True)) for _, _, *values in best]
     others = [columns for columns in TABLES if columns != first and (columns != EFFECTS or index.effects is not None)]
     for columns in others:
@@ -194,6 +181,43 @@ def _must_be_there(index: StoredIndex, columns: tuple[str, ...], layer: Any, uni
         table = TABLES[columns].rsplit(".", 1)[-1]
         remedy = index.effects.layout.remedy if columns is EFFECTS and index.effects else STRANGE
         raise DamagedIndex(f"the table {table} names neuron {layer}:{unit}, which the index does not have", remedy)
+
+
+def _first_rows(
+    index: StoredIndex,
+    class_id: int,
+    k: int,
+    by: Ranking,
+    columns: Sequence[str],
+    layer: str | None = None,
+    louder_elsewhere: bool = False,
+) -> list[tuple[Any, ...]]:
+    """layer, unit and `columns` of the first k rows, all from the table that ranks."""
+    elsewhere = (
+        "AND (layer, unit) IN (SELECT (layer, unit) FROM class_scores WHERE class_id = $1 AND rank_in_unit > 1) "
+        if louder_elsewhere
+        else ""
+    )
+    # coordinates of the stream have an auroc as well
+    neurons = "AND layer IN (SELECT layer FROM layers WHERE kind <> 'residual') " if by == "auroc" else ""
+    ranking = next(names for names in TABLES if by in names)
+    rows = index.tables.rows(  # the tables are stored by class, block and unit: a tie goes to the earlier row
+        f"SELECT layer, unit, {', '.join(columns)} FROM {TABLES[ranking]} WHERE class_id = $1 AND {by} IS NOT NULL "
+        f"AND ($2 IS NULL OR layer = $2) {neurons}{elsewhere}ORDER BY {by} DESC, rowid LIMIT $3",
+        [class_id, layer, int(k)],
+    )
+    for name, unit, *_ in rows:
+        _must_be_there(index, ranking, name, unit)
+    return rows
+
+
+def ranked_values(index: StoredIndex, class_id: int, k: int, by: Ranking) -> list[tuple[Neuron, float]]:
+    """The neurons of key_neurons and their values of the ranking, without its other columns: empty where it has none.
+
+    Raises QueryError as chosen_ranking.
+    """
+    rows = _first_rows(index, class_id, k, chosen_ranking(index, by), (by,))
+    return [(Neuron(layer, unit), value) for layer, unit, value in rows]
 
 
 def named(table: pd.DataFrame) -> list[Neuron]:
@@ -232,15 +256,24 @@ def first_neurons(index: StoredIndex, k: int = 1, by: Ranking | None = None) -> 
     return table
 
 
-def siblings(index: StoredIndex, class_id: int, own: Sequence[Neuron]) -> list[Neuron]:
-    """The top key neurons of the five classes whose rows of the head point most nearly the same way."""
+def classes_near(index: StoredIndex, class_id: int) -> list[tuple[int, float]]:
+    """The other classes, those first whose rows of the head point most nearly the same way, with the cosines.
+
+    Rows are centred over the classes. Raises QueryError without a head of several classes.
+    """
     needs_head(index)
     head = index.reader.whole("head")
     if len(head) < 2:
         raise QueryError("this index has no head with several classes", "Contrast with --contrast features.")
     rows = head - head.mean(0)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    near = np.argsort(-(rows @ rows[class_id]), kind="stable")
-    others = [int(other) for other in near if other != class_id][:SIBLINGS]
+    cosines = rows @ rows[class_id]
+    near = np.argsort(-cosines, kind="stable")
+    return [(int(other), float(cosines[other])) for other in near if other != class_id]
+
+
+def siblings(index: StoredIndex, class_id: int, own: Sequence[Neuron]) -> list[Neuron]:
+    """The top key neurons of the five classes whose rows of the head point most nearly the same way."""
+    others = [other for other, _ in classes_near(index, class_id)[:SIBLINGS]]
     neurons = [neuron for other in others for neuron in named(key_neurons(index, other, k=1))]
     return [neuron for neuron in dict.fromkeys(neurons) if neuron not in own]

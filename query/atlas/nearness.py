@@ -1,0 +1,90 @@
+"""Neurons near one: whose value vectors point its way, and who fire most for the same images."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from ...schemas.run_spec import EXEMPLARS
+from ..stored.stored_index import StoredIndex
+
+Near = list[tuple[int, int, float]]  # a layer's place among all layers, a unit, how near
+
+
+class Nearness:
+    """All neurons with value vectors, as rows: of a matrix of directions, and of one of top exemplars.
+
+    36,864 neurons of 768 features and 100 exemplars take 180 MB.
+    """
+
+    def __init__(self, index: StoredIndex) -> None:
+        self.index = index
+        places = {layer.name: place for place, layer in enumerate(index.spec.layers)}
+        self.layers = [(places[layer.name], layer) for layer in index.ranked_layers]
+        units = [layer.units for _, layer in self.layers]
+        self.starts = np.concatenate([[0], np.cumsum(units)]).astype(np.int64)
+        self.place = np.repeat([place for place, _ in self.layers], units)  # [row], the layer's place
+        self.unit = np.concatenate([np.arange(n) for n in units]) if units else np.empty(0, np.int64)  # [row]
+        if self.layers:
+            self.directions, self.shown = self._directions(), self._shown()
+
+    def row(self, place: int, unit: int) -> int | None:
+        """A neuron's row; None for a coordinate of the stream, which has no value vector."""
+        for start, (own, _) in zip(self.starts, self.layers, strict=False):
+            if own == place:
+                return int(start) + unit
+        return None
+
+    def _directions(self) -> NDArray[np.float32]:
+        """Value vectors of length 1: float32 [row, feature]; zero where the vector is."""
+        rows = np.empty((len(self.unit), self.index.spec.features), np.float32)
+        for start, (_, layer) in zip(self.starts, self.layers, strict=False):
+            names, at = self.index.vectors_of(layer.name)
+            rows[start : start + layer.units] = self.index.reader.chunk(names.vectors, at)[0]
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        np.divide(rows, lengths, out=rows, where=lengths > 0)
+        return rows
+
+    def _shown(self) -> tuple[sparse.csr_array, sparse.csr_array]:
+        """Which images are among each neuron's top exemplars: 1 at [row, image], and the same turned round."""
+        rows, images = [], []
+        for start, (_, layer) in zip(self.starts, self.layers, strict=False):
+            query = "SELECT unit, image_id FROM exemplars WHERE layer = ? AND side = 'top' AND token = 'patch'"
+            found = self.index.look_up(query, [layer.name])
+            rows.append(start + found.unit.to_numpy(np.int64))
+            images.append(found.image_id.to_numpy(np.int64))
+        at = (np.concatenate(rows), np.concatenate(images))
+        ones = np.ones(len(at[0]), np.int32)
+        matrix = sparse.csr_array((ones, at), shape=(len(self.unit), self.index.spec.images))
+        return matrix, matrix.T.tocsr()
+
+    def by_vectors(self, row: int, k: int) -> Near:
+        """The k neurons with the largest cosine of value vectors, nearest first; itself left out."""
+        return self._first(np.einsum("nd,d->n", self.directions, self.directions[row]), row, k)
+
+    def by_images(self, row: int, k: int) -> Near:
+        """The k neurons that share most of their top exemplars with it, and how many."""
+        matrix, turned = self.shown
+        shared = matrix[[row]] @ turned
+        counts = np.zeros(len(self.unit), np.int64)
+        counts[shared.indices] = shared.data
+        return self._first(counts, row, k)
+
+    @property
+    def by_chance(self) -> float:
+        """How many top exemplars two neurons share whose images are drawn."""
+        images = int(self.index.manifest["images"]["indexed"])
+        return min(EXEMPLARS, images) ** 2 / images
+
+    def _first(self, near: NDArray[np.floating] | NDArray[np.int64], row: int, k: int) -> Near:
+        """The k largest but the own; ties to the earlier neuron."""
+        k = min(k, len(near) - 1)
+        if k < 1:
+            return []
+        others = np.delete(np.arange(len(near)), row)
+        values = near[others]
+        last = np.partition(values, len(values) - k)[len(values) - k]
+        best = np.flatnonzero(values >= last)
+        best = others[best[np.argsort(-values[best], kind="stable")][:k]]
+        return [(int(self.place[i]), int(self.unit[i]), near[i].item()) for i in best]
