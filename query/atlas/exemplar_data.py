@@ -45,7 +45,7 @@ def exemplars_data(atlas: Atlas, layer: str, unit: int, rows: Exemplars, k: int)
 
 
 def images_data(images: Images, image_ids: Iterable[int]) -> dict[str, Page]:
-    """What is said of images, by number, each once: path, label, class and answer as numbers of classes, -1 for none."""
+    """What is said of images, by number, each once: path, label, and the numbers of class and answer, -1 for none."""
     return {
         str(i): {
             "path": images.path[i],

@@ -159,9 +159,7 @@ def _check_place(out: Path, stamp: Page) -> None:
     except (OSError, ValueError, RecursionError):
         raise QueryError(f"{out} is not empty and no atlas", "Name a new folder.") from None
     if there != stamp:
-        raise QueryError(
-            f"{out} is an atlas of something else, or of other neurons", "Remove it, or name a new folder."
-        )
+        raise QueryError(f"{out} is an atlas of something else, or of other neurons", "Name a new folder.")
 
 
 def _write(file: Path, content: bytes) -> None:

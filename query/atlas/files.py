@@ -22,11 +22,7 @@ from .plain import json_bytes
 from .thumbnails import pack
 
 JSON, JPEG, PACK = "application/json", "image/jpeg", "application/octet-stream"
-KINDS = {
-    ".html": "text/html; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-}
+KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 
 
 class File(NamedTuple):

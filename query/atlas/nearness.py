@@ -72,10 +72,14 @@ class Nearness:
         return self._first(counts, row, k)
 
     @property
+    def compared(self) -> int:
+        """How many of a neuron's top exemplars are compared."""
+        return min(EXEMPLARS, int(self.index.manifest["images"]["indexed"]))
+
+    @property
     def by_chance(self) -> float:
-        """How many top exemplars two neurons share whose images are drawn."""
-        images = int(self.index.manifest["images"]["indexed"])
-        return min(EXEMPLARS, images) ** 2 / images
+        """How many of them two neurons share whose images are drawn."""
+        return self.compared**2 / int(self.index.manifest["images"]["indexed"])
 
     def _first(self, near: NDArray[np.floating] | NDArray[np.int64], row: int, k: int) -> Near:
         """The k largest but the own; ties to the earlier neuron."""

@@ -119,13 +119,14 @@ def _histogram(maxima: NDArray[np.float32]) -> Page:
 
 
 def _near(atlas: Atlas, place: int, unit: int) -> Page:
-    """Its nearest neurons: [layer's place, unit, cosine], [layer's place, unit, images shared]."""
+    """Its nearest neurons, as [layer's place, unit, how near, the class it says]: by cosine, by images shared."""
     near = atlas.nearness
     row = near.row(place, unit)
     if row is None:
-        return {"vectors": [], "images": [], "chance": None}
-    vectors = [[p, u, plain(np.float32(value))] for p, u, value in near.by_vectors(row, NEAR)]
-    return {"vectors": vectors, "images": near.by_images(row, NEAR), "chance": round(near.by_chance, 2)}
+        return {"vectors": [], "images": [], "shared": 0, "chance": None}
+    vectors = [[p, u, plain(np.float32(value)), atlas.says(p, u)] for p, u, value in near.by_vectors(row, NEAR)]
+    images = [[p, u, count, atlas.says(p, u)] for p, u, count in near.by_images(row, NEAR)]
+    return {"vectors": vectors, "images": images, "shared": near.compared, "chance": round(near.by_chance, 1)}
 
 
 def _descriptions(atlas: Atlas, layer: str, unit: int) -> list[Page]:

@@ -40,7 +40,7 @@ SQL_AT_ONCE = 2
 SMALLEST_ZIPPED = 1_000  # bytes
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -148,9 +148,8 @@ def _answered(root: Path, query: str) -> Response:
         with ask_in_child(root, query, ["json"], SQL_SECONDS) as answer:
             size = answer.files["json"].stat().st_size
             if size > ANSWER_BYTES:
-                return _said(
-                    413, f"The answer has {answer.rows:,} rows and {size:,} bytes, too much for a page. LIMIT it."
-                )
+                return _said(413, f"The answer has {answer.rows:,} rows, too much for a page. Add LIMIT, or aggregate.")
+
             records = answer.files["json"].read_bytes()
             return Response(b'{"rows":%d,"records":%s}' % (answer.rows, records), 200, HEADERS, JSON)
     except VitdexError as error:

@@ -1,0 +1,323 @@
+// What all pages are made of: elements, numbers, names, data, pictures and the maps over them.
+// Text comes from strangers: it is only ever set as text, and what is no letter is written out.
+
+export const state = { start: null, held: null };
+
+export function el(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else made.setAttribute(name, value === true ? "" : value);
+  }
+  made.append(...children.flat(9).filter((child) => child !== null && child !== undefined && child !== false));
+  return made;
+}
+
+export function svg(tag, attributes = {}, ...children) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+// ---- words and numbers
+
+const UNSHOWN = /[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
+
+export function shown(text) {
+  return String(text).replace(UNSHOWN, (c) => "\\u" + c.charCodeAt(0).toString(16).padStart(4, "0"));
+}
+
+// A name from the index: its letters may run either way without turning what stands beside them.
+export const name = (text) => el("bdi", { class: "name" }, shown(text));
+
+export function num(value, digits = 3) {
+  if (value === null || value === undefined || Number.isNaN(value)) return "–";
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  if (size >= 1e6 || size < 1e-3) return value.toExponential(digits - 1).replace("-", "−");
+  const decimals = Math.max(0, digits - 1 - Math.floor(Math.log10(size)));
+  return value.toFixed(Math.min(decimals, 4)).replace("-", "−");
+}
+
+export const count = (value) => value.toLocaleString("en");
+export const share = (value) => (value === null ? "–" : `${num(100 * value)} %`);
+
+export const WORDS = {
+  contribution: "contribution", effect: "effect", folded: "folded", score: "score", probability: "probability",
+  cosine: "cosine", auroc: "AUROC",
+};
+export const MEANS = {
+  contribution: "Mean share of the class's logit on its own images: folded × what the head reads of the neuron.",
+  effect: "Estimated mean fall of the class's logit, were the neuron replaced by its mean on all tokens.",
+  folded: "What an activation of 1 adds to the logit, with all gains and the final norm folded in.",
+  score: "Product of the class's row of the head with the value vector as stored.",
+  probability: "Softmax of the neuron's scores over all classes.",
+  cosine: "Cosine between the class's row of the head and the value vector.",
+  auroc: "How well the largest patch tells the class's images from all others: 0.5 is chance.",
+};
+
+// ---- names of things, and their addresses
+
+export function className(id) {
+  return id === null || id < 0 ? "no class" : state.start.classes[id];
+}
+
+export function classAddress(id) {
+  const { classes, wnids } = state.start, own = classes[id];
+  const alone = state.counts.get(own) === 1;
+  const wnid = wnids && wnids[id];
+  const word = alone ? own : wnid && state.counts.get(wnid) === undefined ? wnid : String(id);
+  return `#/class/${encodeURIComponent(word)}`;
+}
+
+export function neuronAddress(place, unit) {
+  return `#/neuron/${encodeURIComponent(state.start.layers[place].name)}/${unit}`;
+}
+
+export const layerAddress = (place) => `#/layer/${encodeURIComponent(state.start.layers[place].name)}`;
+export const imageAddress = (id) => `#/image/${id}`;
+
+export function layerTitle(place) {
+  const { block, kind, name: full } = state.start.layers[place];
+  return { hidden: `Block ${block}`, gated: `Block ${block}`, attention: `Block ${block} attention`, residual: `Block ${block} stream` }[kind] ?? full;
+}
+
+export function isHeld(place, unit) {
+  return !state.held || Boolean(state.held[place]?.has(unit));
+}
+
+export function neuronLink(place, unit, ...more) {
+  const inside = more.length ? more : [`${layerTitle(place)} · ${unit}`];
+  if (!isHeld(place, unit)) return el("span", { class: "absent", title: "Not in this export" }, ...inside);
+  return el("a", { href: neuronAddress(place, unit) }, ...inside);
+}
+
+export const classLink = (id) => (id >= 0 ? el("a", { href: classAddress(id), class: "class" }, name(className(id))) : el("span", { class: "faint" }, "no class"));
+
+// ---- data
+
+export class Absent extends Error {}
+
+async function fetched(address) {
+  let response;
+  try {
+    response = await fetch(address);
+  } catch {
+    throw new Error("The atlas does not answer. Is its server still running?");
+  }
+  if (response.status === 404) throw new Absent("There is nothing at this address.");
+  if (!response.ok) {
+    const said = await response.json().catch(() => ({}));
+    throw new Error(said.error ?? `The server answered ${response.status}.`);
+  }
+  return response;
+}
+
+export const json = async (address) => (await fetched(`data/${address}.json`)).json();
+
+// Thumbnails of a page: one file of many JPEGs, as addresses that an <img> takes.
+export async function pictures(address) {
+  const buffer = await (await fetched(`data/${address}.jpgs`)).arrayBuffer();
+  const view = new DataView(buffer), many = view.getUint32(0, true), found = [];
+  let at = 4 * (many + 1);
+  for (let i = 0; i < many; i++) {
+    const length = view.getUint32(4 * (i + 1), true);
+    found.push(length ? URL.createObjectURL(new Blob([new Uint8Array(buffer, at, length)], { type: "image/jpeg" })) : null);
+    at += length;
+  }
+  onLeave(() => found.forEach((url) => url && URL.revokeObjectURL(url)));
+  return found;
+}
+
+// What a page has to let go of when the next one has come.
+let leaving = [];
+export const onLeave = (done) => leaving.push(done);
+export function taken() {
+  const own = leaving;
+  leaving = [];
+  return own;
+}
+
+export function bytes(text) {
+  return Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+}
+
+export const uint16 = (text) => new Uint16Array(bytes(text).buffer);
+export const float32 = (text) => new Float32Array(bytes(text).buffer);
+
+// value = min + code / 255 * (max - min), exact at both ends
+export function decoded(map) {
+  const codes = bytes(map.codes), values = new Float32Array(codes.length);
+  for (let i = 0; i < codes.length; i++) values[i] = map.min * (1 - codes[i] / 255) + map.max * (codes[i] / 255);
+  return values;
+}
+
+// ---- maps over pictures: the colours and the scale of every heatmap of vitdex
+
+const STOPS = [[33, 102, 172], [67, 147, 195], [146, 197, 222], [209, 229, 240], [247, 247, 247], [253, 219, 199], [244, 165, 130], [214, 96, 77], [178, 24, 43]];
+const OPACITY = 0.75, FADE = 2 / 3;
+
+export function colour(position) {
+  const at = (Math.min(1, Math.max(-1, position)) + 1) * 4, i = Math.min(7, Math.floor(at)), part = at - i;
+  return STOPS[i].map((low, c) => low + part * (STOPS[i + 1][c] - low));
+}
+
+export const opacityAt = (position) => OPACITY * Math.min(1, Math.abs(position) / FADE);
+
+export function position(value, { low, high }) {
+  const centre = Math.min(Math.max(0, low), high);
+  const off = Math.min(high, Math.max(low, value)) - centre;
+  return off > 0 ? off / Math.max(high - centre, 1e-30) : off / Math.max(centre - low, 1e-30);
+}
+
+function weights(patches, pixels, blocky) {
+  return Array.from({ length: pixels }, (_, i) => {
+    const at = Math.min(patches - 1, Math.max(0, ((i + 0.5) * patches) / pixels - 0.5));
+    if (blocky) return [Math.min(patches - 1, Math.floor((i * patches) / pixels)), 0];
+    const first = Math.min(patches - 1, Math.floor(at));
+    return [first, at - first];
+  });
+}
+
+export function drawMap(canvas, values, [rows, columns], scale, { blocky = false, opacity = 1 } = {}) {
+  const { width, height } = canvas, context = canvas.getContext("2d"), image = context.createImageData(width, height);
+  const ys = weights(rows, height, blocky), xs = weights(columns, width, blocky);
+  for (let y = 0; y < height; y++) {
+    const [r, dy] = ys[y], r2 = Math.min(rows - 1, r + 1);
+    for (let x = 0; x < width; x++) {
+      const [c, dx] = xs[x], c2 = Math.min(columns - 1, c + 1);
+      const above = values[r * columns + c] * (1 - dx) + values[r * columns + c2] * dx;
+      const below = values[r2 * columns + c] * (1 - dx) + values[r2 * columns + c2] * dx;
+      const p = position(above * (1 - dy) + below * dy, scale), at = 4 * (y * width + x);
+      image.data.set(colour(p), at);
+      image.data[at + 3] = 255 * Math.min(1, opacityAt(p) * opacity);
+    }
+  }
+  context.putImageData(image, 0, 0);
+}
+
+// How maps are shown, remembered from page to page.
+export const look = { over: "smooth", scale: "neuron", opacity: 1 };
+try {
+  Object.assign(look, JSON.parse(localStorage.getItem("atlas-look") ?? "{}"));
+} catch { /* a browser that keeps nothing */ }
+
+const keep = () => {
+  try { localStorage.setItem("atlas-look", JSON.stringify(look)); } catch { /* as above */ }
+};
+
+// A picture with its map over it. `scale` is the neuron's.
+export function overlaid({ url, alt, map, scale, href, caption }) {
+  const [height, width] = thumbSize();
+  const picture = url ? el("img", { src: url, alt, width, height, loading: "lazy", decoding: "async" }) : el("span", { class: "noimage", role: "img", "aria-label": alt });
+  const canvas = map ? el("canvas", { width, height, "aria-hidden": "true" }) : null;
+  const frame = el("span", { class: "frame" }, picture, canvas);
+  if (!url) frame.classList.add("bare");
+  frame.style.aspectRatio = `${width} / ${height}`;
+  const values = map && decoded(map);
+  const draw = () => {
+    frame.classList.toggle("pale", Boolean(map) && look.over !== "off");
+    if (!canvas) return;
+    canvas.hidden = look.over === "off";
+    const own = look.scale === "image" ? { low: map.min, high: map.max } : scale;
+    if (!canvas.hidden) drawMap(canvas, values, state.start.grid, own, { blocky: look.over === "blocky", opacity: look.opacity });
+  };
+  draw();
+  const made = el("figure", {}, el("a", { href }, frame), caption && el("figcaption", {}, caption));
+  made.draw = draw;
+  return made;
+}
+
+export function thumbSize() {
+  const [height, width] = state.start.input, part = Math.min(1, 112 / Math.max(height, width));
+  return [Math.max(1, Math.round(height * part)), Math.max(1, Math.round(width * part))];
+}
+
+export function redraw(root) {
+  for (const figure of root.querySelectorAll("figure")) figure.draw?.();
+}
+
+// The scale on which all maps of a neuron can be compared: at least its quantiles 0.001 and 0.999.
+export function neuronScale(thresholds, maps) {
+  const seen = maps.filter(Boolean);
+  return {
+    low: Math.min(thresholds.q001, 0, ...seen.map((m) => m.min)),
+    high: Math.max(thresholds.q999, 0, ...seen.map((m) => m.max)),
+  };
+}
+
+export function mapControls(changed) {
+  const set = (what) => (value) => {
+    look[what] = value;
+    keep();
+    changed();
+  };
+  const slider = el("input", { type: "range", min: 0.2, max: 1.3, step: 0.05, value: look.opacity, "aria-label": "Opacity of the maps", oninput: (e) => set("opacity")(Number(e.target.value)) });
+  return el("div", { class: "controls" },
+    choice("Map", [["smooth", "smooth"], ["blocky", "patches"], ["off", "off"]], look.over, set("over")),
+    choice("Scale", [["neuron", "neuron"], ["image", "each image"]], look.scale, set("scale")),
+    el("label", { class: "slider" }, "Opacity", slider));
+}
+
+export function legend(scale) {
+  const canvas = el("canvas", { width: 160, height: 8, "aria-hidden": "true" }), context = canvas.getContext("2d");
+  for (let x = 0; x < 160; x++) {
+    const value = scale.low + (x / 159) * (scale.high - scale.low), p = position(value, scale);
+    context.fillStyle = `rgba(${colour(p).map(Math.round).join(",")},${opacityAt(p)})`;
+    context.fillRect(x, 0, 1, 8);
+  }
+  return el("span", { class: "legend" }, num(scale.low), canvas, num(scale.high));
+}
+
+// ---- small pieces
+
+// Buttons of which one is pressed.
+export function choice(label, options, chosen, changed) {
+  const buttons = options.map(([value, text, title]) => el("button", {
+    type: "button", title, "aria-pressed": String(value === chosen),
+    onclick: () => {
+      for (const button of buttons) button.setAttribute("aria-pressed", String(button === buttons[options.findIndex((o) => o[0] === value)]));
+      changed(value);
+    },
+  }, text));
+  return el("div", { class: "choice", role: "group", "aria-label": label }, buttons);
+}
+
+export function card(title, ...children) {
+  return el("section", { class: "card" }, title && el("h2", {}, title), ...children);
+}
+
+// Rows of a name, a bar from zero and a value.
+export function bars(rows, { each, value, text }) {
+  const largest = Math.max(1e-30, ...rows.map((row) => Math.abs(value(row))));
+  return el("ol", { class: "bars" }, rows.map((row) => {
+    const bar = el("span", { class: value(row) < 0 ? "bar minus" : "bar" });
+    bar.style.width = `${(100 * Math.abs(value(row))) / largest}%`;
+    return el("li", {}, el("span", { class: "of" }, each(row)), el("span", { class: "track" }, bar), el("span", { class: "value" }, text(row)));
+  }));
+}
+
+export function heading(title, { sub, before, after, aside } = {}) {
+  const step = (address, text, label, key) => el("a", { class: address ? "step" : "step off", href: address ?? undefined, "aria-label": label, "data-step": key, "aria-disabled": address ? undefined : "true" }, text);
+  return el("div", { class: "heading" },
+    el("div", {}, el("h1", { tabindex: -1 }, title), sub && el("div", { class: "sub" }, sub)),
+    el("div", { class: "aside" }, aside, (before !== undefined || after !== undefined) && el("span", { class: "steps" }, step(before, "←", "Previous", "before"), step(after, "→", "Next", "after"))));
+}
+
+export function copied(text, label) {
+  const button = el("button", {
+    type: "button", class: "quiet",
+    onclick: async () => {
+      try {
+        await navigator.clipboard.writeText(text);
+        button.textContent = "copied";
+      } catch {
+        button.textContent = "select it by hand";
+      }
+      setTimeout(() => (button.textContent = label), 1500);
+    },
+  }, label);
+  return button;
+}
