@@ -14,7 +14,7 @@ from .plain import Page, listed, plain
 
 NEURONS = 8  # by each ranking
 COUNTED = 100  # neurons whose layers are counted
-EXEMPLARS = 4  # of each neuron
+EXEMPLARS = 6  # of each neuron
 IMAGES = 24
 NEAR = 8
 

@@ -1,5 +1,5 @@
 // Where an address leads, the search, the keys.
-import { Absent, card, className, el, heading, imageAddress, isHeld, json, layerAddress, layerTitle, name, neuronAddress, onLeave, shown, state, classAddress, taken } from "./parts.js";
+import { Absent, card, className, classLink, el, heading, imageAddress, isHeld, json, layerAddress, layerTitle, name, neuronAddress, onLeave, shown, state, classAddress, taken } from "./parts.js";
 
 const main = document.getElementById("page"), root = document.documentElement;
 
@@ -17,12 +17,8 @@ function classOf(word) {
   const by = wnids ? wnids.indexOf(word) : -1;
   if (by >= 0) return by;
   if (/^\d{1,9}$/.test(word) && Number(word) < classes.length) return Number(word);
-  throw new Absent(`There is no class ${shown(word)}.${near(word)}`);
-}
-
-function near(word) {
-  const close = nearest(word, state.start.classes).slice(0, 3).map((i) => className(i));
-  return close.length ? ` Did you mean ${close.map(shown).join(" or ")}?` : "";
+  const close = nearest(word, classes).slice(0, 3);
+  throw Object.assign(new Absent(`There is no class ${shown(word)}.`), { close });
 }
 
 const number = (word) => (/^\d{1,9}$/.test(word ?? "") ? Number(word) : NaN);
@@ -102,7 +98,9 @@ function failed(error) {
   const absent = error instanceof Absent;
   return {
     title: absent ? "Nothing here" : "Something failed",
-    page: el("article", { class: "failed" }, heading(absent ? "Nothing here" : "Something failed"), card(null, el("p", {}, error.message), el("p", {}, el("a", { href: "#/" }, "To the first page"), " or search above."))),
+    page: el("article", { class: "failed" }, heading(absent ? "Nothing here" : "Something failed"), card(null, el("p", {}, error.message),
+      error.close?.length ? el("p", {}, "Did you mean ", error.close.map((id, i) => [i ? " or " : "", classLink(id)]), "?") : null,
+      el("p", {}, el("a", { href: "#/" }, "To the first page"), " or search above."))),
   };
 }
 

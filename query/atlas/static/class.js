@@ -8,28 +8,32 @@ export async function classPage(id) {
   const picture = new Map([...new Set(order)].map((image, i) => [image, urls[i]]));
   const last = state.start.classes.length - 1;
   const right = data.answers.find(([answer]) => answer === id)?.[1] ?? 0, all = data.own.image.length;
+  const where = card(null);
   const page = el("article", {},
     heading(name(data.name), {
       sub: [data.wnid && el("code", {}, shown(data.wnid)), el("span", {}, all ? `${count(all)} images, ${share(right / all)} answered right` : "no images in this index")],
       before: id > 0 ? classAddress(id - 1) : null, after: id < last ? classAddress(id + 1) : null,
     }),
     el("div", { class: "two" },
-      el("div", {}, keyNeurons(data, picture)),
-      el("div", {}, answers(data), siblings(data))),
+      el("div", {}, keyNeurons(data, picture, where)),
+      el("div", {}, where, answers(data), siblings(data))),
     images(data, picture));
   return { title: shown(data.name), page };
 }
 
-function keyNeurons(data, urls) {
+// Its first neurons by a ranking that can be changed; in the card `where`, in which layers its first hundred are.
+function keyNeurons(data, urls, where) {
   const held = state.start.rankings.filter((by) => data.rankings[by]);
+  where.hidden = !held.length;
   if (!held.length) return card("Key neurons", el("p", { class: "note" }, "This index ranks no neuron for the class."));
   const body = el("div", {});
   const fill = (by) => {
     const { neurons, layers, counted } = data.rankings[by];
     body.replaceChildren(
       el("p", { class: "note" }, MEANS[by]),
-      el("ol", { class: "keys" }, neurons.map(([place, unit, value], i) => keyNeuron(data, place, unit, value, i + 1, by, urls))),
-      el("h3", {}, `Where its first ${counted} neurons sit`),
+      el("ol", { class: "keys" }, neurons.map(([place, unit, value], i) => keyNeuron(data, place, unit, value, i + 1, by, urls))));
+    where.replaceChildren(el("h2", {}, "Where they sit"),
+      el("p", { class: "note" }, `Its first ${counted} neurons by ${WORDS[by]}, layer by layer.`),
       bars(layers, { each: ([place]) => el("a", { href: layerAddress(place) }, layerTitle(place)), value: ([, n]) => n, text: ([, n]) => String(n) }));
   };
   fill(held[0]);

@@ -16,7 +16,7 @@ export async function mapPage(word) {
   if (!data.layers.length) return { title: "Map", page: el("article", {}, heading("Map"), card(null, el("p", {}, "This index holds no neurons with value vectors."))) };
   const points = unpacked(data);
   const spaces = Object.keys(data.spaces);
-  const view = { space: spaces.includes(word) ? word : spaces.at(-1), by: "block", only: null, x: 0, y: 0, zoom: 1, over: -1 };
+  const view = { space: spaces.includes(word) ? word : spaces.at(-1), by: state.start.classes.length ? "says" : "block", only: null, x: 0, y: 0, zoom: 1, over: -1 };
   const canvas = el("canvas", { tabindex: 0, role: "application", "aria-label": `Map of ${count(points.place.length)} neurons: plus and minus zoom, arrow keys move. The layers' tables list the same neurons.` });
   const tip = el("div", { class: "tip", hidden: true, "aria-live": "polite" });
   const legendBox = el("div", { class: "maplegend" }), note = el("p", { class: "note" });

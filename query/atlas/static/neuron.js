@@ -1,4 +1,4 @@
-import { bars, card, choice, className, classLink, copied, count, el, heading, imageAddress, isHeld, json, layerAddress, layerTitle, legend, mapControls, MEANS, name, neuronAddress, neuronLink, neuronScale, num, overlaid, pictures, redraw, share, shown, state, svg, WORDS } from "./parts.js";
+import { bars, card, choice, className, classLink, copied, count, el, heading, imageAddress, isHeld, json, layerAddress, layerTitle, legend, look, mapControls, MEANS, name, neuronAddress, neuronLink, neuronScale, num, overlaid, pictures, redraw, share, shown, state, svg, WORDS } from "./parts.js";
 
 const FLAGS = {
   dead: ["dead", "It is above 0 on no token of any image."],
@@ -35,7 +35,7 @@ export async function neuronPage(place, unit) {
 
 function exemplars(data, urls) {
   const scale = neuronScale(data.thresholds, SIDES.flatMap(([side]) => data.exemplars[side].map));
-  const grid = el("div", { class: "grid" });
+  const grid = el("div", { class: "grid five" });
   const note = el("p", { class: "note" });
   const fill = (side) => {
     const rows = data.exemplars[side];
@@ -48,16 +48,17 @@ function exemplars(data, urls) {
     }[side];
   };
   fill("top");
-  const ends = el("span", {}, legend(scale));
+  const ends = el("span", {});
   const changed = () => {
     redraw(grid);
-    ends.hidden = false;
+    ends.replaceChildren(look.scale === "image" ? "; each image from its smallest to its largest value" : legend(scale));
   };
+  changed();
   const value = data.kind === "hidden" ? `before ${state.start.activation}` : "of the unit itself";
   return card(null,
     el("div", { class: "cardhead" }, el("h2", {}, "Images"), choice("Which images", SIDES, "top", fill)),
     mapControls(changed), grid,
-    el("div", { class: "foot" }, note, el("span", { class: "note" }, `values ${value} `, ends)));
+    el("div", { class: "foot" }, note, el("span", { class: "note" }, `values ${value}`, ends)));
 }
 
 function exemplar(data, side, i, url, scale) {
@@ -112,13 +113,13 @@ function statistics(data) {
 }
 
 function near(data) {
-  const { vectors, images, chance } = data.near;
+  const { vectors, images, shared, chance } = data.near;
   if (!vectors.length) return null;
   const list = (title, note, rows, text) => el("div", {}, el("h3", {}, title), el("p", { class: "note" }, note),
     el("ol", { class: "near" }, rows.map(([place, unit, value, says]) => el("li", {}, neuronLink(place, unit), el("span", { class: "says" }, says >= 0 ? name(className(says)) : ""), el("span", { class: "value" }, text(value))))));
   return card("Nearest neurons", el("div", { class: "pair" },
     list("Write alike", "Cosine of value vectors, over all layers; with the class that each says.", vectors, num),
-    list("Fire for the same images", `Of its first ${data.shared} images, how many are among the other's; ${num(chance)} by chance.`, images, String)));
+    list("Fire for the same images", `Of its first ${shared} images, how many are among the other's; ${num(chance)} by chance.`, images, String)));
 }
 
 function notes(data, generated) {

@@ -13,7 +13,7 @@ export async function homePage() {
       el("a", { href: "#/about" }, el("b", {}, "About"), el("span", {}, "where all of this comes from"))),
     start.classes.length ? card("Classes", el("p", { class: "links many" }, start.classes.map((_, id) => classLink(id)))) : null,
     card("Layers", el("p", { class: "links many" }, start.layers.map((layer, place) => el("a", { href: layerAddress(place) }, layerTitle(place), el("span", { class: "faint" }, ` ${count(layer.units)}`))))),
-    card("Keys", el("dl", {}, [["/", "search"], ["← →", "previous and next"], ["m", "map"], ["r", "a neuron at random"], ["t", "light or dark"]].map(([key, what]) => [el("dt", {}, el("kbd", {}, key)), el("dd", {}, what)]))));
+    el("p", { class: "keysline" }, [["/", "search"], ["← →", "previous and next"], ["m", "map"], ["r", "a neuron at random"], ["t", "light or dark"]].map(([key, what]) => el("span", {}, el("kbd", {}, key), ` ${what}`))));
   return { title: "Atlas", page };
 }
 
@@ -43,7 +43,7 @@ export async function layerPage(place) {
     return el("td", {}, key === "positive_share" ? share(v) : num(v));
   };
   const fill = () => {
-    head.replaceChildren(...columns.map(([key, text, title]) => el("th", { scope: "col", "aria-sort": key === by ? (down ? "descending" : "ascending") : "none" }, el("button", { type: "button", title, onclick: () => sort(key) }, text, key === by ? (down ? " ↓" : " ↑") : ""))));
+    head.replaceChildren(...columns.map(([key, text, title]) => el("th", { scope: "col", class: NAMES.has(key) ? "text" : undefined, "aria-sort": key === by ? (down ? "descending" : "ascending") : "none" }, el("button", { type: "button", title, onclick: () => sort(key) }, text, key === by ? (down ? " ↓" : " ↑") : ""))));
     body.replaceChildren(...order.slice(0, many).map((unit) => el("tr", {}, columns.map(([key]) => cell(key, unit)))));
     more.hidden = many >= units;
     more.textContent = `${count(Math.min(many, units))} of ${count(units)}: show more`;
@@ -71,7 +71,7 @@ export async function layerPage(place) {
 }
 
 function facts(value) {
-  if (value === null || typeof value !== "object") return el("span", {}, value === null ? "–" : shown(value));
+  if (value === null || typeof value !== "object") return el("span", {}, value === null ? "–" : typeof value === "number" && !Number.isInteger(value) ? num(value, 4) : shown(value));
   if (Array.isArray(value)) return value.every((v) => typeof v !== "object") ? el("span", {}, shown(value.join(", ")) || "none") : el("div", {}, `${value.length} of: `, facts(value[0]));
   return el("dl", {}, Object.entries(value).map(([key, v]) => [el("dt", {}, shown(key.replaceAll("_", " "))), el("dd", {}, facts(v))]));
 }

@@ -221,6 +221,7 @@ export function overlaid({ url, alt, map, scale, href, caption }) {
     frame.classList.toggle("pale", Boolean(map) && look.over !== "off");
     if (!canvas) return;
     canvas.hidden = look.over === "off";
+    canvas.classList.toggle("blocky", look.over === "blocky");
     const own = look.scale === "image" ? { low: map.min, high: map.max } : scale;
     if (!canvas.hidden) drawMap(canvas, values, state.start.grid, own, { blocky: look.over === "blocky", opacity: look.opacity });
   };
