@@ -17,12 +17,13 @@ import uvicorn
 import xxhash
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...schemas.errors import DamagedIndex, QueryError, VitdexError
 from ..console.child import ask_in_child
@@ -61,6 +62,7 @@ class OurOwnHost:
                 await self.app(scope, receive, send)
             return
         request = Request(scope)
+        send = _with_headers(send)
         hosts = request.headers.getlist("host")
         origins = {f"http://{host}" for host in self.hosts}
         if len(hosts) != 1 or hosts[0].lower() not in self.hosts:
@@ -71,8 +73,17 @@ class OurOwnHost:
             await self.app(scope, receive, send)
 
 
+def _with_headers(send: Send) -> Send:
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).update(HEADERS)
+        await send(message)
+
+    return sent
+
+
 def _said(status: int, text: str) -> Response:
-    return Response(json_bytes({"error": text}), status, HEADERS, JSON)
+    return Response(json_bytes({"error": text}), status, media_type=JSON)
 
 
 def app_of(atlas: Atlas, port: int) -> Starlette:
@@ -106,10 +117,9 @@ def _file(atlas: Atlas, address: str, request: Request) -> Response:
     except DamagedIndex as error:
         return _said(500, str(error))
     tag = f'W/"{xxhash.xxh3_64_hexdigest(file.content)}"'
-    headers = {**HEADERS, "ETag": tag}
     if tag in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=headers)
-    return Response(file.content, headers=headers, media_type=file.kind)
+        return Response(status_code=304, headers={"ETag": tag})
+    return Response(file.content, headers={"ETag": tag}, media_type=file.kind)
 
 
 def _data(atlas: Atlas, address: str) -> File:
@@ -151,7 +161,7 @@ def _answered(root: Path, query: str) -> Response:
                 return _said(413, f"The answer has {answer.rows:,} rows, too much for a page. Add LIMIT, or aggregate.")
 
             records = answer.files["json"].read_bytes()
-            return Response(b'{"rows":%d,"records":%s}' % (answer.rows, records), 200, HEADERS, JSON)
+            return Response(b'{"rows":%d,"records":%s}' % (answer.rows, records), media_type=JSON)
     except VitdexError as error:
         return _said(400, str(error))
 

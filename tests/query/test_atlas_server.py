@@ -108,7 +108,9 @@ def test_no_other_path_leads_anywhere(path: str, address: str) -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
 def test_other_methods_are_refused(method: str, address: str) -> None:
-    assert ask(address, "/data/start.json", method, b"").status == 405
+    answer = ask(address, "/data/start.json", method, b"")
+    assert answer.status == 405
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
 HOSTILE = [
