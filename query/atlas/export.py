@@ -116,7 +116,7 @@ def _addresses(index: StoredIndex, held: dict[int, list[int]]) -> list[list[str]
     """All addresses, those together whose files are about as large."""
     pictures = index.spec.inputs
     classes, images = range(len(index.classes)), range(index.spec.images)
-    readable = index.reader.whole("valid") if pictures else []
+    readable = index.reader.whole("valid")
     return [
         [START, "data/search.json", "data/about.json", "data/map.json"],
         [f"data/layer/{place}.json" for place in range(len(index.spec.layers))],

@@ -34,7 +34,7 @@ def listed(values: Iterable[Any]) -> list[Any]:
 
 def packed(values: NDArray[Any]) -> str:
     """An array's bytes, little-endian, in base64; who reads it knows its type and shape."""
-    return b64encode(np.ascontiguousarray(values.astype(values.dtype.newbyteorder("<"), copy=False))).decode()
+    return b64encode(values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()).decode()
 
 
 def json_bytes(page: Page) -> bytes:

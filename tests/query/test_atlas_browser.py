@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from atlas_carriers import hosted, served
+from vitdex.query.atlas.columns import SHOWN
 from vitdex.query.atlas.export import plan_export, write_export
 from vitdex.query.drawing.colours import Scale
 from vitdex.query.drawing.upsample import blocky, smooth
@@ -25,7 +27,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 
 HOSTILE = "<img src=x onerror='window.broken=1'>\"';\u202eback\n</script><script>window.broken=1</script>"
-SHOWN = "<img src=x onerror='window.broken=1'>\"';\\u202eback\\u000a</script><script>window.broken=1</script>"
+WRITTEN = "<img src=x onerror='window.broken=1'>\"';\\u202eback\\u000a</script><script>window.broken=1</script>"
 NEURON = "#/neuron/blocks.5.mlp.fc1/16"
 PAGES = {
     "#/": "Every neuron a page",
@@ -117,10 +119,11 @@ def watched(browser: Any, base: str) -> Iterator[Watched]:
     found = Watched(context.new_page(), base)
     found.page.on("pageerror", lambda error: found.faults.append(str(error)))
     found.page.on("console", lambda said: found.faults.append(said.text) if said.type == "error" else None)
-    found.page.on("request", found.asked.append)
+    found.page.on("request", lambda one: found.asked.append(one))
     yield found
     assert found.page.evaluate("window.broken") is None
-    assert [fault for fault in found.faults if "404" not in fault] == []
+    # a browser writes an error for every answer of 404, which unknown addresses have, and of 400, which wrong SQL has
+    assert [fault for fault in found.faults if not re.search("status of 40[04]", fault)] == []
     assert [one.url for one in found.requests if not one.url.startswith(base)] == []
     context.close()
 
@@ -186,11 +189,11 @@ def test_search_keys_and_back(watched: Watched) -> None:
 
 def test_strange_texts_are_shown_as_text(watched: Watched) -> None:
     watched.open(NEURON)
-    assert watched.page.inner_text(".said .quote") == SHOWN
+    assert watched.page.inner_text(".said .quote") == WRITTEN
     watched.page.keyboard.press("/")
     watched.page.keyboard.type("onerror")
     watched.page.wait_for_selector("#hits [aria-selected=true]")
-    assert watched.page.inner_text("#hits li .name") == SHOWN
+    assert watched.page.inner_text("#hits li .name") == WRITTEN
 
 
 def test_a_neurons_page_is_light(watched: Watched) -> None:
@@ -227,7 +230,7 @@ def test_maps_lie_on_their_pictures_pixel_by_pixel(watched: Watched, index_path:
 
 def _scale(index: Index) -> Scale:
     """The scale of a neuron's page: its quantiles 0.001 and 0.999, and all maps that it shows."""
-    sides = [index.exemplars("blocks.5.mlp.fc1", 16, k, s) for s, k in (("top", 20), ("quantile", 9), ("bottom", 9))]
+    sides = [index.exemplars("blocks.5.mlp.fc1", 16, k, side) for side, k in SHOWN.items()]
     maps = [index.map("blocks.5.mlp.fc1", 16, i) for rows in sides for i in rows.image_id]
     card = index.neuron("blocks.5.mlp.fc1", 16)
     low, high = min(float(m.min()) for m in maps), max(float(m.max()) for m in maps)

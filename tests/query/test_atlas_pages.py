@@ -245,11 +245,12 @@ def test_there_is_nothing_at_other_addresses(address: str, atlas: Atlas) -> None
 
 @pytest.mark.parametrize("what", ["no pictures, no maps", "exemplars' maps", "no head", "gated"])
 def test_pages_of_indexes_that_hold_less(what: str, tmp_path: Path) -> None:
-    more: dict[str, Any] = {
+    less: dict[str, dict[str, Any]] = {
         "no pictures, no maps": {"maps": "none", "inputs": False},
         "exemplars' maps": {"maps": "exemplars"},
         "no head": {"head": "none"},
-    }.get(what, {})
+    }
+    more = less.get(what, {})
     name, settings = GATED if what == "gated" else MODELS["LayerScale, registers"]
     with Index(index_of(name, settings, tmp_path, 56 if what == "gated" else 64, **more)) as index:
         atlas = Atlas(index)
