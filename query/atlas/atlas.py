@@ -15,6 +15,8 @@ from ...schemas.run_spec import Side
 from ..lookups.key_neurons import RANKINGS, Ranking, default_ranking
 from ..stored.stored_index import StoredIndex
 from .columns import (
+    ACTIVATIONS,
+    SCORES,
     Exemplars,
     Images,
     Neurons,
@@ -99,7 +101,11 @@ class Atlas:
     def _rankings(self) -> list[Ranking]:
         if not self.index.spec.classes:
             return []
-        held = {by for place in range(len(self.index.spec.layers)) for by in self.classes(place)}
+        tables = {"class_scores": SCORES, "class_activations": ACTIVATIONS}
+        if self.index.effects is not None:
+            tables["class_effects"] = ("effect",)
+        known = "SELECT 1 FROM {} WHERE {} IS NOT NULL LIMIT 1"
+        held = [by for t, names in tables.items() for by in names if self.index.tables.rows(known.format(t, by), [])]
         first = default_ranking(self.index)
         return sorted(held, key=lambda by: (by != first, RANKINGS.index(by)))
 

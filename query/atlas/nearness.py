@@ -9,6 +9,7 @@ from scipy import sparse
 from ...schemas.run_spec import EXEMPLARS
 from ..stored.stored_index import StoredIndex
 
+BLOCK = 32  # neurons whose cosines are made at once: one pass over all directions for all of them
 Near = list[tuple[int, int, float]]  # a layer's place among all layers, a unit, how near
 
 
@@ -26,6 +27,7 @@ class Nearness:
         self.starts = np.concatenate([[0], np.cumsum(units)]).astype(np.int64)
         self.place = np.repeat([place for place, _ in self.layers], units)  # [row], the layer's place
         self.unit = np.concatenate([np.arange(n) for n in units]) if units else np.empty(0, np.int64)  # [row]
+        self._cosines: tuple[int, NDArray[np.float32]] | None = None
         if self.layers:
             self.directions, self.shown = self._directions(), self._shown()
 
@@ -61,15 +63,18 @@ class Nearness:
 
     def by_vectors(self, row: int, k: int) -> Near:
         """The k neurons with the largest cosine of value vectors, nearest first; itself left out."""
-        return self._first(np.einsum("nd,d->n", self.directions, self.directions[row]), row, k)
+        first = row - row % BLOCK
+        held = self._cosines  # of one block: whoever asks for the next neuron has its answer
+        if held is None or held[0] != first:
+            held = self._cosines = (first, self.directions[first : first + BLOCK] @ self.directions.T)
+        return self._first(held[1][row - first], row, k)
 
     def by_images(self, row: int, k: int) -> Near:
         """The k neurons that share most of their top exemplars with it, and how many."""
         matrix, turned = self.shown
-        shared = matrix[[row]] @ turned
-        counts = np.zeros(len(self.unit), np.int64)
-        counts[shared.indices] = shared.data
-        return self._first(counts, row, k)
+        images = matrix.indices[matrix.indptr[row] : matrix.indptr[row + 1]]
+        others = [turned.indices[turned.indptr[i] : turned.indptr[i + 1]] for i in images]
+        return self._first(np.bincount(np.concatenate(others), minlength=len(self.unit)), row, k)
 
     @property
     def compared(self) -> int:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ...schemas.errors import QueryError
 from ..lookups.neuron import QUANTILES
+from ..notes.database import notes_stamp
 from ..notes.generated_images import read_picture
 from ..stored.names import Neuron
 from .atlas import Atlas
@@ -130,12 +131,16 @@ def _near(atlas: Atlas, place: int, unit: int) -> Page:
 
 
 def _descriptions(atlas: Atlas, layer: str, unit: int) -> list[Page]:
+    if notes_stamp(atlas.index.layout) is None:  # nobody has added any
+        return []
     columns = ("source", "description", "note")
     query = f"SELECT {', '.join(columns)} FROM descriptions WHERE layer = ? AND unit = ? ORDER BY source"
     return [dict(zip(columns, row, strict=True)) for row in atlas.index.tables.rows(query, [layer, unit])]
 
 
 def _generated(atlas: Atlas, layer: str, unit: int) -> list[Page]:
+    if notes_stamp(atlas.index.layout) is None:
+        return []
     query = f"SELECT {', '.join(GENERATED)} FROM generated WHERE layer = ? AND unit = ? AND id IS NOT NULL ORDER BY id"
     rows = atlas.index.tables.rows(query, [layer, unit])
     return [dict(zip(GENERATED, listed(row), strict=True)) for row in rows]
