@@ -148,7 +148,7 @@ function drawing(canvas, points, data, view) {
     sorted();
     context.setTransform(dense, 0, 0, dense, 0, 0);
     context.clearRect(0, 0, w, h);
-    const many = points.place.length, r = Math.min(7, Math.max(1.3, 90 / Math.sqrt(many)) * Math.sqrt(view.zoom)), fades = view.only !== null || view.find;
+    const many = points.place.length, r = Math.min(7, Math.max(1.3, 150 / Math.sqrt(many)) * Math.sqrt(view.zoom)), fades = view.only !== null || view.find;
     const faint = getComputedStyle(canvas).getPropertyValue("--line");
     const lit = (i) => (view.only === null || shades.group[i] === view.only) && (!view.find || view.find(i));
     for (const light of fades ? [false, true] : [true]) {
