@@ -36,6 +36,8 @@ PLANTED = [
     ("wrong_wings", "query/lookups/neuron.py", "from ..index import Index"),
     ("wrong_wings", "query/stored/maps.py", "from .. import Index"),
     ("wrong_wings", "query/index.py", "from .commands.output import show"),
+    ("wrong_wings", "query/atlas/files.py", "from ..dissect.firing import firing_neurons"),
+    ("wrong_wings", "query/dissect/firing.py", "from ..atlas.atlas import Atlas"),
     ("circles", "query/stored/names.py", "from .stored_index import StoredIndex"),
     ("circles", "indexer/ledger.py", "def f():\n    from .build import build"),
     ("needless_inside", "query/dissect/firing.py", "def f():\n    from ..lookups.neuron import classes_of"),
