@@ -48,10 +48,11 @@ def vitdex(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def configs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where tests have the user's config, instead of the home of whoever runs them."""
+    """Where tests have the user's config and cache, instead of the home of whoever runs them."""
     folder = tmp_path_factory.mktemp("configs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(folder / "session"))
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         yield folder
 
 

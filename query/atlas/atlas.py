@@ -42,7 +42,8 @@ class Atlas:
         self._classes: OrderedDict[int, dict[Ranking, NDArray[np.float32]]] = OrderedDict()
         self._thumbnails: OrderedDict[int, bytes] = OrderedDict()
 
-    def _once(self, what: Hashable, make: Callable[[], Any]) -> Any:
+    def once(self, what: Hashable, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made when it is first asked for and kept under a name of its own."""
         if what not in self._kept:
             with self._lock:
                 if what not in self._kept:
@@ -58,23 +59,23 @@ class Atlas:
 
     @property
     def neurons(self) -> Neurons:
-        found: Neurons = self._once("neurons", lambda: all_neurons(self.index))
+        found: Neurons = self.once("neurons", lambda: all_neurons(self.index))
         return found
 
     @property
     def images(self) -> Images:
-        found: Images = self._once("images", lambda: all_images(self.index))
+        found: Images = self.once("images", lambda: all_images(self.index))
         return found
 
     @property
     def nearness(self) -> Nearness:
-        found: Nearness = self._once("nearness", lambda: Nearness(self.index))
+        found: Nearness = self.once("nearness", lambda: Nearness(self.index))
         return found
 
     def exemplars(self, place: int) -> dict[Side, Exemplars]:
         """The exemplars of a layer that pages show."""
         layer = self.layer(place)
-        found: dict[Side, Exemplars] = self._once(("exemplars", place), lambda: layer_exemplars(self.index, layer))
+        found: dict[Side, Exemplars] = self.once(("exemplars", place), lambda: layer_exemplars(self.index, layer))
         return found
 
     def classes(self, place: int) -> dict[Ranking, NDArray[np.float32]]:
@@ -95,7 +96,7 @@ class Atlas:
     @property
     def rankings(self) -> list[Ranking]:
         """The rankings of key neurons that the index has, the one first by which it ranks where nobody says."""
-        found: list[Ranking] = self._once("rankings", self._rankings)
+        found: list[Ranking] = self.once("rankings", self._rankings)
         return found
 
     def _rankings(self) -> list[Ranking]:

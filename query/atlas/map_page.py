@@ -1,9 +1,7 @@
-"""All neurons in two dimensions, as plain data: the two directions along which they differ most.
+"""All neurons in two dimensions, as plain data: arranged by nearness, and along the two directions that differ most.
 
-Two spaces. 'vectors': value vectors of length 1, so that neurons which write the same direction into the stream lie
-together whatever their strength. 'scores': what those say of the classes, centred over the classes, so that neurons lie
-together which speak for and against the same classes. In both, principal components: axes are directions of the space,
-in its own units, and the share of the variance that they show is said. The same index gives the same map.
+What nearness is in each of the two spaces, `spaces.py` says. Axes of principal components are directions of the space in
+its own units; axes of an arrangement mean nothing, and how many neighbours it keeps is counted.
 """
 
 from __future__ import annotations
@@ -11,10 +9,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrangement import NEAR, WITHIN, Points
 from .atlas import Atlas
+from .placing import placing
 from .plain import Page, packed, plain
+from .spaces import plane, rows_of
 
-Floats = NDArray[np.float64]
 STEPS = 2**16 - 1  # of a coordinate
 NOTHING = 2**16 - 1
 
@@ -23,42 +23,60 @@ def map_page(atlas: Atlas) -> Page:
     """Every neuron with a value vector, as a point.
 
     Returns:
-        layers: [place, units] in the order of the points; spaces: for each x and y (uint16 in base64; value = low +
-        code / 65535 * (high - low)), low, high and share of the variance for both axes; colours: says (uint16, 65535
-        for none), auroc and effect (float32, the largest of all classes), dead (uint8).
+        layers: [place, units] in the order of the points; spaces: by name ('vectors', 'scores': arranged;
+        'vectors-axes', 'scores-axes': principal components) x and y (uint16 in base64; value = low + code / 65535 *
+        (high - low)), low, high, method, and share (of the variance, by axis) or kept (of a neuron's `near` nearest,
+        the share among the `within` nearest points, and by chance); arranging: 'made', 'under way', 'failed', or 'not
+        possible' for want of openTSNE or of neurons; colours: says (uint16, 65535 for none), auroc and effect (float32,
+        the largest of all classes), dead (uint8).
     """
     near = atlas.nearness
     if not near.layers:
-        return {"layers": [], "spaces": {}, "colours": {}}
-    directions = near.directions
-    spaces = {"vectors": _space(directions, np.eye(directions.shape[1], dtype=np.float32))}
-    if atlas.index.spec.classes > 2:
-        head = atlas.index.reader.whole("head")
-        spaces["scores"] = _space(directions, head - head.mean(0))
+        return {"layers": [], "spaces": {}, "colours": {}, "arranging": "not possible"}
     return {
         "layers": [[place, layer.units] for place, layer in near.layers],
-        "spaces": spaces,
+        "spaces": {**_arranged(atlas), **atlas.once("axes", lambda: _axes(atlas))},
+        "arranging": _arranging(atlas),
         "colours": _colours(atlas, [place for place, _ in near.layers]),
     }
 
 
-def plane(directions: NDArray[np.float32], seen: NDArray[np.float32]) -> tuple[Floats, Floats]:
-    """The two principal components of what is `seen` of directions [row, feature]: [row, 2], shares of variance [2].
-
-    seen: what looks at them, [axis, feature]: the point of a row is seen @ row. The covariance is made of the
-    directions' own, so that 36,864 neurons and 1,000 classes need no matrix of both.
-    """
-    centred = directions - directions.mean(0)
-    covariance = seen.astype(np.float64) @ (centred.T @ centred).astype(np.float64) @ seen.T / len(centred)
-    variances, axes = np.linalg.eigh(covariance)
-    first = axes[:, :-3:-1]
-    first *= np.sign(first[np.abs(first).argmax(0), [0, 1]])  # eigh leaves the sign open
-    points: Floats = (centred @ (seen.T @ first)).astype(np.float64)
-    return points, variances[:-3:-1] / max(float(variances.sum()), 1e-30)
+def _arranging(atlas: Atlas) -> str:
+    held = placing(atlas)
+    if not held.possible:
+        return "not possible"
+    if len(held.made) == len(held.spaces):
+        return "made"
+    return "failed" if held.fault else "under way"
 
 
-def _space(directions: NDArray[np.float32], seen: NDArray[np.float32]) -> Page:
-    points, shares = plane(directions, seen)
+def _arranged(atlas: Atlas) -> Page:
+    """What has been arranged by now."""
+    made = placing(atlas).made
+    found = {}
+    for space in [space for space in placing(atlas).spaces if space in made]:
+        points = made[space].points
+        kept = {
+            "near": NEAR,
+            "within": WITHIN,
+            "share": plain(np.float32(made[space].kept)),
+            "chance": plain(np.float32(WITHIN / (len(points) - 1))),
+        }
+        found[space] = {**_coded(points), "method": "t-SNE", "share": None, "kept": kept}
+    return found
+
+
+def _axes(atlas: Atlas) -> Page:
+    """The two principal components of every space."""
+    found = {}
+    for space in placing(atlas).spaces:
+        points, shares = plane(rows_of(atlas, space))
+        shown = [plain(np.float32(share)) for share in shares]
+        found[f"{space}-axes"] = {**_coded(points), "method": "principal components", "share": shown, "kept": None}
+    return found
+
+
+def _coded(points: Points) -> Page:
     low, high = points.min(0), points.max(0)
     codes = np.rint((points - low) / np.maximum(high - low, 1e-30) * STEPS).astype(np.uint16)
     return {
@@ -66,7 +84,6 @@ def _space(directions: NDArray[np.float32], seen: NDArray[np.float32]) -> Page:
         "y": packed(codes[:, 1]),
         "low": [plain(np.float32(v)) for v in low],
         "high": [plain(np.float32(v)) for v in high],
-        "share": [plain(np.float32(v)) for v in shares],
     }
 
 

@@ -30,6 +30,7 @@ from ..console.child import ask_in_child
 from ..stored.stored_index import StoredIndex
 from .atlas import Atlas
 from .files import JSON, File, data_file, front_end
+from .placing import placing
 from .plain import json_bytes
 
 HERE = "127.0.0.1"
@@ -123,7 +124,9 @@ def _file(atlas: Atlas, address: str, request: Request) -> Response:
 
 
 def _data(atlas: Atlas, address: str) -> File:
-    """As data_file; the start says that there is a console here."""
+    """As data_file; the start says that there is a console here, and who asks for the map sets its arranging off."""
+    if address == "data/map.json":
+        placing(atlas).begin()
     file = data_file(atlas, address)
     if address != "data/start.json":
         return file

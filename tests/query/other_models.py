@@ -25,7 +25,8 @@ SIDE = 64  # pixels
 def index_of(name: str, settings: dict[str, Any], folder: Path, side: int = SIDE, **more: Any) -> Path:
     """An index of nine images of three classes through a model of random weights."""
     torch.manual_seed(1)
-    model = timm.create_model(name, num_classes=3, img_size=side, **settings)
+    settings = {"num_classes": 3, **settings}
+    model = timm.create_model(name, img_size=side, **settings)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
@@ -35,8 +36,8 @@ def index_of(name: str, settings: dict[str, Any], folder: Path, side: int = SIDE
         file = folder / "images" / "abc"[number % 3] / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(number).integers(0, 256, (side, side, 3), np.uint8)).save(file)
-    seen = {"input_size": [3, side, side], "num_classes": 3, "crop_pct": 1.0, "interpolation": "bicubic"}
-    config = {"architecture": name, "num_classes": 3, "model_args": {"img_size": side, **settings}}
+    seen = {"input_size": [3, side, side], "num_classes": settings["num_classes"], "crop_pct": 1.0, "interpolation": "bicubic"}
+    config = {"architecture": name, "num_classes": settings["num_classes"], "model_args": {"img_size": side, **settings}}
     (folder / "config.json").write_text(json.dumps({**config, "pretrained_cfg": seen}))
     out = folder / "out.vitdex"
     return build_index(out, model=f"local-dir:{folder}", images=folder / "images", device="cpu", workers=0, **more)

@@ -1,0 +1,68 @@
+"""Where neurons lie on the map: on principal components at once, and arranged by nearness when that has been made."""
+
+from __future__ import annotations
+
+import threading
+
+from ...schemas.manifest import content_sha256
+from ...schemas.progress import Progress, silent
+from .arrangement import Arranged, Points, arranged, can_arrange
+from .atlas import Atlas
+from .spaces import Space, plane, rows_of, spaces_of
+
+
+class Placing:
+    """The arrangements of an atlas, one a space. Any number of threads may ask; each is made once."""
+
+    def __init__(self, atlas: Atlas) -> None:
+        self.atlas = atlas
+        self.spaces = spaces_of(atlas)
+        self.possible = can_arrange(len(atlas.nearness.unit))
+        self.made: dict[Space, Arranged] = {}
+        self.fault: str | None = None  # what went wrong beside the pages
+        self._making, self._starting = threading.Lock(), threading.Lock()
+        self._beside: threading.Thread | None = None
+
+    @property
+    def under_way(self) -> bool:
+        """Whether arrangements are being made beside the pages."""
+        return self._beside is not None and self._beside.is_alive()
+
+    def make(self, progress: Progress | None = None) -> None:
+        """Make what is not there yet, and wait for it. Without openTSNE, or of few neurons, nothing is made."""
+        tell = progress or silent
+        with self._making:
+            missing = [space for space in self.spaces if self.possible and space not in self.made]
+            for number, space in enumerate(missing):
+
+                def of_all(done: int, total: int, before: int = number) -> None:
+                    tell(before * total + done, len(missing) * total)
+
+                key = f"{content_sha256(self.atlas.index.manifest)}-{space}"
+                self.made[space] = arranged(rows_of(self.atlas, space), key, of_all)
+
+    def begin(self) -> None:
+        """Make them beside the pages, once."""
+        with self._starting:
+            if self._beside is None and self.possible:
+                self._beside = threading.Thread(target=self._make_beside, name="arranging", daemon=True)
+                self._beside.start()
+
+    def _make_beside(self) -> None:
+        try:
+            self.make()
+        except Exception as error:  # it is said on the map's page, and the thread has nobody else to tell
+            self.fault = f"{type(error).__name__}: {error}"
+            raise
+
+
+def placing(atlas: Atlas) -> Placing:
+    """The one of an atlas."""
+    found: Placing = atlas.once("placing", lambda: Placing(atlas))
+    return found
+
+
+def points_of(atlas: Atlas, space: Space) -> Points:
+    """Every neuron with a value vector in two dimensions, float32 [neuron, 2]: arranged, or on principal components."""
+    held = placing(atlas).made.get(space)
+    return plane(rows_of(atlas, space))[0] if held is None else held.points
