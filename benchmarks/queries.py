@@ -25,7 +25,7 @@ from vitdex.query.index import Index
 from vitdex.query.lookups.image_search import neighbours, top_images
 from vitdex.schemas.array_specs import ArraySpec, arrays
 from vitdex.schemas.layout import Layout
-from vitdex.schemas.manifest import seal_manifest
+from vitdex.schemas.manifest import seal_manifest, this_machine
 from vitdex.schemas.run_spec import LayerSpec, RunSpec
 from vitdex.schemas.storage import chunk_files as writer
 
@@ -80,7 +80,7 @@ def run_spec() -> RunSpec:
 
 def write(root: Path, spec: ArraySpec, *file: int) -> None:
     """One file of an array, of random values."""
-    random, shape = np.random.default_rng(len(spec.path)), (spec.chunks_per_file, *spec.chunks)
+    random, shape = np.random.default_rng([len(spec.path), *file]), (spec.chunks_per_file, *spec.chunks)
     raw = np.zeros(spec.file_bytes, np.uint8)
     writer.chunk_values(raw, spec)[...] = (
         random.integers(0, 256, shape, np.uint8) if spec.dtype == "uint8" else random.standard_normal(shape, np.float32)
@@ -103,7 +103,7 @@ def fill_tables(database: Path) -> None:
             for side, token, kept in SIDES:
                 db.execute(
                     f"INSERT INTO exemplars SELECT {layer}, range // {kept}, '{side}', '{token}', range % {kept} + 1, "
-                    f"random() * {IMAGES - 1}, random() * 195, random(), random() FROM range({UNITS * kept})"
+                    f"random() * {IMAGES - 1}, range // {kept} % 196, random(), random() FROM range({UNITS * kept})"
                 )
         db.execute(f"INSERT INTO classes SELECT range, 'n' || range, 'class ' || range, 0 FROM range({CLASSES})")
         db.execute(
@@ -111,9 +111,9 @@ def fill_tables(database: Path) -> None:
             f"FROM range({IMAGES})"
         )
         key = f"'blocks.' || range % {NEURONS} // {UNITS} || '.mlp.fc1', range % {UNITS}, range // {NEURONS}"
-        rank = f"1 + hash(range) % {NEURONS}"
+        rank, rank_in_unit = f"1 + hash(range) % {NEURONS}", f"1 + (range // {NEURONS} + range % {NEURONS}) % {CLASSES}"
         for table, columns in (
-            ("class_scores", f"random(), random(), random(), random(), {rank}, {rank}, {rank}"),
+            ("class_scores", f"random(), random(), random(), random(), {rank}, {rank}, {rank_in_unit}"),
             ("class_activations", "50, random(), random(), random(), random(), random(), random()"),
         ):
             for first in range(0, CLASSES, CLASSES_AT_ONCE):
@@ -135,7 +135,20 @@ def make(root: Path) -> None:
     write(root, every[f"{LAYER}/map"], 0, 0, 0)
     for leaf in ("min", "max", "max_by_neuron"):
         write(root, every[f"{LAYER}/{leaf}"], 0, 0)
-    layout.manifest.write_bytes(seal_manifest({"run": json.loads(json.dumps(spec.to_json())), "files": {}}))
+    layout.manifest.write_bytes(seal_manifest(manifest(spec)))
+
+
+def manifest(spec: RunSpec) -> dict[str, object]:
+    """What such an index says of itself: with the size of every file that it would have."""
+    return {
+        "created": "2026-01-01T00:00:00+00:00",
+        "run": json.loads(json.dumps(spec.to_json())),
+        "images": {"found": IMAGES, "indexed": IMAGES, "failed": 0, "skipped": [], "beyond_limit": 0},
+        "machine": this_machine(1, None),
+        "seconds": 0.0,
+        "notes": [],
+        "files": {name: [array.file_bytes, "0" * 32] for array in arrays(spec).values() for name in array.file_names},
+    }
 
 
 def questions(index: Index) -> list[tuple[str, float | None, Callable[[], object]]]:

@@ -1,8 +1,8 @@
-"""Points arranged in two dimensions so that those lie together which are near in their space: t-SNE, made once and kept.
+"""Points arranged in two dimensions so that those lie together which are near in their space: t-SNE, made once.
 
-Two principal components show a few percent of how neurons differ: hardly any two that are near in all directions lie near
-there. t-SNE (van der Maaten and Hinton 2008, by openTSNE) gives up distances to keep neighbours. How far it keeps them is
-counted and said. It takes a minute or three for ViT-B/16, so what was made is kept in the user's cache.
+Two principal components show a few percent of how neurons differ: hardly any two that are near in all directions lie
+near there. t-SNE (van der Maaten and Hinton 2008, by openTSNE) gives up distances to keep neighbours. How far it keeps
+them is counted and said. It takes minutes for ViT-B/16, so what was made is kept in the user's cache.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ VERSION = 1  # of what is kept: a change of how points are arranged makes them a
 
 @dataclass(frozen=True)
 class Arranged:
-    """Points in two dimensions: float32 [neuron, 2]; of a neuron's 10 nearest, the share among its 100 nearest there."""
+    """Points float32 [neuron, 2], and of a neuron's 10 nearest the share that is among its 100 nearest points."""
 
     points: Points
     kept: float
@@ -48,7 +48,7 @@ def can_arrange(points: int) -> bool:
 
 
 def arranged(rows: Floats, key: str, progress: Progress | None = None) -> Arranged:
-    """Points of length 1 [neuron, direction] arranged in two dimensions; from the cache, where it has them by this key."""
+    """Points of length 1 [neuron, direction] arranged in two dimensions; from the cache, where that has them."""
     file = _cache_file(key)
     if file is not None and (found := _read(file, len(rows))) is not None:
         return found
@@ -104,9 +104,9 @@ def _arrange(rows: Floats, progress: Progress) -> Arranged:
 
     method = "fft" if len(rows) >= MANY else "bh"
     points: Points = np.asarray(
-        TSNE(n_jobs=-1, random_state=0, negative_gradient_method=method, callbacks=tell, callbacks_every_iters=TOLD).fit(
-            affinities=drawn, initialization=first / max(float(first[:, 0].std()), 1e-30) * 1e-4
-        ),
+        TSNE(
+            n_jobs=-1, random_state=0, negative_gradient_method=method, callbacks=tell, callbacks_every_iters=TOLD
+        ).fit(affinities=drawn, initialization=first / max(float(first[:, 0].std()), 1e-30) * 1e-4),
         np.float32,
     )
     progress(whole, whole)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..lookups.key_neurons import Ranking, classes_near, ranked_values
 from .atlas import Atlas
-from .exemplar_data import exemplars_data, images_data
+from .exemplar_data import columns_data, images_data, maps_data
 from .plain import Page, listed, plain
 
 NEURONS = 8  # by each ranking
@@ -97,9 +97,10 @@ def _ranking(rows: list[tuple[int, int, float]]) -> Page:
 
 def _card(atlas: Atlas, place: int, unit: int) -> Page:
     row, columns = atlas.neurons.row(place, unit), atlas.neurons.columns
-    top = atlas.exemplars(place)["top"]
+    top, own = atlas.exemplars(place)["top"], range(unit, unit + 1)
+    maps = maps_data(atlas, atlas.layer(place), "top", top, own, EXEMPLARS)[0]
     return {
         "says": atlas.says(place, unit),
         "thresholds": {name: plain(columns[name][row]) for name in ("q001", "q999")},
-        "exemplars": exemplars_data(atlas, atlas.layer(place), unit, top, EXEMPLARS),
+        "exemplars": columns_data(top, unit, EXEMPLARS, maps),
     }

@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...schemas.run_spec import Side
 from ...schemas.storage.map_codes import CODES
-from ..stored.maps import stored_map
+from ..stored.maps import stored_map, top_maps
+from .ahead import Ahead
 from .atlas import Atlas
-from .columns import Exemplars, Images
+from .columns import SHOWN, Exemplars, Images
 from .plain import Page, listed, packed, plain
 
-
-def maps_data(atlas: Atlas, layer: str, unit: int, image_ids: Sequence[int]) -> list[Page | None]:
-    """Each image's map as bytes in base64 with its smallest and largest value; None where it is not stored.
-
-    value = min + code / 255 * (max - min), as FORMAT.md has it: of maps in bytes these are the codes of the index.
-    """
-    index = atlas.index
-    maps = (stored_map(index.reader, index.spec, layer, unit, image_id) for image_id in image_ids)
-    return [None if values is None or np.isnan(values).any() else _coded(values) for values in maps]
+Maps = list[Page | None]
 
 
-def _coded(values: NDArray[np.float32]) -> Page:
-    low, high = values.min(), values.max()
-    share = (values - low) / (high - low) if high > low else np.zeros_like(values)
-    codes = np.rint(share * np.float32(CODES)).astype(np.uint8)
-    return {"codes": packed(codes), "min": plain(low), "max": plain(high)}
+def exemplars_data(atlas: Atlas, place: int, unit: int) -> dict[Side, Page]:
+    """A neuron's exemplars with their maps, by side."""
+    layer, sides = atlas.layer(place), atlas.exemplars(place)
+
+    def made(first: int, end: int) -> list[dict[Side, Maps]]:
+        maps = {
+            side: maps_data(atlas, layer, side, rows, range(first, end), SHOWN[side]) for side, rows in sides.items()
+        }
+        return [{side: maps[side][i] for side in sides} for i in range(end - first)]
+
+    ahead: Ahead = atlas.once(("maps", place), lambda: Ahead(made))
+    maps = ahead.of(unit, atlas.index.spec.layers[place].units)
+    return {side: columns_data(rows, unit, SHOWN[side], maps[side]) for side, rows in sides.items()}
 
 
-def exemplars_data(atlas: Atlas, layer: str, unit: int, rows: Exemplars, k: int) -> Page:
+def columns_data(rows: Exemplars, unit: int, k: int, maps: Maps) -> Page:
     """A neuron's first k exemplars at one side, column by column, with their maps."""
     ids = rows.ids(unit, k)
     shown = slice(len(ids))
@@ -40,8 +42,36 @@ def exemplars_data(atlas: Atlas, layer: str, unit: int, rows: Exemplars, k: int)
         "patch": rows.patch[unit, shown].tolist(),
         "pre": listed(rows.pre[unit, shown]),
         "post": listed(rows.post[unit, shown]),
-        "map": maps_data(atlas, layer, unit, ids),
+        "map": maps[shown],
     }
+
+
+def maps_data(atlas: Atlas, layer: str, side: Side, rows: Exemplars, units: range, k: int) -> list[Maps]:
+    """The maps of some neurons' first k exemplars: as bytes in base64 with the smallest and the largest value.
+
+    value = min + code / 255 * (max - min), as FORMAT.md has it: of maps in bytes these are the codes of the index. None
+    where a map is not stored.
+    """
+    reader, spec = atlas.index.reader, atlas.index.spec
+    own = slice(units.start, units.stop)
+    if spec.maps == "none":
+        return [[None] * k for _ in units]
+    if spec.maps == "exemplars" and side != "top":  # some are there: of images that are top exemplars as well
+        maps = [[stored_map(reader, spec, layer, unit, i) for i in rows.ids(unit, k)] for unit in units]
+        return [[None if values is None else _coded(values) for values in of_one] for of_one in maps]
+    there = rows.image[own, :k] >= 0
+    there = there[:, : there.sum(1).max()]  # there are fewer images: where one is missing, the first stands in
+    columns = (a[own, : there.shape[1]] for a in (rows.image, rows.patch, rows.pre))
+    images, peaks, highs = (np.where(there, column, column[:, :1]) for column in columns)
+    stored = top_maps(reader, spec, layer, np.array(units), images, peaks.astype(np.uint16), highs)
+    return [[_coded(values) for values in of_one] for of_one in stored]
+
+
+def _coded(values: NDArray[np.float32]) -> Page:
+    low, high = values.min(), values.max()
+    share = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    codes = np.rint(share * np.float32(CODES)).astype(np.uint8)
+    return {"codes": packed(codes), "min": plain(low), "max": plain(high)}
 
 
 def images_data(images: Images, image_ids: Iterable[int]) -> dict[str, Page]:

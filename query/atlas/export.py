@@ -12,8 +12,7 @@ from pathlib import Path
 
 from ...schemas.errors import QueryError
 from ...schemas.manifest import manifest_sha256
-from ...schemas.progress import Progress
-from ...schemas.storage.plain_files import replacing
+from ...schemas.progress import Progress, silent
 from ...schemas.storage.room import check_room
 from ..lookups.key_neurons import ranked_values
 from ..notes.database import notes_stamp
@@ -21,11 +20,14 @@ from ..stored.names import at_least
 from ..stored.stored_index import StoredIndex
 from .atlas import Atlas
 from .files import data_file, front_end, neuron_addresses
+from .placing import placing
 from .plain import Page, json_bytes
+from .writers import write_file, write_files
 
 STAMP = "atlas.json"  # what an export is of
 MEASURED = 12  # neurons, classes and images each whose files tell how large all are
 START = "data/start.json"
+FIRST = (START, "data/search.json", "data/about.json", "data/map.json")  # by this process: it has arranged the map
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,21 @@ class ExportPlan:
         return sum(map(len, self.held.values()))
 
 
-def plan_export(index: StoredIndex, out: str | Path, layers: Sequence[str] = (), top: int | None = None) -> ExportPlan:
-    """What an export of an index would write.
+def plan_export(
+    index: StoredIndex,
+    out: str | Path,
+    layers: Sequence[str] = (),
+    top: int | None = None,
+    *,
+    progress: Progress | None = None,
+) -> ExportPlan:
+    """What an export of an index would write. The map is arranged for it, where that has not been done.
 
     Args:
         out: a folder, new, empty, or an export of the same that was stopped.
         layers: only neurons of these; of all by default.
         top: only the first `top` neurons of every class, by each ranking that the index has.
+        progress: told how far arranging is.
 
     Returns:
         A plan, for write_export; with the number of files and about how many bytes they are.
@@ -73,6 +83,7 @@ def plan_export(index: StoredIndex, out: str | Path, layers: Sequence[str] = (),
     }
     stamp = json.loads(json_bytes(stamp))
     _check_place(out, stamp)
+    placing(atlas).make(progress)
     groups = _addresses(index, held)
     addresses = [address for group in groups for address in group]
     size = sum(len(file.content) for file in front_end().values()) + sum(_measured(atlas, group) for group in groups)
@@ -80,20 +91,25 @@ def plan_export(index: StoredIndex, out: str | Path, layers: Sequence[str] = (),
     return ExportPlan(atlas, out, held, whole, addresses, size, stamp)
 
 
-def write_export(plan: ExportPlan, *, progress: Progress | None = None) -> None:
-    """Write what is not there yet. Raises QueryError and DamagedIndex as the pages do."""
+def write_export(plan: ExportPlan, *, workers: int = 1, progress: Progress | None = None) -> None:
+    """Write what is not there yet.
+
+    Args:
+        workers: processes that write; see workers_for. More than one begin a new interpreter each, as multiprocessing's
+            'spawn' does.
+        progress: told (done, total) in files.
+
+    Raises:
+        QueryError, DamagedIndex: as the pages do, or a worker was ended.
+    """
     plan.out.mkdir(parents=True, exist_ok=True)
-    _write(plan.out / STAMP, json_bytes(plan.stamp))
-    for done, address in enumerate(plan.addresses):
-        if progress is not None:
-            progress(done, len(plan.addresses))
-        file = plan.out / address
-        if not file.exists():
-            _write(file, _content(plan, address))
+    write_file(plan.out / STAMP, json_bytes(plan.stamp))
+    for address in FIRST:
+        if not (plan.out / address).exists():
+            write_file(plan.out / address, _content(plan, address))
+    write_files(plan.atlas, plan.out, plan.addresses, workers, progress or silent)
     for address, shown in sorted(front_end().items(), reverse=True):  # index.html after static/
-        _write(plan.out / address, shown.content)
-    if progress is not None:
-        progress(len(plan.addresses), len(plan.addresses))
+        write_file(plan.out / address, shown.content)
 
 
 def _held(atlas: Atlas, places: list[int], top: int | None) -> dict[int, list[int]]:
@@ -118,7 +134,7 @@ def _addresses(index: StoredIndex, held: dict[int, list[int]]) -> list[list[str]
     classes, images = range(len(index.classes)), range(index.spec.images)
     readable = index.reader.whole("valid")
     return [
-        [START, "data/search.json", "data/about.json", "data/map.json"],
+        list(FIRST),
         [f"data/layer/{place}.json" for place in range(len(index.spec.layers))],
         *([f"data/class/{row}.{kind}" for row in classes] for kind in ("json", *(["jpgs"] if pictures else []))),
         [f"data/image/{i}.json" for i in images],
@@ -160,9 +176,3 @@ def _check_place(out: Path, stamp: Page) -> None:
         raise QueryError(f"{out} is not empty and no atlas", "Name a new folder.") from None
     if there != stamp:
         raise QueryError(f"{out} is an atlas of something else, or of other neurons", "Name a new folder.")
-
-
-def _write(file: Path, content: bytes) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as part:
-        part.write_bytes(content)

@@ -38,7 +38,7 @@ _PATTERNS: tuple[tuple[str, str, Callable[..., bytes]], ...] = (
     (r"data/search\.json", JSON, lambda atlas: json_bytes(search_page(atlas))),
     (r"data/about\.json", JSON, lambda atlas: json_bytes(about_page(atlas))),
     (r"data/map\.json", JSON, lambda atlas: json_bytes(map_page(atlas))),
-    (r"data/layer/(\d{1,9})\.json", JSON, lambda atlas, place: json_bytes(layer_page(atlas, place))),
+    (r"data/layer/(\d{1,9})\.json", JSON, lambda *of: _layer(*of)),
     (r"data/neuron/(\d{1,9})/(\d{1,9})\.json", JSON, lambda *of: json_bytes(neuron_page(*of))),
     (r"data/neuron/(\d{1,9})/(\d{1,9})\.jpgs", PACK, lambda *of: pack(pictures_of(*of))),
     (r"data/class/(\d{1,9})\.json", JSON, lambda atlas, row: json_bytes(class_page(atlas, row))),
@@ -47,6 +47,12 @@ _PATTERNS: tuple[tuple[str, str, Callable[..., bytes]], ...] = (
     (r"data/image/(\d{1,9})\.jpg", JPEG, picture_of),
 )
 _ADDRESSES = [(re.compile(pattern, re.ASCII), kind, make) for pattern, kind, make in _PATTERNS]
+
+
+def _layer(atlas: Atlas, place: int) -> bytes:
+    """A layer's page, which never changes and has a row for every neuron."""
+    made: bytes = atlas.once(("layer", place), lambda: json_bytes(layer_page(atlas, place)))
+    return made
 
 
 def data_file(atlas: Atlas, address: str) -> File:

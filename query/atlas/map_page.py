@@ -1,7 +1,7 @@
 """All neurons in two dimensions, as plain data: arranged by nearness, and along the two directions that differ most.
 
-What nearness is in each of the two spaces, `spaces.py` says. Axes of principal components are directions of the space in
-its own units; axes of an arrangement mean nothing, and how many neighbours it keeps is counted.
+What nearness is in each of the two spaces, `spaces.py` says. Axes of principal components are directions of the space,
+in its own units; axes of an arrangement mean nothing, and how many neighbours it keeps is counted.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _arranging(atlas: Atlas) -> str:
 def _arranged(atlas: Atlas) -> Page:
     """What has been arranged by now."""
     made = placing(atlas).made
-    found = {}
+    found: Page = {}
     for space in [space for space in placing(atlas).spaces if space in made]:
         points = made[space].points
         kept = {
@@ -68,7 +68,7 @@ def _arranged(atlas: Atlas) -> Page:
 
 def _axes(atlas: Atlas) -> Page:
     """The two principal components of every space."""
-    found = {}
+    found: Page = {}
     for space in placing(atlas).spaces:
         points, shares = plane(rows_of(atlas, space))
         shown = [plain(np.float32(share)) for share in shares]

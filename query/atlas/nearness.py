@@ -8,8 +8,8 @@ from scipy import sparse
 
 from ...schemas.run_spec import EXEMPLARS
 from ..stored.stored_index import StoredIndex
+from .ahead import Ahead
 
-BLOCK = 32  # neurons whose cosines are made at once: one pass over all directions for all of them
 Near = list[tuple[int, int, float]]  # a layer's place among all layers, a unit, how near
 
 
@@ -27,7 +27,7 @@ class Nearness:
         self.starts = np.concatenate([[0], np.cumsum(units)]).astype(np.int64)
         self.place = np.repeat([place for place, _ in self.layers], units)  # [row], the layer's place
         self.unit = np.concatenate([np.arange(n) for n in units]) if units else np.empty(0, np.int64)  # [row]
-        self._cosines: tuple[int, NDArray[np.float32]] | None = None
+        self._cosines = Ahead(lambda first, end: self.directions[first:end] @ self.directions.T)
         if self.layers:
             self.directions, self.shown = self._directions(), self._shown()
 
@@ -63,11 +63,7 @@ class Nearness:
 
     def by_vectors(self, row: int, k: int) -> Near:
         """The k neurons with the largest cosine of value vectors, nearest first; itself left out."""
-        first = row - row % BLOCK
-        held = self._cosines  # of one block: whoever asks for the next neuron has its answer
-        if held is None or held[0] != first:
-            held = self._cosines = (first, self.directions[first : first + BLOCK] @ self.directions.T)
-        return self._first(held[1][row - first], row, k)
+        return self._first(self._cosines.of(row, len(self.unit)), row, k)
 
     def by_images(self, row: int, k: int) -> Near:
         """The k neurons that share most of their top exemplars with it, and how many."""

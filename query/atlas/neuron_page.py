@@ -44,7 +44,6 @@ def neuron_page(atlas: Atlas, place: int, unit: int) -> Page:
     index, layer = atlas.index, atlas.layer(place)
     spec = index.neuron_layer(layer, unit)
     row, columns = atlas.neurons.row(place, unit), atlas.neurons.columns
-    sides = atlas.exemplars(place)
     return {
         "layer": place,
         "unit": unit,
@@ -53,7 +52,7 @@ def neuron_page(atlas: Atlas, place: int, unit: int) -> Page:
         "statistics": {name: plain(columns[name][row]) for name in STATISTICS if name != "dead"},
         "thresholds": {name: plain(columns[name][row]) for name in QUANTILES},
         "histogram": _histogram(index.reader.cell(f"{layer}/max_by_neuron", unit)),
-        "exemplars": {side: exemplars_data(atlas, layer, unit, rows, SHOWN[side]) for side, rows in sides.items()},
+        "exemplars": exemplars_data(atlas, place, unit),
         "images": images_data(atlas.images, _shown(atlas, place, unit)),
         "classes": {by: extremes(values[:, unit]) for by, values in atlas.classes(place).items()},
         "says": atlas.says(place, unit),

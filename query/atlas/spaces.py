@@ -1,8 +1,8 @@
 """The spaces in which neurons lie together: what a point is, how near two are, and their two main directions.
 
-'vectors': value vectors of length 1, so that neurons which write the same direction into the stream lie together whatever
-their strength. 'scores': what these say of the classes, centred over the classes and of length 1, so that neurons lie
-together which speak for and against the same classes. In both, near is a large cosine.
+'vectors': value vectors of length 1, so that neurons which write the same direction into the stream lie together
+whatever their strength. 'scores': what these say of the classes, centred over the classes and of length 1, so that
+neurons lie together which speak for and against the same classes. In both, near is a large cosine.
 """
 
 from __future__ import annotations

@@ -53,10 +53,12 @@ def export_command(index_path: Path, out: Path, layers: tuple[str, ...], top: in
     Look at it with: python -m http.server --directory OUT
     """
     from ..atlas.export import plan_export, write_export
+    from ..atlas.writers import workers_for
 
     with StoredIndex(index_path) as index:
-        plan = plan_export(index, out, layers, top)
+        with progress_bar("arranging the map", "step") as progress:
+            plan = plan_export(index, out, layers, top, progress=progress)
         tell(f"{plan.neurons:,} neurons: {len(plan.addresses):,} files, about {bytes_text(plan.bytes)}")
         with progress_bar(out.name, "file") as progress:
-            write_export(plan, progress=progress)
+            write_export(plan, workers=workers_for(len(plan.addresses)), progress=progress)
     tell(f"{out / 'index.html'} is ready.")

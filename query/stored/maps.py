@@ -88,19 +88,26 @@ def exemplar_ranks(reader: ArrayReader, layer: str, units: Sequence[int], image_
 
 
 def top_maps(
-    reader: ArrayReader, spec: RunSpec, layer: str, units: Ints, image_ids: Ints, peaks: NDArray[np.uint16]
+    reader: ArrayReader,
+    spec: RunSpec,
+    layer: str,
+    units: Ints,
+    image_ids: Ints,
+    peaks: NDArray[np.uint16],
+    highs: Floats | None = None,
 ) -> Floats:
     """Stored maps of the units' top exemplars [unit, k], in the order of their ranks: float32 [unit, k, patch].
 
-    peaks: the patch of each map's maximum. Each map is read by itself, without the checksum of the chunk around it: one
-    whose stored maximum does not lie at its peak raises DamagedIndex (FORMAT.md, "Reading").
+    peaks: the patch of each map's maximum; highs: that maximum, read where it is not given. Each map is read by itself,
+    without the checksum of the chunk around it: one whose stored maximum does not lie at its peak raises DamagedIndex
+    (FORMAT.md, "Reading").
     """
     if spec.maps == "exemplars":
         ranks = np.broadcast_to(np.arange(image_ids.shape[1]), image_ids.shape)
         stored = reader.cells(f"{layer}/exemplar_map", units[:, None], ranks, checked=False)
     else:
         stored = reader.cells(f"{layer}/map", image_ids, units[:, None], checked=False)
-    high = reader.cells(f"{layer}/max", image_ids, units[:, None])
+    high = reader.cells(f"{layer}/max", image_ids, units[:, None]) if highs is None else highs
     at_peak = np.take_along_axis(stored, peaks[..., None].astype(np.int64), 2)[..., 0]
     if stored.dtype == np.float16:
         same = np.isclose(at_peak, high, rtol=1e-3, atol=1e-6)

@@ -36,8 +36,9 @@ def index_of(name: str, settings: dict[str, Any], folder: Path, side: int = SIDE
         file = folder / "images" / "abc"[number % 3] / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(number).integers(0, 256, (side, side, 3), np.uint8)).save(file)
-    seen = {"input_size": [3, side, side], "num_classes": settings["num_classes"], "crop_pct": 1.0, "interpolation": "bicubic"}
-    config = {"architecture": name, "num_classes": settings["num_classes"], "model_args": {"img_size": side, **settings}}
+    classes = {"num_classes": settings["num_classes"]}
+    seen = {"input_size": [3, side, side], "crop_pct": 1.0, "interpolation": "bicubic", **classes}
+    config = {"architecture": name, "model_args": {"img_size": side, **settings}, **classes}
     (folder / "config.json").write_text(json.dumps({**config, "pretrained_cfg": seen}))
     out = folder / "out.vitdex"
     return build_index(out, model=f"local-dir:{folder}", images=folder / "images", device="cpu", workers=0, **more)

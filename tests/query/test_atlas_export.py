@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from conftest import vitdex
 from vitdex.query.atlas.export import plan_export, write_export
@@ -75,6 +76,24 @@ def test_a_stopped_export_goes_on_and_is_the_same(index: Index, tmp_path: Path) 
     write_export(plan_export(index, whole, [LAYER], top=1))
     first.write_bytes((whole / first.relative_to(out)).read_bytes())
     assert files_of(out) == files_of(whole)
+
+
+def test_workers_write_the_same_and_one_that_is_killed_loses_nothing(index: Index, tmp_path: Path) -> None:
+    write_export(plan_export(index, tmp_path / "alone", [LAYER], top=1))
+    killed = []
+
+    def kill(done: int, total: int) -> None:
+        children = [c for c in psutil.Process().children() if "spawn_main" in " ".join(c.cmdline())]
+        if not killed and done and children:
+            killed.append(children[0].pid)
+            children[0].kill()
+
+    with pytest.raises(QueryError, match="was ended. Repeat the command"):
+        write_export(plan_export(index, tmp_path / "out", [LAYER], top=1), workers=2, progress=kill)
+    assert killed
+    assert not (tmp_path / "out" / "index.html").exists()
+    write_export(plan_export(index, tmp_path / "out", [LAYER], top=1), workers=2)
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "alone")
 
 
 def test_another_folder_is_left_alone(index: Index, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from vitdex.query.atlas.atlas import Atlas
 from vitdex.query.atlas.files import data_file
 from vitdex.query.atlas.placing import placing, points_of
 from vitdex.query.index import Index
+from vitdex.query.stored.stored_index import StoredIndex
 
 pytest.importorskip("openTSNE", reason="the extra vitdex[atlas] is not installed")
 
@@ -34,14 +35,16 @@ def map_of(atlas: Atlas) -> Any:
 def coordinates(space: Any) -> NDArray[np.float64]:
     codes = np.stack([np.frombuffer(base64.b64decode(space[axis]), "<u2") for axis in "xy"], 1)
     low, high = np.array(space["low"]), np.array(space["high"])
-    return low + codes / 65535 * (high - low)
+    values: NDArray[np.float64] = low + codes / 65535 * (high - low)
+    return values
 
 
 def of_length_one(rows: NDArray[Any]) -> NDArray[np.float64]:
-    return rows / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    unit: NDArray[np.float64] = rows / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    return unit
 
 
-def spaces_of(index: Index) -> dict[str, NDArray[np.float64]]:
+def spaces_of(index: StoredIndex) -> dict[str, NDArray[np.float64]]:
     """The spaces as they are defined: value vectors, and all their centred scores."""
     vectors = np.concatenate(list(np.asarray(index.arrays["value_vectors"], np.float64)))
     head = np.asarray(index.arrays["head"], np.float64)
@@ -64,9 +67,7 @@ def test_axes_are_the_two_directions_of_most_variance(atlas: Atlas) -> None:
         assert np.square(coordinates(space)).sum(0) == pytest.approx(sizes[:2], rel=1e-3)
 
 
-def test_the_map_is_there_at_once_and_arranged_when_that_is_made(
-    atlas: Atlas, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_map_is_there_at_once_and_arranged_when_that_is_made(atlas: Atlas, monkeypatch: pytest.MonkeyPatch) -> None:
     """Arranging itself is stood in for: what is shown is what was made, of the rows of each space."""
     asked: list[NDArray[np.float32]] = []
 
