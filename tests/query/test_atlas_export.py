@@ -80,7 +80,7 @@ def test_a_stopped_export_goes_on_and_is_the_same(index: Index, tmp_path: Path) 
 
 def test_workers_write_the_same_and_one_that_is_killed_loses_nothing(index: Index, tmp_path: Path) -> None:
     write_export(plan_export(index, tmp_path / "alone", [LAYER], top=1))
-    killed = []
+    killed: list[int] = []
 
     def kill(done: int, total: int) -> None:
         children = [c for c in psutil.Process().children() if "spawn_main" in " ".join(c.cmdline())]
