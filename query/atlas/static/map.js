@@ -1,78 +1,115 @@
 // All neurons as points on a canvas: wheel or two fingers zoom, dragging moves, a click leads to the neuron.
-import { card, choice, className, count, el, float32, heading, isHeld, json, layerTitle, name, neuronAddress, num, onLeave, share, state, uint16, bytes } from "./parts.js";
+import { Absent, bytes, card, choice, className, count, el, float32, heading, isHeld, json, layerTitle, name, neuronAddress, num, onLeave, share, shown, state, uint16 } from "./parts.js";
+import { drawing } from "./map_points.js";
 
-const NOTHING = 65535, CELLS = 64;
+const NOTHING = 65535, LISTED = 24;
 const SPACES = {
   vectors: ["value vectors", "Neurons lie together whose value vectors point the same way: they write alike into the stream."],
   scores: ["class scores", "Neurons lie together whose value vectors speak for and against the same classes."],
 };
 // Twelve hues that stay apart for colour-blind readers as well as twelve can, over again for more classes
-const HUES = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B8A800", "#882255", "#117733", "#8C6BB1", "#A0522D", "#5F9EA0"];
+const HUES = [[0, 114, 178], [230, 159, 0], [0, 158, 115], [204, 121, 167], [86, 180, 233], [213, 94, 0], [184, 168, 0], [136, 34, 85], [17, 119, 51], [140, 107, 177], [160, 82, 45], [95, 158, 160]];
 // from dark to light (viridis), for numbers
 const RAMP = [[68, 1, 84], [72, 40, 120], [62, 74, 137], [49, 104, 142], [38, 130, 142], [31, 158, 137], [53, 183, 121], [110, 206, 88], [181, 222, 43], [253, 231, 37]];
+const GREY = [145, 145, 145];
+
+const isUmap = (space) => space.method === "UMAP";
+const kindOf = (key) => SPACES[key.replace(/-axes$/, "")];
 
 export async function mapPage(word) {
-  const data = await json("map");
-  if (!data.layers.length) return { title: "Map", page: el("article", {}, heading("Map"), card(null, el("p", {}, "This index holds no neurons with value vectors."))) };
+  const data = await json("map"), spaces = Object.keys(data.spaces);
+  if (word !== undefined && !spaces.includes(word)) throw new Absent(`There is no map ${shown(word)}.`);
+  if (!data.layers.length) return { title: "Map", page: el("article", {}, heading("Map of all neurons"), card(null, el("p", {}, "This index holds no neurons with value vectors."))) };
   const points = unpacked(data);
-  const spaces = Object.keys(data.spaces);
-  const view = { space: spaces.includes(word) ? word : spaces.at(-1), by: state.start.classes.length ? "says" : "block", only: null, x: 0, y: 0, zoom: 1, over: -1 };
+  const first = word ?? ["scores", "vectors"].find((key) => spaces.includes(key)) ?? spaces[0];
+  const view = { space: first, by: state.start.classes.length ? "says" : "block", only: null, find: null, x: 0, y: 0, zoom: 1, over: -1 };
   const canvas = el("canvas", { tabindex: 0, role: "application", "aria-label": `Map of ${count(points.place.length)} neurons: plus and minus zoom, arrow keys move. The layers' tables list the same neurons.` });
   const tip = el("div", { class: "tip", hidden: true, "aria-live": "polite" });
   const legendBox = el("div", { class: "maplegend" }), note = el("p", { class: "note" });
-  const screen = drawing(canvas, points, data, view);
-  const words = () => {
-    const s = data.spaces[view.space];
-    note.textContent = `${SPACES[view.space][1]} Axes: the first two principal components, with ${share(s.share[0])} and ${share(s.share[1])} of the variance; what lies together may lie apart in the other directions.`;
-    legendBox.replaceChildren(...legendOf(points, view, (only) => { view.only = view.only === only ? null : only; words(); screen.again(); }));
+  const screen = drawing(canvas, view);
+  const paint = () => {
+    const paper = rgb(getComputedStyle(canvas).backgroundColor), style = getComputedStyle(canvas), dark = paper[0] + paper[1] + paper[2] < 384;
+    const made = groups(points, view.by, dark), lit = Uint8Array.from(made.group, (g, i) => (view.only === null || g === view.only) && (!view.find || view.find(i)));
+    screen.paint({ ...made, lit, paper, line: dark ? [58, 62, 69] : [216, 213, 206], ink: style.getPropertyValue("--ink"), soft: style.getPropertyValue("--soft") });
+    legendBox.replaceChildren(...legendOf(points, view, made, (only) => {
+      view.only = view.only === only ? null : only;
+      paint();
+    }));
   };
-  const change = (what) => (value) => {
-    view[what] = value;
-    if (what === "by") view.only = null;
-    if (what === "space") screen.arrange();
-    words();
-    screen.again();
+  const arrange = () => {
+    screen.arrange(data.spaces[view.space]);
+    note.textContent = `${kindOf(view.space)[1]} ${wordsOf(data.spaces[view.space])}`;
   };
   const colours = [["block", "block"], ["says", "class it says"], points.auroc && ["auroc", "selectivity"], points.effect && ["effect", "effect"]].filter((o) => o && (o[0] !== "says" || state.start.classes.length));
-  const find = el("input", { type: "search", placeholder: "class or unit", "aria-label": "Show only", oninput: (e) => { view.find = finder(e.target.value, points); screen.again(); } });
+  const find = el("input", { type: "search", placeholder: "class or unit", "aria-label": "Show only", oninput: (e) => { view.find = finder(e.target.value, points); paint(); } });
+  const to = (key) => {
+    view.space = key;
+    history.replaceState(null, "", `#/map/${key}`);
+    arrange();
+    screen.whole();
+  };
+  const by = (what) => {
+    [view.by, view.only] = [what, null];
+    paint();
+  };
   interact(canvas, tip, points, view, screen);
-  screen.arrange();
-  words();
+  arrange();
   const page = el("article", { class: "mappage" },
     heading("Map of all neurons", { sub: [el("span", {}, `${count(points.place.length)} neurons with value vectors`)] }),
     card(null,
       el("div", { class: "controls" },
-        spaces.length > 1 && el("label", { class: "by" }, "by ", el("select", { "aria-label": "Space", onchange: (e) => change("space")(e.target.value) }, spaces.map((s) => el("option", { value: s, selected: s === view.space }, SPACES[s][0])))),
-        choice("Colour", colours, view.by, change("by")), find,
+        spaces.length > 1 && el("label", { class: "by" }, "Placed by ", el("select", { "aria-label": "Space", onchange: (e) => to(e.target.value) }, spaces.map((key) => el("option", { value: key, selected: key === view.space }, `${kindOf(key)[0]}, ${isUmap(data.spaces[key]) ? "neighbours (UMAP)" : "principal components"}`)))),
+        choice("Colour", colours, view.by, by), find,
         el("button", { type: "button", class: "quiet", onclick: () => screen.whole() }, "whole map")),
       el("div", { class: "stage" }, canvas, tip), legendBox, note));
   const fit = () => screen.fit();
   window.addEventListener("resize", fit);
-  window.addEventListener("theme", fit);
-  onLeave(() => ["resize", "theme"].forEach((what) => window.removeEventListener(what, fit)));
-  return { title: "Map", page, placed: fit };
+  window.addEventListener("theme", paint);
+  onLeave(() => {
+    window.removeEventListener("resize", fit);
+    window.removeEventListener("theme", paint);
+  });
+  return {
+    title: "Map", page, placed() {
+      paint();
+      fit();
+    },
+  };
+}
+
+// What the places of points mean, and how much of the full space they keep.
+function wordsOf({ method, share: variance, kept }) {
+  const how = isUmap({ method })
+    ? "Placed by UMAP, which keeps near neurons near: distances between groups and their sizes mean little, and the axes have no unit."
+    : `Axes: the first two principal components, with ${share(variance[0])} and ${share(variance[1])} of the variance; what lies together may lie apart in the other directions.`;
+  const near = kept && `Of a neuron's ${kept.near} nearest in the full space, ${share(kept.share)} are among the nearest ${count(kept.within)} points here; by chance ${share(kept.chance)}.`;
+  return [how, near].filter(Boolean).join(" ");
 }
 
 function unpacked(data) {
   const many = data.layers.reduce((sum, [, units]) => sum + units, 0), place = new Uint16Array(many), unit = new Uint32Array(many);
   let at = 0;
   for (const [layer, units] of data.layers) for (let i = 0; i < units; i++, at++) [place[at], unit[at]] = [layer, i];
-  const { says, auroc, effect, dead } = data.colours;
-  return { place, unit, says: uint16(says), auroc: auroc && float32(auroc), effect: effect && float32(effect), dead: bytes(dead) };
+  const { says, auroc, effect } = data.colours;
+  return { place, unit, says: uint16(says), auroc: auroc && float32(auroc), effect: effect && float32(effect) };
 }
 
 function finder(text, points) {
   const word = text.trim().toLowerCase();
   if (!word) return null;
   const unit = /^\d+$/.test(word) ? Number(word) : null;
-  const classes = new Set(state.start.classes.flatMap((c, i) => (c.toLowerCase().includes(word) ? [i] : [])));
+  const classes = new Set(state.start.classes.flatMap((_, i) => (className(i).toLowerCase().includes(word) ? [i] : [])));
   return (i) => (unit !== null ? points.unit[i] === unit : classes.has(points.says[i]));
 }
 
-const ramp = (part) => {
-  const at = Math.min(1, Math.max(0, part)) * (RAMP.length - 1), i = Math.min(RAMP.length - 2, Math.floor(at));
-  return `rgb(${RAMP[i].map((low, c) => Math.round(low + (at - i) * (RAMP[i + 1][c] - low))).join(",")})`;
-};
+const rgb = (text) => text.match(/[\d.]+/g).slice(0, 3).map(Number);
+const css = (colour) => `rgb(${colour.join(",")})`;
+
+// A number from 0 to 1: the larger, the farther from the colour of the paper.
+function shade(part, dark) {
+  const at = Math.min(1, Math.max(0, dark ? 0.2 + 0.8 * part : 0.9 * (1 - part))) * (RAMP.length - 1), i = Math.min(RAMP.length - 2, Math.floor(at));
+  return RAMP[i].map((low, c) => Math.round(low + (at - i) * (RAMP[i + 1][c] - low)));
+}
 
 // The ends of a colour scale: all but one in fifty, for single points stand far out.
 function ends(values) {
@@ -80,149 +117,43 @@ function ends(values) {
   return known.length ? [known[Math.floor(known.length * 0.01)], known[Math.floor((known.length - 1) * 0.99)]] : [0, 1];
 }
 
-// The group of every point and the colour of every group: points of one colour are drawn together.
-function groups(points, view) {
-  const { by } = view, many = points.place.length, group = new Uint16Array(many);
-  if (by === "says") {
-    for (let i = 0; i < many; i++) group[i] = points.says[i] === NOTHING ? 0 : 1 + points.says[i];
-    return { group, colours: ["#999", ...state.start.classes.map((_, c) => HUES[c % HUES.length])] };
-  }
-  if (by === "block") {
+// The group of every point, the colour of every group, and which points are drawn first: small numbers before large
+// ones; of blocks and classes none before the other, for the last would hide the rest.
+function groups(points, by, dark) {
+  const many = points.place.length, group = new Uint16Array(many), all = Array.from({ length: many }, (_, i) => i);
+  if (by === "says" || by === "block") {
+    const mixed = Uint32Array.from(all, (i) => Math.imul(i + 1, 2654435761)), order = all.sort((a, b) => mixed[a] - mixed[b]);
+    if (by === "says") {
+      for (let i = 0; i < many; i++) group[i] = points.says[i] === NOTHING ? 0 : 1 + points.says[i];
+      return { group, order, colours: [GREY, ...state.start.classes.map((_, c) => HUES[c % HUES.length])] };
+    }
     const blocks = state.start.layers.map((l) => l.block), most = Math.max(1, ...blocks);
     for (let i = 0; i < many; i++) group[i] = blocks[points.place[i]];
-    return { group, colours: Array.from({ length: most + 1 }, (_, b) => ramp((b / most) * 0.92)) };
+    return { group, order, colours: Array.from({ length: most + 1 }, (_, b) => shade(b / most, dark)) };
   }
-  const values = points[by], [low, high] = ends(values), steps = 24;
-  for (let i = 0; i < many; i++) group[i] = Number.isNaN(values[i]) ? steps : Math.min(steps - 1, Math.max(0, Math.floor(((values[i] - low) / (high - low)) * steps)));
-  return { group, colours: [...Array.from({ length: steps }, (_, s) => ramp(s / (steps - 1))), "#999"], low, high };
+  const values = points[by], [low, high] = ends(values), steps = 24, known = (i) => (Number.isNaN(values[i]) ? -Infinity : values[i]);
+  for (let i = 0; i < many; i++) group[i] = Number.isNaN(values[i]) ? steps : Math.min(steps - 1, Math.max(0, Math.floor(((values[i] - low) / (high - low || 1)) * steps)));
+  return { group, order: all.sort((a, b) => known(a) - known(b) || a - b), colours: [...Array.from({ length: steps }, (_, s) => shade(s / (steps - 1), dark)), GREY], low, high };
 }
 
-function legendOf(points, view, only) {
-  const { colours, low, high } = groups(points, view);
+function legendOf(points, view, { colours, low, high }, only) {
   const item = (i, text) => {
     const dot = el("span", { class: "dot" });
-    dot.style.background = colours[i];
+    dot.style.background = css(colours[i]);
     return el("button", { type: "button", "aria-pressed": String(view.only === i), onclick: () => only(i) }, dot, text);
   };
-  if (view.by === "block") return [...new Set(state.start.layers.map((l) => l.block))].map((b) => item(b, `block ${b}`));
+  if (view.by === "block") return [...new Set(points.place)].map((place) => state.start.layers[place].block).filter((b, i, all) => all.indexOf(b) === i).map((b) => item(b, `block ${b}`));
   if (view.by === "says") {
     const tally = new Map();
     for (const c of points.says) if (c !== NOTHING) tally.set(c, (tally.get(c) ?? 0) + 1);
-    return [...tally].sort((a, b) => b[1] - a[1]).slice(0, 24).map(([c, n]) => item(c + 1, [name(className(c)), el("span", { class: "faint" }, ` ${count(n)}`)]));
+    const most = [...tally].sort((a, b) => b[1] - a[1]);
+    const rest = most.length > HUES.length && el("span", { class: "note" }, `${most.length > LISTED ? `the ${LISTED} of ${count(most.length)} classes that most neurons say; ` : ""}${HUES.length} colours, used again and again`);
+    return [...most.slice(0, LISTED).map(([c, n]) => item(c + 1, [name(className(c)), el("span", { class: "faint" }, ` ${count(n)}`)])), rest || ""];
   }
   const bar = el("span", { class: "rampbar" });
-  bar.style.background = `linear-gradient(to right, ${colours.slice(0, -1).join(",")})`;
-  const what = view.by === "auroc" ? "largest AUROC over the classes" : "largest effect over the classes, logits";
-  return [el("span", { class: "legend" }, num(low), bar, num(high)), el("span", { class: "note" }, what)];
-}
-
-function drawing(canvas, points, data, view) {
-  const context = canvas.getContext("2d");
-  let x = null, y = null, cells = null, waiting = false, order = null, shades = null, made = "";
-  const arrange = () => {
-    const s = data.spaces[view.space], xs = uint16(s.x), ys = uint16(s.y);
-    const wide = s.high[0] - s.low[0], high = s.high[1] - s.low[1], most = Math.max(wide, high);
-    x = Float32Array.from(xs, (v) => 0.5 + ((v / 65535 - 0.5) * wide) / most);
-    y = Float32Array.from(ys, (v) => 0.5 - ((v / 65535 - 0.5) * high) / most);
-    cells = new Map();
-    for (let i = 0; i < x.length; i++) {
-      const key = Math.floor(x[i] * CELLS) * 1000 + Math.floor(y[i] * CELLS);
-      if (!cells.has(key)) cells.set(key, []);
-      cells.get(key).push(i);
-    }
-  };
-  const size = () => [canvas.clientWidth, canvas.clientHeight];
-  const frame = () => {
-    const [w, h] = size(), side = Math.min(w, h) * 0.94 * view.zoom;
-    return [w / 2 + view.x - side / 2, h / 2 + view.y - side / 2, side];
-  };
-  const sorted = () => {
-    if (made === view.by) return;
-    made = view.by;
-    shades = groups(points, view);
-    order = Array.from({ length: points.place.length }, (_, i) => i).sort((a, b) => shades.group[a] - shades.group[b]);
-  };
-  const draw = () => {
-    waiting = false;
-    const [w, h] = size(), [left, top, side] = frame(), dense = window.devicePixelRatio || 1;
-    sorted();
-    context.setTransform(dense, 0, 0, dense, 0, 0);
-    context.clearRect(0, 0, w, h);
-    const many = points.place.length, r = Math.min(7, Math.max(1.3, 150 / Math.sqrt(many)) * Math.sqrt(view.zoom)), fades = view.only !== null || view.find;
-    const faint = getComputedStyle(canvas).getPropertyValue("--line");
-    const lit = (i) => (view.only === null || shades.group[i] === view.only) && (!view.find || view.find(i));
-    for (const light of fades ? [false, true] : [true]) {
-      let last = -1;
-      context.globalAlpha = light ? (fades ? 0.95 : 0.72) : 0.7;
-      if (!light) context.fillStyle = faint;
-      for (const i of order) {
-        if (fades && lit(i) !== light) continue;
-        const px = left + x[i] * side, py = top + y[i] * side;
-        if (px < -r || py < -r || px > w + r || py > h + r) continue;
-        if (light && shades.group[i] !== last) {
-          last = shades.group[i];
-          context.fillStyle = shades.colours[last];
-        }
-        if (r < 2.2) context.fillRect(px - r, py - r, 2 * r, 2 * r);
-        else {
-          context.beginPath();
-          context.arc(px, py, r, 0, 7);
-          context.fill();
-        }
-      }
-    }
-    context.globalAlpha = 1;
-    if (view.over >= 0) {
-      context.lineWidth = 2;
-      context.strokeStyle = getComputedStyle(canvas).getPropertyValue("--ink");
-      context.beginPath();
-      context.arc(left + x[view.over] * side, top + y[view.over] * side, r + 3, 0, 7);
-      context.stroke();
-    }
-  };
-  const again = () => {
-    if (waiting) return;
-    waiting = true;
-    requestAnimationFrame(draw);
-  };
-  return {
-    arrange, again, draw, frame,
-    fit() {
-      const dense = window.devicePixelRatio || 1, [w, h] = size();
-      [canvas.width, canvas.height] = [w * dense, h * dense];
-      again();
-    },
-    whole() {
-      [view.x, view.y, view.zoom] = [0, 0, 1];
-      again();
-    },
-    // zoom about a place on the canvas
-    zoomAt(px, py, factor) {
-      const [w, h] = size(), next = Math.min(60, Math.max(0.7, view.zoom * factor)), by = next / view.zoom;
-      view.x = px - w / 2 - (px - w / 2 - view.x) * by;
-      view.y = py - h / 2 - (py - h / 2 - view.y) * by;
-      view.zoom = next;
-      again();
-    },
-    nearest(px, py) {
-      const [left, top, side] = frame(), mx = (px - left) / side, my = (py - top) / side, reach = 12 / side;
-      let best = -1, least = reach * reach;
-      const from = (v) => Math.floor((v - reach) * CELLS), to = (v) => Math.floor((v + reach) * CELLS);
-      for (let cx = from(mx); cx <= to(mx); cx++) for (let cy = from(my); cy <= to(my); cy++) for (const i of cells.get(cx * 1000 + cy) ?? []) {
-        const d = (x[i] - mx) ** 2 + (y[i] - my) ** 2;
-        if (d < least && (!view.find || view.find(i)) && (view.only === null || groupOf(i) === view.only)) [best, least] = [i, d];
-      }
-      return best;
-    },
-    place: (i) => {
-      const [left, top, side] = frame();
-      return [left + x[i] * side, top + y[i] * side];
-    },
-  };
-  function groupOf(i) {
-    sorted();
-    return shades.group[i];
-  }
+  bar.style.background = `linear-gradient(to right, ${colours.slice(0, -1).map(css).join(",")})`;
+  const what = view.by === "auroc" ? "largest AUROC over the classes" : "largest effect over the classes, in logits";
+  return [el("span", { class: "legend" }, `≤ ${num(low)}`, bar, `≥ ${num(high)}`), el("span", { class: "note" }, `${what}; the outermost hundredth at either end has one colour`)];
 }
 
 function interact(canvas, tip, points, view, screen) {
