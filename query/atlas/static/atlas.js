@@ -1,5 +1,5 @@
 // Where an address leads, the search, the keys.
-import { Absent, card, className, classLink, el, heading, imageAddress, isHeld, json, layerAddress, layerTitle, name, neuronAddress, onLeave, shown, state, classAddress, taken } from "./parts.js";
+import { Absent, card, className, classLink, count, el, heading, imageAddress, isHeld, json, layerAddress, layerTitle, name, neuronAddress, onLeave, shown, state, classAddress, taken } from "./parts.js";
 
 const main = document.getElementById("page"), root = document.documentElement;
 
@@ -17,7 +17,7 @@ function classOf(word) {
   const by = wnids ? wnids.indexOf(word) : -1;
   if (by >= 0) return by;
   if (/^\d{1,9}$/.test(word) && Number(word) < classes.length) return Number(word);
-  const close = nearest(word, classes).slice(0, 3);
+  const close = alike(word, classes, 3).map(([i]) => i);
   throw Object.assign(new Absent(`There is no class ${shown(word)}.`), { close });
 }
 
@@ -46,7 +46,9 @@ const PAGES = {
 };
 
 async function imageOf(path) {
-  const id = (await known()).paths?.indexOf(path) ?? -1;
+  const { paths } = await known();
+  if (!paths) throw new Absent("This index holds more images than are known here by path: write the number, such as #/image/17.");
+  const id = paths.indexOf(path);
   if (id < 0) throw new Absent(`There is no image ${shown(path)}.`);
   return id;
 }
@@ -116,23 +118,39 @@ function atRandom() {
 // ---- search
 
 let knowing = null;
-const known = () => (knowing ??= json("search").catch(() => ((knowing = null), { paths: null, descriptions: [] })));
+const known = () => (knowing ??= json("search").catch(() => ((knowing = null), { paths: [], descriptions: [], lost: true })));
 
-const pairs = (text) => {
-  const plain = ` ${text.toLowerCase()} `, found = new Map();
-  for (let i = 0; i < plain.length - 1; i++) found.set(plain.slice(i, i + 2), (found.get(plain.slice(i, i + 2)) ?? 0) + 1);
-  return found;
-};
-
-// The names most like a word, by the pairs of letters that they share.
-function nearest(word, names) {
-  const own = pairs(word), size = word.length + 1;
-  const scored = names.map((text, i) => {
+// How like a word texts are, from 0 to 1: by the pairs of letters that they share with it. Texts may be 200,000.
+function likeness(word) {
+  const plain = ` ${word.toLowerCase()} `, place = new Map(), many = [];
+  const pair = (text, i) => text.charCodeAt(i) * 65536 + text.charCodeAt(i + 1);
+  for (let i = 0; i < plain.length - 1; i++) {
+    const key = pair(plain, i);
+    if (!place.has(key)) place.set(key, many.push(0) - 1);
+    many[place.get(key)]++;
+  }
+  const left = many.slice();
+  return (text) => {
+    const other = ` ${text.toLowerCase()} `;
     let same = 0;
-    for (const [pair, n] of pairs(text)) same += Math.min(n, own.get(pair) ?? 0);
-    return [i, (2 * same) / (size + text.length + 1)];
+    for (let at = 0; at < many.length; at++) left[at] = many[at];
+    for (let i = 0; i < other.length - 1; i++) {
+      const at = place.get(pair(other, i));
+      if (at !== undefined && left[at]-- > 0) same++;
+    }
+    return (2 * same) / (plain.length + other.length - 2);
+  };
+}
+
+const LIKE = 0.3;
+// The texts most like a word, as [number, how like]: as a whole, or in one of their words.
+function alike(word, texts, most = 5) {
+  const like = likeness(word), found = [];
+  texts.forEach((text, i) => {
+    const score = Math.max(like(text), ...text.split(/[\s/_.,;-]+/).map((part) => 0.9 * like(part)));
+    if (score > LIKE) found.push([i, score]);
   });
-  return scored.filter(([, s]) => s > 0.3).sort((a, b) => b[1] - a[1]).slice(0, 5).map(([i]) => i);
+  return found.sort((a, b) => b[1] - a[1]).slice(0, most);
 }
 
 function matching(texts, word, most, of = (t) => t) {
@@ -172,13 +190,31 @@ async function hits(text) {
   const places = matching(descriptions, word, 6, (d) => d[3] ?? "");
   found.push(...places.map((i) => [descriptions[i][3], neuronAddress(descriptions[i][0], descriptions[i][1]), `${layerTitle(descriptions[i][0])} · ${descriptions[i][1]}`]));
   if (paths) found.push(...matching(paths, word, 5).map((id) => [paths[id], imageAddress(id), "image"]));
-  if (!found.length) found.push(...nearest(word, start.classes).map((id) => [className(id), classAddress(id), "a class like it"]));
+  if (!found.length) found.push(...likeHits(word, paths ?? [], descriptions));
   return found;
+}
+
+// What is called nearly so, where nothing is called so.
+function likeHits(word, paths, descriptions) {
+  const neuron = ([place, unit]) => [neuronAddress(place, unit), `${layerTitle(place)} · ${unit}, like it`];
+  return [
+    ...alike(word, state.start.classes).map(([id, like]) => [like, [className(id), classAddress(id), "a class like it"]]),
+    ...alike(word, descriptions.map((d) => d[3] ?? "")).map(([i, like]) => [like, [descriptions[i][3], ...neuron(descriptions[i])]]),
+    ...alike(word, paths).map(([id, like]) => [like, [paths[id], imageAddress(id), "an image like it"]]),
+  ].sort((a, b) => b[0] - a[0]).slice(0, 6).map(([, hit]) => hit);
+}
+
+// What the search does not look through.
+async function limits() {
+  const { paths, lost } = await known();
+  if (lost) return "Images and descriptions could not be read: the atlas does not answer.";
+  return paths ? null : `Paths of ${count(state.start.images)} images are too many to be searched; a number finds its image.`;
 }
 
 function searchBox() {
   const box = document.getElementById("find"), list = document.getElementById("hits");
   let chosen = -1, turn = 0;
+  const silent = (text) => el("li", { class: "none", role: "option", "aria-disabled": "true", "aria-selected": "false" }, text);
   const close = () => {
     list.hidden = true;
     box.setAttribute("aria-expanded", "false");
@@ -186,7 +222,7 @@ function searchBox() {
   };
   const mark = (i) => {
     chosen = i;
-    [...list.children].forEach((item, at) => item.setAttribute("aria-selected", String(at === i)));
+    list.querySelectorAll("[data-href]").forEach((item, at) => item.setAttribute("aria-selected", String(at === i)));
     if (list.children[i]?.id) box.setAttribute("aria-activedescendant", list.children[i].id);
     list.children[i]?.scrollIntoView({ block: "nearest" });
   };
@@ -198,10 +234,10 @@ function searchBox() {
     close();
   };
   const fill = async () => {
-    const mine = ++turn, text = box.value, found = await hits(text);
+    const mine = ++turn, text = box.value, found = await hits(text), unsearched = text.trim() && (await limits());
     if (mine !== turn) return;
     const items = found.map(([what, href, kind], i) => el("li", { id: `hit${i}`, role: "option", "aria-selected": "false", "data-href": href, onpointerdown: (e) => { e.preventDefault(); go(href); } }, name(what), el("span", { class: "kind" }, kind)));
-    list.replaceChildren(...(items.length ? items : [el("li", { class: "none" }, "Nothing is called that.")]));
+    list.replaceChildren(...(items.length ? items : [silent("Nothing is called that.")]), ...(unsearched ? [silent(unsearched)] : []));
     list.hidden = !text.trim();
     box.setAttribute("aria-expanded", String(!list.hidden));
     mark(items.length ? 0 : -1);
@@ -249,6 +285,7 @@ async function begin() {
   } catch { /* a browser that keeps nothing */ }
   if (!root.dataset.theme) delete root.dataset.theme;
   document.getElementById("theme").addEventListener("click", turnLight);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => window.dispatchEvent(new Event("theme")));
   document.addEventListener("keydown", keys);
   document.addEventListener("click", (e) => e.target.closest("a[href]") && (clicked = true), true);
   try {

@@ -10,7 +10,7 @@ export async function classPage(id) {
   const right = data.answers.find(([answer]) => answer === id)?.[1] ?? 0, all = data.own.image.length;
   const where = card(null);
   const page = el("article", {},
-    heading(name(data.name), {
+    heading(name(className(id)), {
       sub: [data.wnid && el("code", {}, shown(data.wnid)), el("span", {}, all ? `${count(all)} images, ${share(right / all)} answered right` : "no images in this index")],
       before: id > 0 ? classAddress(id - 1) : null, after: id < last ? classAddress(id + 1) : null,
     }),
@@ -18,7 +18,7 @@ export async function classPage(id) {
       el("div", {}, keyNeurons(data, picture, where)),
       el("div", {}, where, answers(data), siblings(data))),
     images(data, picture));
-  return { title: shown(data.name), page };
+  return { title: shown(className(id)), page };
 }
 
 // Its first neurons by a ranking that can be changed; in the card `where`, in which layers its first hundred are.
@@ -26,7 +26,7 @@ function keyNeurons(data, urls, where) {
   const held = state.start.rankings.filter((by) => data.rankings[by]);
   where.hidden = !held.length;
   if (!held.length) return card("Key neurons", el("p", { class: "note" }, "This index ranks no neuron for the class."));
-  const body = el("div", {});
+  const body = el("div", {}), mapped = Object.values(data.neurons).some(({ exemplars }) => exemplars.map.some(Boolean));
   const fill = (by) => {
     const { neurons, layers, counted } = data.rankings[by];
     body.replaceChildren(
@@ -38,7 +38,7 @@ function keyNeurons(data, urls, where) {
   };
   fill(held[0]);
   const select = el("select", { "aria-label": "Ranking of the neurons", onchange: (e) => fill(e.target.value) }, held.map((by) => el("option", { value: by }, WORDS[by])));
-  return card(null, el("div", { class: "cardhead" }, el("h2", {}, "Key neurons"), el("label", { class: "by" }, "by ", select)), mapControls(() => redraw(body)), body);
+  return card(null, el("div", { class: "cardhead" }, el("h2", {}, "Key neurons"), el("label", { class: "by" }, "Ranked by ", select)), mapped && mapControls(() => redraw(body)), body);
 }
 
 function keyNeuron(data, place, unit, value, rank, by, urls) {
@@ -50,7 +50,7 @@ function keyNeuron(data, place, unit, value, rank, by, urls) {
   }));
   return el("li", {},
     el("div", { class: "who" }, el("span", { class: "rank" }, rank), neuronLink(place, unit),
-      el("span", { class: "value" }, num(value)),
+      el("span", { class: "value", title: MEANS[by] }, num(value)),
       says >= 0 && says !== data.id && el("span", { class: "faint" }, "says ", classLink(says))),
     el("div", { class: "strip" }, shownImages));
 }

@@ -6,6 +6,7 @@ const FLAGS = {
   seldom: ["seldom on", "It is above 0 on fewer than one patch in a thousand."],
   long: ["long value vector", "Its value vector is among the longest hundredth of its layer."],
 };
+const EFFECT = "Estimated fall, on this image, of the logit of its class (of the model's answer, where it has none) less the mean of all logits, without the neuron; About says by what it is replaced.";
 const SIDES = [["top", "strongest"], ["quantile", "across its range"], ["bottom", "weakest"]];
 
 export async function neuronPage(place, unit) {
@@ -21,9 +22,8 @@ export async function neuronPage(place, unit) {
   const title = `${layerTitle(place)} · neuron ${unit}`;
   const page = el("article", { class: "neuron" },
     heading(title, {
-      sub: [el("code", {}, shown(full)), data.says >= 0 && el("span", {}, "says ", classLink(data.says)), data.flags.map((flag) => el("span", { class: "flag", title: FLAGS[flag][1] }, FLAGS[flag][0]))],
+      sub: [el("code", {}, shown(full)), el("a", { href: layerAddress(place) }, `all of ${layerTitle(place)}`), data.says >= 0 && el("span", {}, "says ", classLink(data.says)), data.flags.map((flag) => el("span", { class: "flag", title: FLAGS[flag][1] }, FLAGS[flag][0]))],
       before: find(unit, -1), after: find(unit, 1),
-      aside: el("a", { href: layerAddress(place) }, "its layer"),
     }),
     el("div", { class: "two" },
       el("div", {}, exemplars(data, order), near(data)),
@@ -33,8 +33,11 @@ export async function neuronPage(place, unit) {
   return { title, page };
 }
 
+const valueOf = (data) => (data.kind === "hidden" ? `before ${state.start.activation}` : "of the unit itself");
+
 function exemplars(data, urls) {
-  const scale = neuronScale(data.thresholds, SIDES.flatMap(([side]) => data.exemplars[side].map));
+  const maps = SIDES.flatMap(([side]) => data.exemplars[side].map), mapped = maps.some(Boolean);
+  const scale = neuronScale(data.thresholds, maps);
   const grid = el("div", { class: "grid five" });
   const note = el("p", { class: "note" });
   const fill = (side) => {
@@ -42,7 +45,7 @@ function exemplars(data, urls) {
     grid.replaceChildren(...rows.image.map((id, i) => exemplar(data, side, i, urls.get(id), scale)));
     const many = count(data.histogram.images);
     note.textContent = {
-      top: `The ${rows.image.length} of ${many} images with its largest patch.`,
+      top: `The ${rows.image.length} of ${many} images with the largest patches.`,
       quantile: `Images at the deciles of all ${many} largest patches: not chosen to please.`,
       bottom: `The ${rows.image.length} of ${many} images on which it does least.`,
     }[side];
@@ -51,22 +54,22 @@ function exemplars(data, urls) {
   const ends = el("span", {});
   const changed = () => {
     redraw(grid);
-    ends.replaceChildren(look.scale === "image" ? "; each image from its smallest to its largest value" : legend(scale));
+    if (mapped) ends.replaceChildren(look.scale === "image" ? "; each image from its smallest to its largest value" : legend(scale));
   };
   changed();
-  const value = data.kind === "hidden" ? `before ${state.start.activation}` : "of the unit itself";
   return card(null,
     el("div", { class: "cardhead" }, el("h2", {}, "Images"), choice("Which images", SIDES, "top", fill)),
-    mapControls(changed), grid,
-    el("div", { class: "foot" }, note, el("span", { class: "note" }, `values ${value}`, ends)));
+    mapped ? mapControls(changed) : el("p", { class: "note" }, "This index keeps no maps of the neuron over these images."), grid,
+    el("div", { class: "foot" }, note, el("span", { class: "note" }, `values ${valueOf(data)}`, ends)));
 }
 
 function exemplar(data, side, i, url, scale) {
   const rows = data.exemplars[side], id = rows.image[i], image = data.images[id];
   const columns = state.start.grid[1], patch = rows.patch[i];
+  const effect = rows.effect?.[i] ?? null;
   const what = image.class >= 0 ? className(image.class) : image.label ?? image.path.split("/").pop();
   const alt = `Image ${id}, ${shown(image.path)}: ${num(rows.pre[i])} in row ${Math.floor(patch / columns) + 1}, column ${(patch % columns) + 1}`;
-  return overlaid({ url, alt, map: rows.map[i], scale, href: imageAddress(id), caption: [name(what), el("span", { class: "value" }, num(rows.pre[i]))] });
+  return overlaid({ url, alt, map: rows.map[i], scale, href: imageAddress(id), caption: [name(what), el("span", { class: "value", title: "Its largest patch" }, num(rows.pre[i])), effect !== null && el("span", { class: "value effect", title: EFFECT }, `effect ${num(effect)}`)] });
 }
 
 function classes(data) {
@@ -89,9 +92,9 @@ const LINES = [["q50", "median"], ["q90", "0.9"], ["q99", "0.99"], ["q999", "0.9
 
 function histogram(data) {
   const { low, high, counts, images } = data.histogram, t = data.thresholds;
-  const from = Math.min(low, t.q50), to = Math.max(high, t.q999, from + 1e-6), W = 360, H = 96;
+  const from = Math.min(low, t.q50), to = Math.max(high, t.q999, from + 1e-6), W = 360, H = 110;
   const x = (v) => ((v - from) / (to - from)) * W, most = Math.max(1, ...counts), wide = (high - low) / counts.length;
-  const picture = svg("svg", { viewBox: `-6 -26 ${W + 12} ${H + 44}`, role: "img", class: "histogram", "aria-label": `Histogram of the largest patch of ${images} images, from ${num(low)} to ${num(high)}` });
+  const picture = svg("svg", { viewBox: `-6 -26 ${W + 12} ${H + 60}`, role: "img", class: "histogram", "aria-label": `Histogram of the largest patch of ${images} images, from ${num(low)} to ${num(high)}` });
   if (from < 0 && to > 0) picture.append(svg("line", { x1: x(0), x2: x(0), y1: 0, y2: H, class: "zero" }));
   counts.forEach((n, i) => {
     if (n) picture.append(svg("rect", { x: x(low + i * wide), width: Math.max(1, x(low + wide) - x(low) - 1), y: H - (n / most) * H, height: (n / most) * H, class: low + (i + 0.5) * wide > 0 ? "on" : "below" }));
@@ -102,13 +105,14 @@ function histogram(data) {
     last = up === -3 ? at : -99;
     picture.append(svg("line", { x1: at, x2: at, y1: up, y2: H, class: "quantile" }), svg("text", { x: at, y: up - 2, "text-anchor": "middle" }, text));
   }
-  picture.append(svg("text", { x: 0, y: H + 14 }, num(from)), svg("text", { x: W, y: H + 14, "text-anchor": "end" }, num(to)));
-  return card("How strongly it fires", picture, el("p", { class: "note" }, `Bars: the largest patch of each of ${count(images)} images. Lines: quantiles over all patches of all images.`));
+  picture.append(svg("line", { x1: 0, x2: W, y1: H, y2: H, class: "zero" }), svg("text", { x: 0, y: H + 14 }, num(from)), svg("text", { x: W, y: H + 14, "text-anchor": "end" }, num(to)), svg("text", { x: W / 2, y: H + 29, "text-anchor": "middle" }, `value ${valueOf(data)}`));
+  if (x(0) > 40 && x(0) < W - 40) picture.append(svg("text", { x: x(0), y: H + 14, "text-anchor": "middle" }, "0"));
+  return card("How strongly it fires", picture, el("p", { class: "note" }, `Bars: the largest patch of each of ${count(images)} images, blue below 0; the tallest stands for ${count(most)}. Lines: quantiles over all patches of all images.`));
 }
 
 function statistics(data) {
   const s = data.statistics, t = data.thresholds;
-  const rows = [["mean", num(s.pre_mean)], ["deviation", num(s.pre_std)], ["mean after the nonlinearity", num(s.post_mean)], ["above 0 on", `${share(s.positive_share)} of patches`], ["0.99 quantile", num(t.q99)], ["0.995 quantile", num(t.q995)], ["0.999 quantile", num(t.q999)], ["length of its value vector", num(s.value_norm)]];
+  const rows = [["mean", num(s.pre_mean)], ["standard deviation", num(s.pre_std)], ["mean after the nonlinearity", num(s.post_mean)], ["above 0 on", `${share(s.positive_share)} of patches`], ["0.99 quantile", num(t.q99)], ["0.995 quantile", num(t.q995)], ["0.999 quantile", num(t.q999)], ["length of its value vector", num(s.value_norm)]];
   return card("Statistics", el("dl", {}, rows.map(([what, text]) => [el("dt", {}, what), el("dd", {}, text)])));
 }
 
@@ -119,7 +123,9 @@ function near(data) {
     el("ol", { class: "near" }, rows.map(([place, unit, value, says]) => el("li", {}, neuronLink(place, unit), el("span", { class: "says" }, says >= 0 ? name(className(says)) : ""), el("span", { class: "value" }, text(value))))));
   return card("Nearest neurons", el("div", { class: "pair" },
     list("Write alike", "Cosine of value vectors, over all layers; with the class that each says.", vectors, num),
-    list("Fire for the same images", `Of its first ${shared} images, how many are among the other's; ${num(chance)} by chance.`, images, String)));
+    chance < shared
+      ? list("Fire for the same images", `Of its first ${shared} images, how many are among the other's; ${num(chance)} by chance.`, images, String)
+      : el("div", {}, el("h3", {}, "Fire for the same images"), el("p", { class: "note" }, `The first ${shared} images of every neuron are all the images of this index: they tell no neurons apart.`))));
 }
 
 function notes(data, generated) {

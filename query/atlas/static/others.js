@@ -1,6 +1,7 @@
-import { card, classLink, copied, count, el, heading, imageAddress, json, layerAddress, layerTitle, name, neuronLink, num, share, shown, state } from "./parts.js";
+import { card, className, classLink, copied, count, el, heading, imageAddress, json, layerAddress, layerTitle, name, neuronLink, num, share, shown, state, table } from "./parts.js";
 
 const SHOWN = 100; // rows of a table at once
+const CHIPS = 120; // classes on the first page
 
 export async function homePage() {
   const { start } = state, neurons = start.layers.reduce((sum, layer) => sum + layer.units, 0);
@@ -11,14 +12,23 @@ export async function homePage() {
       el("a", { href: "#/random" }, el("b", {}, "A neuron at random"), el("span", {}, "not chosen to please")),
       el("a", { href: imageAddress(0) }, el("b", {}, "Images"), el("span", {}, "what fires on every patch")),
       el("a", { href: "#/about" }, el("b", {}, "About"), el("span", {}, "where all of this comes from"))),
-    start.classes.length ? card("Classes", el("p", { class: "links many" }, start.classes.map((_, id) => classLink(id)))) : null,
+    start.classes.length ? card("Classes", el("p", { class: "links many" }, start.classes.slice(0, CHIPS).map((_, id) => classLink(id)), start.classes.length > CHIPS && el("a", { href: "#/classes" }, `all ${count(start.classes.length)} …`))) : null,
     card("Layers", el("p", { class: "links many" }, start.layers.map((layer, place) => el("a", { href: layerAddress(place) }, layerTitle(place), el("span", { class: "faint" }, ` ${count(layer.units)}`))))),
     el("p", { class: "keysline" }, [["/", "search"], ["← →", "previous and next"], ["m", "map"], ["r", "a neuron at random"], ["t", "light or dark"]].map(([key, what]) => el("span", {}, el("kbd", {}, key), ` ${what}`))));
   return { title: "Atlas", page };
 }
 
 export async function classesPage() {
-  const page = el("article", {}, heading("Classes"), card(null, el("p", { class: "links many" }, state.start.classes.map((_, id) => classLink(id)))));
+  const { classes } = state.start, links = classes.map((_, id) => classLink(id));
+  const none = el("p", { class: "note", hidden: true }, "No class is called that.");
+  const narrow = (e) => {
+    const word = e.target.value.trim().toLowerCase();
+    links.forEach((link, id) => (link.hidden = !className(id).toLowerCase().includes(word)));
+    none.hidden = links.some((link) => !link.hidden);
+  };
+  const page = el("article", {},
+    heading("Classes", { sub: [el("span", {}, `${count(classes.length)} classes, in the order of the head's rows`)] }),
+    card(null, classes.length > CHIPS && el("input", { type: "search", placeholder: "part of a name", "aria-label": "Show only classes called", oninput: narrow }), el("p", { class: "links many" }, links), none));
   return { title: "Classes", page };
 }
 
@@ -50,7 +60,7 @@ export async function layerPage(place) {
   };
   const arrange = () => {
     const missing = (v) => v === null;
-    const compare = (a, b) => (missing(a) - missing(b)) || (NAMES.has(by) && !missing(a) ? state.start.classes[a].localeCompare(state.start.classes[b]) : a - b) * (down ? -1 : 1);
+    const compare = (a, b) => (missing(a) - missing(b)) || (NAMES.has(by) && !missing(a) ? state.start.classes[a].localeCompare(state.start.classes[b], undefined, { numeric: true }) : a - b) * (down ? -1 : 1);
     order.sort((a, b) => (value(by, a) === null || value(by, b) === null ? missing(value(by, a)) - missing(value(by, b)) : compare(value(by, a), value(by, b))) || a - b);
     fill();
   };
@@ -66,12 +76,12 @@ export async function layerPage(place) {
       sub: [el("code", {}, shown(data.name)), el("span", {}, `${count(units)} ${data.kind === "hidden" || data.kind === "gated" ? "neurons" : "units"}${dead ? `, ${count(dead)} dead` : ""}`)],
       before: place > 0 ? layerAddress(place - 1) : null, after: place < last ? layerAddress(place + 1) : null,
     }),
-    card(null, el("div", { class: "scroll" }, el("table", { class: "table" }, el("thead", {}, head), body)), more));
+    card(null, table(`Neurons of ${layerTitle(place)}`, head, body), more));
   return { title: layerTitle(place), page };
 }
 
 function facts(value) {
-  if (value === null || typeof value !== "object") return el("span", {}, value === null ? "–" : typeof value === "number" && !Number.isInteger(value) ? num(value, 4) : shown(value));
+  if (value === null || typeof value !== "object") return el("span", {}, value === null ? "–" : typeof value === "number" && !Number.isInteger(value) ? num(value, 4) : shown(value) || "–");
   if (Array.isArray(value)) return value.every((v) => typeof v !== "object") ? el("span", {}, shown(value.join(", ")) || "none") : el("div", {}, `${value.length} of: `, facts(value[0]));
   return el("dl", {}, Object.entries(value).map(([key, v]) => [el("dt", {}, shown(key.replaceAll("_", " "))), el("dd", {}, facts(v))]));
 }
@@ -113,7 +123,7 @@ export async function sqlPage() {
   const page = el("article", {},
     heading("SQL", { sub: [el("span", {}, "Ask the tables of the index. It is read and never written.")] }),
     card(null, text, el("div", { class: "foot" },
-      el("span", { class: "choice" }, QUERIES.map(([title, query]) => el("button", { type: "button", onclick: () => (text.value = query) }, title))),
+      el("span", { class: "controls" }, el("span", { class: "note" }, "Examples"), QUERIES.map(([title, query]) => el("button", { type: "button", class: "quiet", onclick: () => (text.value = query) }, title))),
       el("button", { type: "button", class: "main", onclick: run, title: "Ctrl+Enter" }, "Run"))),
     answer);
   return { title: "SQL", page };
@@ -125,7 +135,6 @@ function rowsTable({ rows, records }) {
   const part = records.slice(0, 1000);
   return card(null,
     el("p", { class: "note" }, `${count(rows)} rows${part.length < rows ? `, the first ${count(part.length)} shown` : ""}`),
-    el("div", { class: "scroll" }, el("table", { class: "table" },
-      el("thead", {}, el("tr", {}, columns.map((c) => el("th", { scope: "col" }, name(c))))),
-      el("tbody", {}, part.map((record) => el("tr", {}, columns.map((c) => cell(record[c]))))))));
+    table("Answer", el("tr", {}, columns.map((c) => el("th", { scope: "col", class: typeof records[0][c] === "number" ? undefined : "text" }, name(c)))),
+      el("tbody", {}, part.map((record) => el("tr", {}, columns.map((c) => cell(record[c])))))));
 }

@@ -36,9 +36,9 @@ export function num(value, digits = 3) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size >= 1e6 || size < 1e-3) return value.toExponential(digits - 1).replace("-", "−");
+  if (size >= 1e6 || size < 1e-3) return value.toExponential(digits - 1).replaceAll("-", "−");
   const decimals = Math.max(0, digits - 1 - Math.floor(Math.log10(size)));
-  return value.toFixed(Math.min(decimals, 4)).replace("-", "−");
+  return value.toFixed(Math.min(decimals, 5)).replace("-", "−");
 }
 
 export const count = (value) => value.toLocaleString("en");
@@ -50,18 +50,21 @@ export const WORDS = {
 };
 export const MEANS = {
   contribution: "Mean share of the class's logit on its own images: folded × what the head reads of the neuron.",
-  effect: "Estimated mean fall of the class's logit, were the neuron replaced by its mean on all tokens.",
+  effect: "Estimated mean fall of the class's logit, less the mean of all logits, without the neuron; About says by what it is replaced.",
   folded: "What an activation of 1 adds to the logit, with all gains and the final norm folded in.",
   score: "Product of the class's row of the head with the value vector as stored.",
   probability: "Softmax of the neuron's scores over all classes.",
   cosine: "Cosine between the class's row of the head and the value vector.",
-  auroc: "How well the largest patch tells the class's images from all others: 0.5 is chance.",
+  auroc: "How well the largest patch tells the class's images from all others: 0.5 is chance, and bars begin there.",
 };
 
 // ---- names of things, and their addresses
 
+// A class without a name is called by its number: it must not look like a count.
 export function className(id) {
-  return id === null || id < 0 ? "no class" : state.start.classes[id];
+  if (id === null || id < 0) return "no class";
+  const own = state.start.classes[id];
+  return /^\d+$/.test(own) ? `class ${own}` : own;
 }
 
 export function classAddress(id) {
@@ -257,9 +260,9 @@ export function mapControls(changed) {
   };
   const slider = el("input", { type: "range", min: 0.2, max: 1.3, step: 0.05, value: look.opacity, "aria-label": "Opacity of the maps", oninput: (e) => set("opacity")(Number(e.target.value)) });
   return el("div", { class: "controls" },
-    choice("Map", [["smooth", "smooth"], ["blocky", "patches"], ["off", "off"]], look.over, set("over")),
-    choice("Scale", [["neuron", "neuron"], ["image", "each image"]], look.scale, set("scale")),
-    el("label", { class: "slider" }, "Opacity", slider));
+    el("span", { class: "labelled" }, "Map", choice("Map", [["smooth", "smooth"], ["blocky", "patches"], ["off", "off"]], look.over, set("over"))),
+    el("span", { class: "labelled" }, "Scale", choice("Scale", [["neuron", "the neuron's"], ["image", "each image's"]], look.scale, set("scale"))),
+    el("label", { class: "labelled" }, "Opacity", slider));
 }
 
 export function legend(scale) {
@@ -290,6 +293,11 @@ export function card(title, ...children) {
   return el("section", { class: "card" }, title && el("h2", {}, title), ...children);
 }
 
+// What is wider than a phone scrolls by itself, by keyboard as well.
+export function table(label, head, body) {
+  return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, el("table", { class: "table" }, el("thead", {}, head), body));
+}
+
 // Rows of a name, a bar from zero and a value.
 export function bars(rows, { each, value, text }) {
   const largest = Math.max(1e-30, ...rows.map((row) => Math.abs(value(row))));
@@ -300,11 +308,11 @@ export function bars(rows, { each, value, text }) {
   }));
 }
 
-export function heading(title, { sub, before, after, aside } = {}) {
+export function heading(title, { sub, before, after } = {}) {
   const step = (address, text, label, key) => el("a", { class: address ? "step" : "step off", href: address ?? undefined, "aria-label": label, "data-step": key, "aria-disabled": address ? undefined : "true" }, text);
   return el("div", { class: "heading" },
     el("div", {}, el("h1", { tabindex: -1 }, title), sub && el("div", { class: "sub" }, sub)),
-    el("div", { class: "aside" }, aside, (before !== undefined || after !== undefined) && el("span", { class: "steps" }, step(before, "←", "Previous", "before"), step(after, "→", "Next", "after"))));
+    (before !== undefined || after !== undefined) && el("span", { class: "steps" }, step(before, "←", "Previous", "before"), step(after, "→", "Next", "after")));
 }
 
 export function copied(text, label) {
