@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,13 @@ PAGES = {
     "#/image/coin%2F011.jpg": "Image 91",
     "#/layer/blocks.5.mlp.fc1": "Block 5",
     "#/map": "Map of all neurons",
+    "#/map/vectors": "Map of all neurons",
     "#/about": "About",
 }
 NOWHERE = (
     "#/nothing", "#/neuron/blocks.5.mlp.fc1/768", "#/neuron/blocks.9/1", "#/neuron/blocks.5.mlp.fc1", "#/class/coyn",
     "#/image/480", "#/image/no.jpg", "#/layer/x", "#/%E0%A4%A", "#/class/coin/more", "#/__proto__", "#/neuron/%2e%2e/0",
+    "#/map/nowhere",
 )  # fmt: skip
 
 
@@ -196,6 +198,71 @@ def test_strange_texts_are_shown_as_text(watched: Watched) -> None:
     assert watched.page.inner_text("#hits li .name") == WRITTEN
 
 
+def _altered(watched: Watched, address: str, change: Callable[[Any], None]) -> None:
+    """Serve the data at an address with a change in it."""
+
+    def answer(route: Any) -> None:
+        response = route.fetch()
+        data = response.json()
+        change(data)
+        route.fulfill(response=response, json=data)
+
+    watched.page.route(f"**/data/{address}.json", answer)
+
+
+def _hits(watched: Watched, typed: str) -> list[str]:
+    """What the search lists, after its data has come."""
+    watched.page.fill("#find", "")
+    watched.page.fill("#find", typed)
+    watched.page.wait_for_selector("#hits li")
+    watched.page.wait_for_load_state("networkidle")
+    return watched.page.locator("#hits li").all_inner_texts()
+
+
+def test_the_search_finds_what_is_nearly_right(watched: Watched) -> None:
+    watched.open("#/")
+    assert _hits(watched, "rownd")[0].split("\n") == ["round", "Block 5 · 391, like it"]
+    assert _hits(watched, "vehikle/013")[0].split("\n") == ["vehicle/013.jpg", "an image like it"]
+    assert _hits(watched, "zzzz") == ["Nothing is called that."]
+
+
+def test_the_search_says_what_it_does_not_know(watched: Watched) -> None:
+    _altered(watched, "search", lambda data: data.update(paths=None))
+    watched.open("#/")
+    said = "Paths of 480 images are too many to be searched; a number finds its image."
+    assert _hits(watched, "coin/011") == ["coin\na class like it", said]
+    watched.open("#/image/coin%2F011.jpg")
+    watched.heading("Nothing here")
+    assert "by path" in watched.page.inner_text("main")
+
+
+def test_every_ranking_of_a_class(watched: Watched, index_path: Path) -> None:
+    watched.open("#/class/coin")
+    options = watched.page.locator("main select option").evaluate_all("all => all.map(o => o.value)")
+    assert "effect" in options and len(options) == 7
+    with Index(index_path) as index:
+        for by in options:
+            watched.page.select_option("main select", by)
+            rows = index.key_neurons("coin", 8, by=by)
+            shown = watched.page.locator(".keys .who").all_inner_texts()
+            units = [int(re.search(r"· (\d+)", text)[1]) for text in shown]  # type: ignore[index]
+            assert units == rows.unit.tolist(), by
+
+
+def test_effects_under_the_exemplars(watched: Watched) -> None:
+    _altered(watched, "neuron/5/16", lambda data: data["exemplars"]["top"].update(effect=[-0.12, None] + [0.5] * 18))
+    watched.open(NEURON)
+    captions = watched.page.locator("figcaption")
+    assert [captions.nth(i).locator(".effect").all_inner_texts() for i in range(3)] == [
+        ["effect −0.120"],
+        [],
+        ["effect 0.500"],
+    ]
+    assert "fall" in watched.page.locator(".effect").first.get_attribute("title")
+    watched.page.click("text=weakest")
+    assert watched.page.locator(".effect").count() == 0
+
+
 def test_a_neurons_page_is_light(watched: Watched) -> None:
     watched.open(NEURON)
     assert len(watched.requests) <= 8
@@ -270,9 +337,68 @@ def test_the_map_leads_to_neurons(watched: Watched) -> None:
     page.mouse.move(middle[0] + 1, middle[1])
     page.wait_for_selector(".tip:not([hidden])")
     place, unit = page.inner_text(".tip b").split(" · ")
+    _is_drawn_where_it_is_found(page, f"block {place.split()[1]}", middle[0] + 1, middle[1])
     if page.evaluate("document.querySelectorAll('#nav a[data-kind=sql]').length"):  # the export holds some neurons
         page.mouse.click(middle[0] + 1, middle[1])
         watched.heading(f"{place} · neuron {unit}")
+
+
+def _is_drawn_where_it_is_found(page: Any, block: str, x: float, y: float) -> None:
+    """The colour of a block's points near a place, when all others are faint."""
+    page.click("button:text-is('block')")
+    button = page.locator(f".maplegend button:has-text('{block}')").first
+    button.click()
+    colour = [int(n) for n in re.findall(r"\d+", button.locator(".dot").evaluate("d => d.style.background"))]
+    page.mouse.move(x, y)
+    page.wait_for_timeout(200)
+    box = page.locator(".stage canvas").bounding_box()
+    near = page.locator(".stage canvas").evaluate(
+        "(c, [x, y]) => [...c.getContext('2d').getImageData(x - 12, y - 12, 25, 25).data]",
+        [round(x - box["x"]), round(y - box["y"])],
+    )
+    pixels = np.array(near).reshape(-1, 4)[:, :3]
+    assert np.abs(pixels - colour).max(1).min() < 25
+    page.mouse.move(box["x"] + 60, box["y"] + 5)
+    button.click()
+    page.click("button:text-is('class it says')")
+    page.mouse.move(x, y)
+
+
+def test_a_map_says_how_it_was_made(watched: Watched) -> None:
+    """Of neighbours: how many it keeps, and no axes; of principal components: their shares, and axes."""
+
+    def four(data: Any) -> None:
+        old = data["spaces"]
+        kept = {"near": 10, "within": 100, "share": 0.42, "chance": 0.003}
+        axes = {f"{key}-axes": {**one, "method": "principal components", "kept": kept} for key, one in old.items()}
+        data["spaces"] = {k: {**v, "method": "UMAP", "share": None, "kept": kept} for k, v in old.items()} | axes
+
+    _altered(watched, "map", four)
+    watched.open("#/map")
+    page = watched.page
+    assert page.locator("main select option").all_inner_texts() == [
+        f"{what}, {how}"
+        for how in ("neighbours (UMAP)", "principal components")
+        for what in ("value vectors", "class scores")
+    ]
+    said = "Of a neuron's 10 nearest in the full space, 42 % are among the nearest 100 points here; by chance 0.30 %."
+    assert page.locator("main select").input_value() == "scores"
+    assert "UMAP" in page.inner_text(".card > .note") and said in page.inner_text(".card > .note")
+    assert not _has_axes(page)
+    page.select_option("main select", "scores-axes")
+    page.wait_for_timeout(200)
+    assert page.url.endswith("#/map/scores-axes")
+    assert "% of the variance" in page.inner_text(".card > .note") and said in page.inner_text(".card > .note")
+    assert _has_axes(page)
+
+
+def _has_axes(page: Any) -> bool:
+    """Whether a straight line of one colour, not the paper's, stands at the left edge of the map."""
+    column = page.locator(".stage canvas").evaluate(
+        "c => [...c.getContext('2d').getImageData(48, 20, 1, c.height - 80).data]"
+    )
+    colours, counts = np.unique(np.array(column).reshape(-1, 4), axis=0, return_counts=True)
+    return bool(colours[counts.argmax()][0] < 200)
 
 
 def test_sql_is_asked_of_the_served_atlas_alone(watched: Watched) -> None:

@@ -27,21 +27,28 @@ async function unitPage(layer, word) {
   const place = placeOf(layer), unit = number(word), { units } = state.start.layers[place];
   if (!(unit < units)) throw new Absent(`There is no neuron ${shown(word ?? "")} in ${shown(layer)}. Its neurons count from 0 to ${units - 1}.`);
   if (!isHeld(place, unit)) throw new Absent("This export holds some neurons of the index, and this one is not among them.");
-  return (await import("./neuron.js")).neuronPage(place, unit);
+  return (await CODE.neuron()).neuronPage(place, unit);
 }
 
+// The code of pages, fetched when the first of a kind is asked for.
+const others = () => import("./others.js");
+const CODE = {
+  "": others, classes: others, layer: others, about: others, sql: others,
+  neuron: () => import("./neuron.js"), class: () => import("./class.js"), image: () => import("./image.js"), map: () => import("./map.js"),
+};
+
 const PAGES = {
-  "": async () => (await import("./others.js")).homePage(),
+  "": async () => (await others()).homePage(),
   neuron: unitPage,
-  class: async (word) => (await import("./class.js")).classPage(classOf(word ?? "")),
-  classes: async () => (await import("./others.js")).classesPage(),
-  image: async (word) => (await import("./image.js")).imagePage(/^\d+$/.test(word ?? "") ? number(word) : await imageOf(word ?? "")),
-  layer: async (word) => (await import("./others.js")).layerPage(placeOf(word ?? "")),
-  map: async (space) => (await import("./map.js")).mapPage(space),
-  about: async () => (await import("./others.js")).aboutPage(),
+  class: async (word) => (await CODE.class()).classPage(classOf(word ?? "")),
+  classes: async () => (await others()).classesPage(),
+  image: async (word) => (await CODE.image()).imagePage(/^\d+$/.test(word ?? "") ? number(word) : await imageOf(word ?? "")),
+  layer: async (word) => (await others()).layerPage(placeOf(word ?? "")),
+  map: async (space) => (await CODE.map()).mapPage(space),
+  about: async () => (await others()).aboutPage(),
   sql: async () => {
     if (!state.start.console) throw new Absent("SQL is asked of a served atlas: vitdex atlas serve INDEX.");
-    return (await import("./others.js")).sqlPage();
+    return (await others()).sqlPage();
   },
 };
 
@@ -288,6 +295,8 @@ async function begin() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => window.dispatchEvent(new Event("theme")));
   document.addEventListener("keydown", keys);
   document.addEventListener("click", (e) => e.target.closest("a[href]") && (clicked = true), true);
+  const [kind] = parsed();
+  if (Object.hasOwn(CODE, kind)) CODE[kind]().catch(() => {}); // beside the data; the page says what fails
   try {
     state.start = await json("start");
   } catch (error) {

@@ -82,7 +82,7 @@ function wordsOf({ method, share: variance, kept }) {
   const how = isUmap({ method })
     ? "Placed by UMAP, which keeps near neurons near: distances between groups and their sizes mean little, and the axes have no unit."
     : `Axes: the first two principal components, with ${share(variance[0])} and ${share(variance[1])} of the variance; what lies together may lie apart in the other directions.`;
-  const near = kept && `Of a neuron's ${kept.near} nearest in the full space, ${share(kept.share)} are among the nearest ${count(kept.within)} points here; by chance ${share(kept.chance)}.`;
+  const near = kept && `Of a neuron's ${kept.near} nearest in the full space, ${num(100 * kept.share, 2)} % are among the nearest ${count(kept.within)} points here; by chance ${num(100 * kept.chance, 2)} %.`;
   return [how, near].filter(Boolean).join(" ");
 }
 

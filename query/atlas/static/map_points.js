@@ -63,7 +63,7 @@ export function drawing(canvas, view) {
 
   const axes = () => {
     const [w, h] = size(), [left, top, side] = frame(), [foot, edge] = [36, 48], scale = side / space.most;
-    const step = rounded(90 / scale), digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+    const step = rounded(Math.min(90, w / 8) / scale), digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
     const text = (value) => value.toFixed(Math.min(8, digits)).replace("-", "−");
     context.globalAlpha = 0.85;
     context.fillStyle = `rgb(${paint.paper})`;

@@ -1,7 +1,7 @@
 import { card, className, classLink, copied, count, el, heading, imageAddress, json, layerAddress, layerTitle, name, neuronLink, num, share, shown, state, table } from "./parts.js";
 
 const SHOWN = 100; // rows of a table at once
-const CHIPS = 120; // classes on the first page
+const CHIPS = 60; // classes on the first page
 
 export async function homePage() {
   const { start } = state, neurons = start.layers.reduce((sum, layer) => sum + layer.units, 0);
@@ -90,7 +90,7 @@ export async function aboutPage() {
   const data = await json("about"), { run, ...rest } = data.manifest;
   const sums = `${count(data.files)} files, ${num(data.bytes / 1e6)} MB`;
   const page = el("article", { class: "about" },
-    heading("About", { sub: [el("span", {}, name(state.start.name), ` · ${sums} · made ${shown(rest.created)}`)] }),
+    heading("About", { sub: [el("span", {}, name(state.start.name), ` · ${sums} · made ${shown(rest.created).replace("T", " ")}`)] }),
     el("div", { class: "two even" },
       el("div", {}, card("Model and images", facts({ ...run, layers: run.layers.map((l) => l.name) }))),
       el("div", {}, card("Index", facts(rest)), data.effects && card("Effects", facts(data.effects)),

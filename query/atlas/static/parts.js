@@ -30,7 +30,7 @@ export function shown(text) {
 }
 
 // A name from the index: its letters may run either way without turning what stands beside them.
-export const name = (text) => el("bdi", { class: "name" }, shown(text));
+export const name = (text) => el("bdi", { class: "name", title: shown(text) }, shown(text));
 
 export function num(value, digits = 3) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
