@@ -33,9 +33,9 @@ DRIVE = """([kind, seconds]) => new Promise((done) => {
     times.push(now);
     const at = (now - began) / 1000;
     if (at > seconds) return done(times);
-    const to = { clientX: x + 250 * Math.sin(3 * at), clientY: y + 150 * Math.sin(2 * at), pointerId: 1, bubbles: true };
-    if (kind === "drag") canvas.dispatchEvent(new PointerEvent("pointermove", to));
-    else canvas.dispatchEvent(new WheelEvent("wheel", { ...to, deltaY: 40 * Math.sin(2 * at - 1.5), cancelable: true }));
+    const to = { clientX: x + 250 * Math.sin(3 * at), clientY: y + 150 * Math.sin(2 * at), bubbles: true };
+    if (kind === "drag") canvas.dispatchEvent(new PointerEvent("pointermove", { ...to, pointerId: 1 }));
+    else canvas.dispatchEvent(new WheelEvent("wheel", { ...to, deltaY: 40 * Math.sin(2 * at - 1.5) }));
     requestAnimationFrame(frame);
   };
   requestAnimationFrame(frame);
@@ -106,7 +106,7 @@ def measure(address: str, neurons: int, seconds: float) -> list[Figure]:
                 if kind == "drag":
                     page.mouse.down()
                 rate, slow = frames(page, kind, seconds)
-                page.mouse.up() if kind == "drag" else None
+                page.mouse.up()
                 name = f"map of {neurons:,} points, colour by {colour}, {kind}"
                 figures.append(Figure(name, rate, "frames/s", ASKED, more=True))
                 figures.append(Figure(f"{name}, 95th percentile between frames", slow, "ms"))

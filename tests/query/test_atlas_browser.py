@@ -239,7 +239,8 @@ def test_the_search_says_what_it_does_not_know(watched: Watched) -> None:
 def test_every_ranking_of_a_class(watched: Watched, index_path: Path) -> None:
     watched.open("#/class/coin")
     options = watched.page.locator("main select option").evaluate_all("all => all.map(o => o.value)")
-    assert "effect" in options and len(options) == 7
+    assert "effect" in options
+    assert len(options) == 7
     with Index(index_path) as index:
         for by in options:
             watched.page.select_option("main select", by)
@@ -337,31 +338,48 @@ def test_the_map_leads_to_neurons(watched: Watched) -> None:
     page.mouse.move(middle[0] + 1, middle[1])
     page.wait_for_selector(".tip:not([hidden])")
     place, unit = page.inner_text(".tip b").split(" · ")
-    _is_drawn_where_it_is_found(page, f"block {place.split()[1]}", middle[0] + 1, middle[1])
     if page.evaluate("document.querySelectorAll('#nav a[data-kind=sql]').length"):  # the export holds some neurons
         page.mouse.click(middle[0] + 1, middle[1])
         watched.heading(f"{place} · neuron {unit}")
 
 
-def _is_drawn_where_it_is_found(page: Any, block: str, x: float, y: float) -> None:
-    """The colour of a block's points near a place, when all others are faint."""
+def test_points_lie_where_their_neurons_are(watched: Watched) -> None:
+    """The outermost points as drawn: under the pointer is the neuron that the data has there, in its colour."""
+    watched.open("#/map")
+    page = watched.page
     page.click("button:text-is('block')")
-    button = page.locator(f".maplegend button:has-text('{block}')").first
-    button.click()
-    colour = [int(n) for n in re.findall(r"\d+", button.locator(".dot").evaluate("d => d.style.background"))]
-    page.mouse.move(x, y)
-    page.wait_for_timeout(200)
-    box = page.locator(".stage canvas").bounding_box()
-    near = page.locator(".stage canvas").evaluate(
-        "(c, [x, y]) => [...c.getContext('2d').getImageData(x - 12, y - 12, 25, 25).data]",
-        [round(x - box["x"]), round(y - box["y"])],
+    page.wait_for_timeout(300)
+    canvas = page.locator(".stage canvas")
+    box, data = canvas.bounding_box(), page.evaluate("fetch('data/map.json').then(r => r.json())")
+    neurons = [(place, unit) for place, units in data["layers"] for unit in range(units)]
+    seen = _pixels(canvas)
+    points = np.abs(seen - seen[2, -2]).max(2) > 60
+    points[:, :60] = points[-40:] = False  # the axes
+    rows, columns = np.nonzero(points)
+    for axis, which in (("x", columns.argmax()), ("y", rows.argmin())):
+        codes = np.frombuffer(base64.b64decode(data["spaces"]["scores"][axis]), "<u2")
+        place, unit = neurons[int(codes.argmax())]
+        page.mouse.move(box["x"] + int(columns[which]), box["y"] + int(rows[which]))
+        page.wait_for_function(
+            "t => document.querySelector('.tip b')?.textContent === t", arg=f"Block {place} · {unit}"
+        )
+        button = page.locator(f".maplegend button:text-is('block {place}')")
+        button.click()  # all others are faint
+        page.wait_for_timeout(300)
+        colour = [int(n) for n in re.findall(r"\d+", button.locator(".dot").evaluate("d => d.style.background"))]
+        near = _pixels(canvas)[rows[which] - 5 : rows[which] + 6, columns[which] - 5 : columns[which] + 6]
+        assert np.abs(near - colour).max(2).min() < 15
+        button.click()
+
+
+def _pixels(canvas: Any) -> Any:
+    """Red, green and blue of a canvas, [row, column, 3]."""
+    text, width = canvas.evaluate(
+        "c => { const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; let t = ''; "
+        "for (let i = 0; i < d.length; i += 9999) t += String.fromCharCode(...d.subarray(i, i + 9999)); "
+        "return [btoa(t), c.width] }"
     )
-    pixels = np.array(near).reshape(-1, 4)[:, :3]
-    assert np.abs(pixels - colour).max(1).min() < 25
-    page.mouse.move(box["x"] + 60, box["y"] + 5)
-    button.click()
-    page.click("button:text-is('class it says')")
-    page.mouse.move(x, y)
+    return np.frombuffer(base64.b64decode(text), np.uint8).reshape(-1, width, 4)[..., :3].astype(int)
 
 
 def test_a_map_says_how_it_was_made(watched: Watched) -> None:
@@ -383,21 +401,21 @@ def test_a_map_says_how_it_was_made(watched: Watched) -> None:
     ]
     said = "Of a neuron's 10 nearest in the full space, 42 % are among the nearest 100 points here; by chance 0.30 %."
     assert page.locator("main select").input_value() == "scores"
-    assert "UMAP" in page.inner_text(".card > .note") and said in page.inner_text(".card > .note")
+    assert "UMAP" in page.inner_text(".card > .note")
+    assert said in page.inner_text(".card > .note")
     assert not _has_axes(page)
     page.select_option("main select", "scores-axes")
     page.wait_for_timeout(200)
     assert page.url.endswith("#/map/scores-axes")
-    assert "% of the variance" in page.inner_text(".card > .note") and said in page.inner_text(".card > .note")
+    assert "% of the variance" in page.inner_text(".card > .note")
+    assert said in page.inner_text(".card > .note")
     assert _has_axes(page)
 
 
 def _has_axes(page: Any) -> bool:
     """Whether a straight line of one colour, not the paper's, stands at the left edge of the map."""
-    column = page.locator(".stage canvas").evaluate(
-        "c => [...c.getContext('2d').getImageData(48, 20, 1, c.height - 80).data]"
-    )
-    colours, counts = np.unique(np.array(column).reshape(-1, 4), axis=0, return_counts=True)
+    line = _pixels(page.locator(".stage canvas"))[20:-60, 48]
+    colours, counts = np.unique(line, axis=0, return_counts=True)
     return bool(colours[counts.argmax()][0] < 200)
 
 

@@ -34,7 +34,7 @@ export async function classesPage() {
 
 const COLUMNS = [
   ["unit", "unit", "Its number in the layer"], ["says", "says", "The class that its value vector says loudest"], ["score", "score", "How loudly: product with the class's row of the head"],
-  ["auroc", "AUROC", "The largest over all classes"], ["auroc_class", "for", "The class that it tells best"], ["effect", "effect", "The largest over all classes, in logits"], ["effect_class", "on", "The class whose logit it holds up most"],
+  ["auroc", "AUROC", "The largest over all classes"], ["auroc_class", "for class", "The class that it tells best"], ["effect", "effect", "The largest over all classes, in logits"], ["effect_class", "on class", "The class whose logit it holds up most"],
   ["positive_share", "above 0", "Share of patches"], ["value_norm", "length", "Of its value vector"],
 ];
 const NAMES = new Set(["says", "auroc_class", "effect_class"]);
