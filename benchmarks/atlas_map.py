@@ -91,7 +91,7 @@ def measure(address: str, neurons: int, seconds: float) -> list[Figure]:
     with sync_playwright() as driver:
         path = shutil.which("chromium") or shutil.which("chromium-browser")
         browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1360, "height": 1000})
+        page: Any = browser.new_page(viewport={"width": 1360, "height": 1000})
         page.goto(f"{address}#/map")
         page.wait_for_selector(".stage canvas")
         page.evaluate(

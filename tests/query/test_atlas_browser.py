@@ -216,7 +216,7 @@ def _hits(watched: Watched, typed: str) -> list[str]:
     watched.page.fill("#find", typed)
     watched.page.wait_for_selector("#hits li")
     watched.page.wait_for_load_state("networkidle")
-    return watched.page.locator("#hits li").all_inner_texts()
+    return list(watched.page.locator("#hits li").all_inner_texts())
 
 
 def test_the_search_finds_what_is_nearly_right(watched: Watched) -> None:
