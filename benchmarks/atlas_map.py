@@ -106,7 +106,8 @@ def measure(address: str, neurons: int, seconds: float) -> list[Figure]:
                 if kind == "drag":
                     page.mouse.down()
                 rate, slow = frames(page, kind, seconds)
-                page.mouse.up()
+                if kind == "drag":
+                    page.mouse.up()
                 name = f"map of {neurons:,} points, colour by {colour}, {kind}"
                 figures.append(Figure(name, rate, "frames/s", ASKED, more=True))
                 figures.append(Figure(f"{name}, 95th percentile between frames", slow, "ms"))

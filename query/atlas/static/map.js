@@ -199,8 +199,8 @@ function interact(canvas, tip, points, view, screen) {
     screen.again();
   });
   const up = (e) => {
-    fingers.delete(e.pointerId);
-    if (e.type !== "pointerup" || moved > 5) return;
+    const pressed = fingers.delete(e.pointerId);
+    if (!pressed || e.type !== "pointerup" || moved > 5) return;
     const i = screen.nearest(...at(e));
     if (i >= 0 && isHeld(points.place[i], points.unit[i]) && (e.pointerType !== "touch" || i === view.over)) location.hash = neuronAddress(points.place[i], points.unit[i]);
     else point(i);

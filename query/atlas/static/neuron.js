@@ -52,11 +52,12 @@ function exemplars(data, urls) {
   };
   fill("top");
   const ends = el("span", {});
+  const scaled = () => mapped && ends.replaceChildren(look.scale === "image" ? "; each image from its smallest to its largest value" : legend(scale));
   const changed = () => {
     redraw(grid);
-    if (mapped) ends.replaceChildren(look.scale === "image" ? "; each image from its smallest to its largest value" : legend(scale));
+    scaled();
   };
-  changed();
+  scaled();
   return card(null,
     el("div", { class: "cardhead" }, el("h2", {}, "Images"), choice("Which images", SIDES, "top", fill)),
     mapped ? mapControls(changed) : el("p", { class: "note" }, "This index keeps no maps of the neuron over these images."), grid,

@@ -184,18 +184,30 @@ function weights(patches, pixels, blocky) {
   });
 }
 
+// The pixels of all positions from -1 to 1, finer than the shades of a screen.
+const SHADES = 1024;
+let shades = { opacity: null, pixels: null };
+function shadesAt(opacity) {
+  if (shades.opacity === opacity) return shades.pixels;
+  const pixels = Uint32Array.from({ length: 2 * SHADES + 1 }, (_, i) => {
+    const at = i / SHADES - 1, [r, g, b] = colour(at).map(Math.round);
+    return (Math.round(255 * Math.min(1, opacityAt(at) * opacity)) << 24) | (b << 16) | (g << 8) | r;
+  });
+  shades = { opacity, pixels };
+  return pixels;
+}
+
 export function drawMap(canvas, values, [rows, columns], scale, { blocky = false, opacity = 1 } = {}) {
   const { width, height } = canvas, context = canvas.getContext("2d"), image = context.createImageData(width, height);
   const ys = weights(rows, height, blocky), xs = weights(columns, width, blocky);
+  const pixels = new Uint32Array(image.data.buffer), own = shadesAt(opacity);
   for (let y = 0; y < height; y++) {
     const [r, dy] = ys[y], r2 = Math.min(rows - 1, r + 1);
     for (let x = 0; x < width; x++) {
       const [c, dx] = xs[x], c2 = Math.min(columns - 1, c + 1);
       const above = values[r * columns + c] * (1 - dx) + values[r * columns + c2] * dx;
       const below = values[r2 * columns + c] * (1 - dx) + values[r2 * columns + c2] * dx;
-      const p = position(above * (1 - dy) + below * dy, scale), at = 4 * (y * width + x);
-      image.data.set(colour(p), at);
-      image.data[at + 3] = 255 * Math.min(1, opacityAt(p) * opacity);
+      pixels[y * width + x] = own[Math.round((position(above * (1 - dy) + below * dy, scale) + 1) * SHADES)];
     }
   }
   context.putImageData(image, 0, 0);
