@@ -42,17 +42,29 @@ class Arranged:
     kept: float
 
 
-def can_arrange(points: int) -> bool:
-    """Whether so many points can be arranged: openTSNE is there, and they are not too few."""
-    return points >= FEWEST and find_spec("openTSNE") is not None
+def why_not(points: int) -> str | None:
+    """Why so many points cannot be arranged: 'too few' or 'not installed' (openTSNE); None where they can."""
+    if points < FEWEST:
+        return "too few"
+    return None if find_spec("openTSNE") else "not installed"
+
+
+def recalled(key: str, points: int) -> Arranged | None:
+    """What was arranged under a key before; None where the cache holds nothing of so many points."""
+    file = _cache_file(key)
+    if file is None:
+        return None
+    with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile):
+        with np.load(file, allow_pickle=False) as kept:
+            found = Arranged(kept["points"], float(kept["kept"]))
+        if found.points.shape == (points, 2) and found.points.dtype == np.float32 and np.isfinite(found.points).all():
+            return found
+    return None
 
 
 def arranged(rows: Floats, key: str, progress: Progress | None = None) -> Arranged:
-    """Points of length 1 [neuron, direction] arranged in two dimensions; from the cache, where that has them."""
-    file = _cache_file(key)
-    if file is not None and (found := _read(file, len(rows))) is not None:
-        return found
-    made = _arrange(rows, progress or silent)
+    """Points of length 1 [neuron, direction] arranged in two dimensions, and kept in the cache under a key."""
+    made, file = _arrange(rows, progress or silent), _cache_file(key)
     if file is not None:
         with suppress(OSError):  # a cache that cannot be written: it is made again another time
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -76,14 +88,17 @@ def neighbours(rows: Floats, k: int, progress: Progress = silent) -> tuple[NDArr
     return found, cosines
 
 
-def share_kept(nearest: NDArray[np.int64], points: Points) -> float:
-    """Of the nearest of a thousand neurons [neuron, 10], the share that is among their 100 nearest points."""
-    asked = np.unique(np.linspace(0, len(points) - 1, ASKED).astype(int))
+def share_kept(rows: Floats, points: Points) -> float:
+    """Of the ten nearest by cosine of a thousand neurons, the share that is among their hundred nearest points."""
+    asked = np.unique(np.linspace(0, len(rows) - 1, ASKED).astype(int))
+    near = rows[asked] @ rows.T
+    near[np.arange(len(asked)), asked] = -np.inf
+    nearest = np.argpartition(near, len(rows) - NEAR, axis=1)[:, -NEAR:]
     shares = []
-    for row in asked:
+    for row, own in zip(asked, nearest, strict=True):
         far = ((points - points[row]) ** 2).sum(1)
         far[row] = np.inf
-        shares.append(np.isin(nearest[row], np.argpartition(far, WITHIN)[:WITHIN]).mean())
+        shares.append(np.isin(own, np.argpartition(far, WITHIN)[:WITHIN]).mean())
     return float(np.mean(shares))
 
 
@@ -110,7 +125,7 @@ def _arrange(rows: Floats, progress: Progress) -> Arranged:
         np.float32,
     )
     progress(whole, whole)
-    return Arranged(points, share_kept(near[:, :NEAR], points))
+    return Arranged(points, share_kept(rows, points))
 
 
 def _cache_file(key: str) -> Path | None:
@@ -124,14 +139,4 @@ def _cache_file(key: str) -> Path | None:
         if sys.platform == "darwin":
             return Path.home() / "Library" / "Caches" / "vitdex" / name
         return Path.home() / ".cache" / "vitdex" / name
-    return None
-
-
-def _read(file: Path, points: int) -> Arranged | None:
-    """What a file of the cache holds; None where there is none, or another thing."""
-    with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile):
-        with np.load(file, allow_pickle=False) as kept:
-            found = Arranged(kept["points"], float(kept["kept"]))
-        if found.points.shape == (points, 2) and found.points.dtype == np.float32 and np.isfinite(found.points).all():
-            return found
     return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrangement import NEAR, WITHIN, Points
+from .arrangement import FEWEST, NEAR, WITHIN, Points, share_kept
 from .atlas import Atlas
 from .placing import placing
 from .plain import Page, packed, plain
@@ -25,14 +25,14 @@ def map_page(atlas: Atlas) -> Page:
     Returns:
         layers: [place, units] in the order of the points; spaces: by name ('vectors', 'scores': arranged;
         'vectors-axes', 'scores-axes': principal components) x and y (uint16 in base64; value = low + code / 65535 *
-        (high - low)), low, high, method, and share (of the variance, by axis) or kept (of a neuron's `near` nearest,
-        the share among the `within` nearest points, and by chance); arranging: 'made', 'under way', 'failed', or 'not
-        possible' for want of openTSNE or of neurons; colours: says (uint16, 65535 for none), auroc and effect (float32,
-        the largest of all classes), dead (uint8).
+        (high - low)), low, high, method, share (of the variance, by axis) and kept (of a neuron's `near` nearest, the
+        share that is among the `within` nearest points, and by chance; None of few neurons); arranging: 'made', 'under
+        way', 'failed', 'not installed' (openTSNE), 'too few' (neurons); colours: says (uint16, 65535 for none), auroc
+        and effect (float32, the largest of all classes), dead (uint8).
     """
     near = atlas.nearness
     if not near.layers:
-        return {"layers": [], "spaces": {}, "colours": {}, "arranging": "not possible"}
+        return {"layers": [], "spaces": {}, "colours": {}, "arranging": "too few"}
     return {
         "layers": [[place, layer.units] for place, layer in near.layers],
         "spaces": {**_arranged(atlas), **atlas.once("axes", lambda: _axes(atlas))},
@@ -43,26 +43,18 @@ def map_page(atlas: Atlas) -> Page:
 
 def _arranging(atlas: Atlas) -> str:
     held = placing(atlas)
-    if not held.possible:
-        return "not possible"
-    if len(held.made) == len(held.spaces):
-        return "made"
+    if held.why_not or not held.missing:
+        return held.why_not or "made"
     return "failed" if held.fault else "under way"
 
 
 def _arranged(atlas: Atlas) -> Page:
     """What has been arranged by now."""
-    made = placing(atlas).made
+    held = placing(atlas)
     found: Page = {}
-    for space in [space for space in placing(atlas).spaces if space in made]:
-        points = made[space].points
-        kept = {
-            "near": NEAR,
-            "within": WITHIN,
-            "share": plain(np.float32(made[space].kept)),
-            "chance": plain(np.float32(WITHIN / (len(points) - 1))),
-        }
-        found[space] = {**_coded(points), "method": "t-SNE", "share": None, "kept": kept}
+    for space in [space for space in held.spaces if space in held.made]:
+        points, kept = held.made[space].points, held.made[space].kept
+        found[space] = {**_coded(points), "method": "t-SNE", "share": None, "kept": _kept(kept, len(points))}
     return found
 
 
@@ -70,10 +62,17 @@ def _axes(atlas: Atlas) -> Page:
     """The two principal components of every space."""
     found: Page = {}
     for space in placing(atlas).spaces:
-        points, shares = plane(rows_of(atlas, space))
+        rows = rows_of(atlas, space)
+        points, shares = plane(rows)
+        kept = _kept(share_kept(rows, points), len(points)) if len(points) >= FEWEST else None
         shown = [plain(np.float32(share)) for share in shares]
-        found[f"{space}-axes"] = {**_coded(points), "method": "principal components", "share": shown, "kept": None}
+        found[f"{space}-axes"] = {**_coded(points), "method": "principal components", "share": shown, "kept": kept}
     return found
+
+
+def _kept(share: float, points: int) -> Page:
+    chance = WITHIN / (points - 1)
+    return {"near": NEAR, "within": WITHIN, "share": plain(np.float32(share)), "chance": plain(np.float32(chance))}
 
 
 def _coded(points: Points) -> Page:

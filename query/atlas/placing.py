@@ -6,7 +6,7 @@ import threading
 
 from ...schemas.manifest import content_sha256
 from ...schemas.progress import Progress, silent
-from .arrangement import Arranged, Points, arranged, can_arrange
+from .arrangement import Points, arranged, recalled, why_not
 from .atlas import Atlas
 from .spaces import Space, plane, rows_of, spaces_of
 
@@ -17,34 +17,40 @@ class Placing:
     def __init__(self, atlas: Atlas) -> None:
         self.atlas = atlas
         self.spaces = spaces_of(atlas)
-        self.possible = can_arrange(len(atlas.nearness.unit))
-        self.made: dict[Space, Arranged] = {}
+        self.why_not = why_not(self._points)  # arranged; None where they can be
+        self.made = {space: found for space in self.spaces if (found := recalled(self._key(space), self._points))}
         self.fault: str | None = None  # what went wrong beside the pages
         self._making, self._starting = threading.Lock(), threading.Lock()
         self._beside: threading.Thread | None = None
 
     @property
-    def under_way(self) -> bool:
-        """Whether arrangements are being made beside the pages."""
-        return self._beside is not None and self._beside.is_alive()
+    def _points(self) -> int:
+        return len(self.atlas.nearness.unit)
+
+    def _key(self, space: Space) -> str:
+        return f"{content_sha256(self.atlas.index.manifest)}-{space}"
+
+    @property
+    def missing(self) -> list[Space]:
+        """The spaces that could be arranged and are not yet."""
+        return [space for space in self.spaces if self.why_not is None and space not in self.made]
 
     def make(self, progress: Progress | None = None) -> None:
         """Make what is not there yet, and wait for it. Without openTSNE, or of few neurons, nothing is made."""
         tell = progress or silent
         with self._making:
-            missing = [space for space in self.spaces if self.possible and space not in self.made]
+            missing = self.missing
             for number, space in enumerate(missing):
 
                 def of_all(done: int, total: int, before: int = number) -> None:
                     tell(before * total + done, len(missing) * total)
 
-                key = f"{content_sha256(self.atlas.index.manifest)}-{space}"
-                self.made[space] = arranged(rows_of(self.atlas, space), key, of_all)
+                self.made[space] = arranged(rows_of(self.atlas, space), self._key(space), of_all)
 
     def begin(self) -> None:
         """Make them beside the pages, once."""
         with self._starting:
-            if self._beside is None and self.possible:
+            if self._beside is None and self.missing:
                 self._beside = threading.Thread(target=self._make_beside, name="arranging", daemon=True)
                 self._beside.start()
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from vitdex.query.atlas import arrangement
-from vitdex.query.atlas.arrangement import FEWEST, arranged, neighbours, share_kept
+from vitdex.query.atlas.arrangement import FEWEST, arranged, neighbours, recalled, share_kept
 from vitdex.query.atlas.atlas import Atlas
 from vitdex.query.atlas.files import data_file
 from vitdex.query.atlas.placing import placing, points_of
@@ -65,6 +65,7 @@ def test_axes_are_the_two_directions_of_most_variance(atlas: Atlas) -> None:
         sizes = np.linalg.svd(rows - rows.mean(0), compute_uv=False) ** 2
         assert space["share"] == pytest.approx(sizes[:2] / sizes.sum(), rel=1e-4)
         assert np.square(coordinates(space)).sum(0) == pytest.approx(sizes[:2], rel=1e-3)
+        assert 0.1 < space["kept"]["share"] < 0.4
 
 
 def test_the_map_is_there_at_once_and_arranged_when_that_is_made(atlas: Atlas, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +99,7 @@ def test_neighbours_are_those_of_the_largest_cosine() -> None:
     assert cosines == pytest.approx(-np.sort(-near, 1)[:, :7], abs=1e-6)
 
 
-def test_an_arrangement_keeps_neighbours_and_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_arrangement_keeps_neighbours_and_is_kept() -> None:
     rows, told = grouped(), []
     made = arranged(rows, "grouped", lambda done, total: told.append((done, total)))
     assert told == sorted(told)
@@ -110,25 +111,26 @@ def test_an_arrangement_keeps_neighbours_and_is_made_once(monkeypatch: pytest.Mo
     own = [np.isin(nearest[i], np.argsort(far[i])[:100]).mean() for i in range(len(rows))]
     assert made.kept == pytest.approx(np.mean(own), abs=1e-9)
     assert (far.argmin(1) // 20 == np.arange(len(rows)) // 20).mean() > 0.9  # its nearest point is of its own group
-    monkeypatch.setattr(arrangement, "_arrange", lambda *_: pytest.fail("made again"))
-    again = arranged(rows, "grouped")
+    again = recalled("grouped", len(rows))
+    assert again is not None
     assert np.array_equal(again.points, made.points)
     assert again.kept == made.kept
+    assert recalled("grouped", len(rows) + 1) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x05\x06" + bytes(18)])
-def test_what_is_no_arrangement_in_the_cache_is_made_anew(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = arrangement.Arranged(np.ones((FEWEST, 2), np.float32), 1.0)
-    monkeypatch.setattr(arrangement, "_arrange", lambda *_: made)
+def test_what_is_no_arrangement_in_the_cache_is_none(content: bytes) -> None:
     file = arrangement._cache_file("broken")
     assert file is not None
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(content)
-    assert arranged(np.zeros((FEWEST, 3), np.float32), "broken") is made
+    assert recalled("broken", FEWEST) is None
 
 
 def test_what_is_drawn_is_near_by_chance_where_points_are_random() -> None:
     random = np.random.default_rng(1)
-    nearest = neighbours(of_length_one(random.standard_normal((2000, 40))).astype(np.float32), 10)[0]
+    rows = of_length_one(random.standard_normal((2000, 40))).astype(np.float32)
     points = random.standard_normal((2000, 2)).astype(np.float32)
-    assert share_kept(nearest, points) == pytest.approx(100 / 1999, abs=0.01)
+    assert share_kept(rows, points) == pytest.approx(100 / 1999, abs=0.01)
+    plane = of_length_one(random.standard_normal((500, 2))).astype(np.float32)
+    assert share_kept(plane, plane) == 1

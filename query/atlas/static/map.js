@@ -13,15 +13,21 @@ const HUES = [[0, 114, 178], [230, 159, 0], [0, 158, 115], [204, 121, 167], [86,
 const RAMP = [[68, 1, 84], [72, 40, 120], [62, 74, 137], [49, 104, 142], [38, 130, 142], [31, 158, 137], [53, 183, 121], [110, 206, 88], [181, 222, 43], [253, 231, 37]];
 const GREY = [145, 145, 145];
 
-const isUmap = (space) => space.method === "UMAP";
+const isArranged = (space) => space.method === "t-SNE", PATIENCE = 4000;
+const ARRANGING = {
+  "under way": "Neurons are being arranged so that near ones lie together, which takes a minute or more; the map changes when that is done.",
+  "not installed": "With vitdex[atlas] installed, neurons are arranged so that near ones lie together.",
+  failed: "Arranging neurons so that near ones lie together has failed; the server says why.",
+};
 const kindOf = (key) => SPACES[key.replace(/-axes$/, "")];
 
 export async function mapPage(word) {
   const data = await json("map"), spaces = Object.keys(data.spaces);
-  if (word !== undefined && !spaces.includes(word)) throw new Absent(`There is no map ${shown(word)}.`);
+  const there = (key) => [key, `${key}-axes`].find((one) => spaces.includes(one));
+  if (word !== undefined && spaces.length && !there(word)) throw new Absent(`There is no map ${shown(word)}.`);
   if (!data.layers.length) return { title: "Map", page: el("article", {}, heading("Map of all neurons"), card(null, el("p", {}, "This index holds no neurons with value vectors."))) };
   const points = unpacked(data);
-  const first = word ?? ["scores", "vectors"].find((key) => spaces.includes(key)) ?? spaces[0];
+  const first = there(word ?? "scores") ?? there("vectors");
   const view = { space: first, by: state.start.classes.length ? "says" : "block", only: null, find: null, x: 0, y: 0, zoom: 1, over: -1 };
   const canvas = el("canvas", { tabindex: 0, role: "application", "aria-label": `Map of ${count(points.place.length)} neurons: plus and minus zoom, arrow keys move. The layers' tables list the same neurons.` });
   const tip = el("div", { class: "tip", hidden: true, "aria-live": "polite" });
@@ -38,7 +44,7 @@ export async function mapPage(word) {
   };
   const arrange = () => {
     screen.arrange(data.spaces[view.space]);
-    note.textContent = `${kindOf(view.space)[1]} ${wordsOf(data.spaces[view.space])}`;
+    note.textContent = [kindOf(view.space)[1], wordsOf(data.spaces[view.space]), ARRANGING[data.arranging]].filter(Boolean).join(" ");
   };
   const colours = [["block", "block"], ["says", "class it says"], points.auroc && ["auroc", "selectivity"], points.effect && ["effect", "effect"]].filter((o) => o && (o[0] !== "says" || state.start.classes.length));
   const find = el("input", { type: "search", placeholder: "class or unit", "aria-label": "Show only", oninput: (e) => { view.find = finder(e.target.value, points); paint(); } });
@@ -58,14 +64,18 @@ export async function mapPage(word) {
     heading("Map of all neurons", { sub: [el("span", {}, `${count(points.place.length)} neurons with value vectors`)] }),
     card(null,
       el("div", { class: "controls" },
-        spaces.length > 1 && el("label", { class: "by" }, "Placed by ", el("select", { "aria-label": "Space", onchange: (e) => to(e.target.value) }, spaces.map((key) => el("option", { value: key, selected: key === view.space }, `${kindOf(key)[0]}, ${isUmap(data.spaces[key]) ? "neighbours (UMAP)" : "principal components"}`)))),
+        spaces.length > 1 && el("label", { class: "by" }, "Placed by ", el("select", { "aria-label": "Space", onchange: (e) => to(e.target.value) }, spaces.map((key) => el("option", { value: key, selected: key === view.space }, `${kindOf(key)[0]}, ${isArranged(data.spaces[key]) ? "neighbours (t-SNE)" : "principal components"}`)))),
         choice("Colour", colours, view.by, by), find,
         el("button", { type: "button", class: "quiet", onclick: () => screen.whole() }, "whole map")),
       el("div", { class: "stage" }, canvas, tip), legendBox, note));
   const fit = () => screen.fit();
   window.addEventListener("resize", fit);
   window.addEventListener("theme", paint);
+  const asked = data.arranging === "under way" && setInterval(async () => {
+    if ((await json("map")).arranging !== "under way") window.dispatchEvent(new Event("hashchange")); // this page anew
+  }, PATIENCE);
   onLeave(() => {
+    clearInterval(asked);
     window.removeEventListener("resize", fit);
     window.removeEventListener("theme", paint);
   });
@@ -79,8 +89,8 @@ export async function mapPage(word) {
 
 // What the places of points mean, and how much of the full space they keep.
 function wordsOf({ method, share: variance, kept }) {
-  const how = isUmap({ method })
-    ? "Placed by UMAP, which keeps near neurons near: distances between groups and their sizes mean little, and the axes have no unit."
+  const how = isArranged({ method })
+    ? "Placed by t-SNE, which keeps near neurons near: distances between groups and their sizes mean little, and the axes have no unit."
     : `Axes: the first two principal components, with ${share(variance[0])} and ${share(variance[1])} of the variance; what lies together may lie apart in the other directions.`;
   const near = kept && `Of a neuron's ${kept.near} nearest in the full space, ${num(100 * kept.share, 2)} % are among the nearest ${count(kept.within)} points here; by chance ${num(100 * kept.chance, 2)} %.`;
   return [how, near].filter(Boolean).join(" ");
