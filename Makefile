@@ -11,6 +11,7 @@ FLOORS_PYTHON ?= python3.11
 
 demo: $(VENV)/.installed
 	$(BIN)/vitdex index $(DEMO) --sample --overwrite
+	@echo "Look at it in the browser: $(BIN)/vitdex atlas serve $(DEMO) --open"
 
 test: $(VENV)/.developing
 	$(BIN)/python -m pytest
@@ -41,6 +42,7 @@ bench: $(VENV)/.developing
 	$(BIN)/python benchmarks/scale.py --record $(BENCH)
 	$(BIN)/python benchmarks/queries.py --record $(BENCH)
 	$(BIN)/python benchmarks/effects.py cost --record $(BENCH)
+	$(BIN)/python benchmarks/atlas.py --record $(BENCH)
 	$(BIN)/python benchmarks/report.py $(BENCH)
 
 clean:
@@ -49,7 +51,7 @@ clean:
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable ".[atlas]"
 	touch $@
 
 $(VENV)/.developing: $(VENV)/.installed

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ...schemas.run_spec import Side
 from ...schemas.storage.map_codes import CODES
+from ..stored.effects import StoredEffects
 from ..stored.maps import stored_map, top_maps
 from .ahead import Ahead
 from .atlas import Atlas
@@ -19,7 +20,7 @@ Maps = list[Page | None]
 
 
 def exemplars_data(atlas: Atlas, place: int, unit: int) -> dict[Side, Page]:
-    """A neuron's exemplars with their maps, by side."""
+    """A neuron's exemplars with their maps, by side; where there are effects, with the neuron's on each image."""
     layer, sides = atlas.layer(place), atlas.exemplars(place)
 
     def made(first: int, end: int) -> list[dict[Side, Maps]]:
@@ -30,7 +31,19 @@ def exemplars_data(atlas: Atlas, place: int, unit: int) -> dict[Side, Page]:
 
     ahead: Ahead = atlas.once(("maps", place), lambda: Ahead(made))
     maps = ahead.of(unit, atlas.index.spec.layers[place].units)
-    return {side: columns_data(rows, unit, SHOWN[side], maps[side]) for side, rows in sides.items()}
+    found = {side: columns_data(rows, unit, SHOWN[side], maps[side]) for side, rows in sides.items()}
+    if atlas.index.effects is not None and layer in atlas.index.effects.spec.layers:
+        for column in found.values():
+            column["effect"] = _effects(atlas.index.effects, layer, unit, column["image"])
+    return found
+
+
+def _effects(effects: StoredEffects, layer: str, unit: int, image_ids: list[int]) -> list[float | None]:
+    """What the logit asked about would lose on each image, were the neuron replaced; None where it was not measured."""
+    ids = np.array(image_ids, np.int64)
+    rows = np.minimum(np.searchsorted(effects.images, ids), len(effects.images) - 1)
+    values = effects.reader.cells(f"{layer}/effect", rows, np.int64(unit)).astype(np.float32)
+    return listed(np.where(effects.images[rows] == ids, values, np.float32(np.nan)))
 
 
 def columns_data(rows: Exemplars, unit: int, k: int, maps: Maps) -> Page:

@@ -89,9 +89,10 @@ def index_path(effects_path: Path, tmp_path_factory: pytest.TempPathFactory) -> 
             "description": [HOSTILE, "round"],
         }
     )
-    with Index(out) as index, writing(index.layout) as db:
-        db.register("frame", rows)
-        db.execute("INSERT INTO descriptions BY NAME FROM frame")
+    with Index(out) as index:
+        with writing(index.layout) as db:
+            db.register("frame", rows)
+            db.execute("INSERT INTO descriptions BY NAME FROM frame")
         placing(Atlas(index)).make()  # and kept in the tests' cache: both carriers have the whole map
     return out
 

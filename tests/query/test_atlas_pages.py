@@ -87,6 +87,9 @@ def test_a_neurons_exemplars_and_maps_are_the_indexs(atlas: Atlas, chosen: list[
                 assert told[name] == rows[column].tolist()
             for name in ("pre", "post"):
                 assert np.array_equal(np.array(told[name], np.float32), rows[name].to_numpy(np.float32))
+            assert index.effects is not None
+            own_effects = index.effects.of_neuron(layer, unit)  # of all images, a row each
+            assert np.array_equal(np.float32(told["effect"]), own_effects[told["image"]])
             for image_id, coded in zip(told["image"], told["map"], strict=True):
                 low, high = np.float32(coded["min"]), np.float32(coded["max"])
                 share = array(coded["codes"], "u1").astype(np.float32) / 255
