@@ -19,6 +19,7 @@ import pandas as pd
 
 from ..schemas.integrity import Finding, verify
 from ..schemas.progress import Progress
+from .atlas.extra import needing_extra
 from .dissect.logits import logit_terms
 from .heatmaps.neuron_card import NeuronCard, neuron
 from .lookups.key_neurons import Ranking, key_neurons
@@ -27,12 +28,22 @@ from .stored.names import NeuronLike
 from .stored.stored_index import StoredIndex
 
 if TYPE_CHECKING:
+    from .atlas.notebook import AtlasPage, NotebookServer
     from .drawing.heatmap_sheet import Heatmaps
     from .heatmaps.views import ScaleOf, View
 
 
 class Index(StoredIndex):
     """A stored index with the questions as methods."""
+
+    _server: NotebookServer | None = None  # of its atlas, once a page was asked for
+
+    def close(self) -> None:
+        """Let go of all files, and stop the server of the atlas. What is asked afterwards raises QueryError."""
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+        super().close()
 
     def verify(self, quick: bool = False, *, progress: Progress | None = None) -> list[Finding]:
         """Files that are damaged, missing or foreign; an empty list where all is well. See schemas.integrity.verify."""
@@ -113,3 +124,36 @@ class Index(StoredIndex):
         from .heatmaps.heatmap import class_heatmaps
 
         return class_heatmaps(self, class_, k, images, view, scale, by, weights=weights, device=device)
+
+    def atlas(
+        self,
+        neuron: NeuronLike | None = None,
+        class_: str | int | None = None,
+        image: str | int | None = None,
+        *,
+        height: int = 700,
+        port: int = 0,
+    ) -> AtlasPage:
+        """A page of the atlas in Jupyter: of a neuron, a class or an image, or else the first. See query.AtlasPage.
+
+        Pages of one index share a server on 127.0.0.1, in a thread of this process.
+
+        Args:
+            height: of the frame, in pixels.
+            port: of the server; 0 for any that is free, or where it listens already.
+
+        Raises:
+            QueryError: no such neuron, class or image; the port is taken; the extra vitdex[atlas] is missing.
+
+        Example:
+            >>> index.atlas("blocks.4.mlp.fc1:473")
+        """
+        with needing_extra():
+            from .atlas.notebook import open_page, place_of
+
+        self._must_be_open()
+        place = place_of(self, neuron, class_, image)
+        with self._opening:
+            page = open_page(self, self._server, place, height, port)
+            self._server = page.server
+        return page

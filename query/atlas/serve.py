@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import uvicorn
@@ -42,7 +42,7 @@ SQL_AT_ONCE = 2
 SMALLEST_ZIPPED = 1_000  # bytes
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors {ancestors}",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -51,11 +51,19 @@ HEADERS = {
 }
 
 
-class OurOwnHost:
-    """Refuses what was sent to another host's name, or from another host's page, and adds HEADERS to every answer."""
+NOBODY = "'none'"
+THIS_MACHINE = " ".join(f"{scheme}://{name}:*" for scheme in ("http", "https") for name in NAMES)  # at any port
 
-    def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
+
+class OurOwnHost:
+    """Refuses what was sent to another host's name, or from another host's page, and adds HEADERS to every answer.
+
+    ancestors: whose pages may show ours in a frame.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: frozenset[str], ancestors: str) -> None:
         self.app, self.hosts = app, hosts
+        self.headers = {name: text.format(ancestors=ancestors) for name, text in HEADERS.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -63,7 +71,7 @@ class OurOwnHost:
                 await self.app(scope, receive, send)
             return
         request = Request(scope)
-        send = _with_headers(send)
+        send = _with_headers(send, self.headers)
         hosts = request.headers.getlist("host")
         origins = {f"http://{host}" for host in self.hosts}
         if len(hosts) != 1 or hosts[0].lower() not in self.hosts:
@@ -74,10 +82,10 @@ class OurOwnHost:
             await self.app(scope, receive, send)
 
 
-def _with_headers(send: Send) -> Send:
+def _with_headers(send: Send, headers: Mapping[str, str]) -> Send:
     async def sent(message: Message) -> None:
         if message["type"] == "http.response.start":
-            MutableHeaders(scope=message).update(HEADERS)
+            MutableHeaders(scope=message).update(headers)
         await send(message)
 
     return sent
@@ -87,8 +95,8 @@ def _said(status: int, text: str) -> Response:
     return Response(json_bytes({"error": text}), status, media_type=JSON)
 
 
-def app_of(atlas: Atlas, port: int) -> Starlette:
-    """The application that answers for an atlas at a port."""
+def app_of(atlas: Atlas, port: int, framed: bool = False) -> Starlette:
+    """The application that answers for an atlas at a port. framed: pages of this machine may show it in a frame."""
     hosts = frozenset(f"{name}:{port}" for name in NAMES) | (frozenset(NAMES) if port == 80 else frozenset())
     waiting = threading.BoundedSemaphore(SQL_AT_ONCE)
 
@@ -103,7 +111,7 @@ def app_of(atlas: Atlas, port: int) -> Starlette:
         Route("/{address:path}", answer, methods=["GET", "HEAD"]),
     ]
     middleware = [
-        Middleware(OurOwnHost, hosts=hosts),
+        Middleware(OurOwnHost, hosts=hosts, ancestors=THIS_MACHINE if framed else NOBODY),
         Middleware(GZipMiddleware, minimum_size=SMALLEST_ZIPPED, compresslevel=5),
     ]
     return Starlette(routes=routes, middleware=middleware)
@@ -177,6 +185,19 @@ def listen(port: int) -> socket.socket:
         raise QueryError(f"port {port} cannot be used: {error}", "Choose another: --port N; 0 takes any.") from error
 
 
+def server_of(atlas: Atlas, port: int, framed: bool = False) -> uvicorn.Server:
+    """What answers for an atlas at a port; its `run` takes the socket. framed: as app_of."""
+    config = uvicorn.Config(
+        app_of(atlas, port, framed),
+        loop="asyncio",  # never one that is made the default of the whole process
+        log_level="warning",
+        server_header=False,
+        date_header=False,
+        ws="none",
+    )
+    return uvicorn.Server(config)
+
+
 def serve(index: StoredIndex, port: int = 0, ready: Callable[[str], None] | None = None) -> None:
     """Serve an index's atlas until it is stopped (Ctrl-C).
 
@@ -189,10 +210,7 @@ def serve(index: StoredIndex, port: int = 0, ready: Callable[[str], None] | None
     """
     with listen(port) as own:
         port = own.getsockname()[1]
-        config = uvicorn.Config(
-            app_of(Atlas(index), port), log_level="warning", server_header=False, date_header=False, ws="none"
-        )
-        server = uvicorn.Server(config)
+        server = server_of(Atlas(index), port)
         if ready is not None:
             ready(f"http://{HERE}:{port}/")
         server.run(sockets=[own])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from ...schemas.errors import QueryError
 from ...schemas.sizes import bytes_text
+from ..atlas.extra import needing_extra
 from ..stored.stored_index import StoredIndex
 from .options import INDEX, OUT
 from .output import progress_bar
@@ -26,12 +26,8 @@ def atlas_group() -> None:
 @click.option("--open", "opened", is_flag=True, help="Open a browser.")
 def serve_command(index_path: Path, port: int, opened: bool) -> None:
     """Serve an index's atlas on this machine, and to nobody else, until Ctrl-C."""
-    try:
+    with needing_extra():
         from ..atlas.serve import serve
-    except ModuleNotFoundError as error:
-        if error.name not in ("starlette", "uvicorn"):
-            raise
-        raise QueryError(f"{error.name} is not installed", "Install vitdex[atlas].") from error
 
     def ready(address: str) -> None:
         tell(address)

@@ -56,13 +56,20 @@ class Tables:
         self._clean = weakref.finalize(self, _remove_own, self._spill, os.getpid())
         self._raised: deque[VitdexError] = deque(maxlen=REMEMBERED)  # by our own function inside queries
         self.notes = notes_stamp(layout)  # of the notes that are held
-        self.db = self._connect(stored_map)
-        self._idle = [self.db]  # it answers in half the time that a cursor of it takes
+        self._first = self._connect(stored_map)
+        self._idle = [self._first]  # it answers in half the time that a cursor of it takes
+        self.db = self._cursor()  # for whoever asks DuckDB himself: no question of ours runs in it meanwhile
 
     def close(self) -> None:
-        for db in (*self._idle, self.db):
+        for db in (*self._idle, self.db, self._first):
             db.close()
         self._clean()
+
+    def _cursor(self) -> duckdb.DuckDBPyConnection:
+        """A connection of its own to the same tables."""
+        db = self._first.cursor()
+        look_at_tables(db)
+        return db
 
     def _connect(self, stored_map: StoredMap) -> duckdb.DuckDBPyConnection:
         db = duckdb.connect(":memory:", config={"python_enable_replacements": False, "memory_limit": MEMORY})
@@ -89,8 +96,7 @@ class Tables:
         try:
             db = self._idle.pop()  # in one step: no other thread gets the same
         except IndexError:
-            db = self.db.cursor()
-            look_at_tables(db)
+            db = self._cursor()
         with self._errors():
             yield db
         self._idle.append(db)
@@ -103,8 +109,7 @@ class Tables:
 
         Raises QueryError for any other statement, and where the time or the size of an answer goes beyond its limit.
         """
-        with self._errors(), closing(self.db.cursor()) as db:
-            look_at_tables(db)
+        with self._errors(), closing(self._cursor()) as db:
             check_reads(db, query)
             db.execute("BEGIN TRANSACTION READ ONLY")
             try:
