@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..schemas.integrity import verify
+    from .atlas.embedding import export_embedding_atlas
     from .causal.ablation import ablate
     from .causal.effects_run import measure_effects
     from .causal.rankings import compare_rankings, ranking_means, ranking_pairs
@@ -148,6 +149,7 @@ _WHERE = {
     ".generate.target": ("Target",),
     ".generate.run": ("generate_images",),
     ".generate.picture": ("generated_figure",),
+    ".atlas.embedding": ("export_embedding_atlas",),
     ".export.tables": ("export_tables",),
     ".export.milan": ("export_milan",),
     ".export.milan_sheet": ("milan_sheet",),
@@ -189,6 +191,7 @@ __all__ = [
     "concept_overlaps",
     "default_ranking",
     "export_clip_dissect",
+    "export_embedding_atlas",
     "export_milan",
     "export_tables",
     "firing_neurons",

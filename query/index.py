@@ -134,13 +134,16 @@ class Index(StoredIndex):
         height: int = 700,
         port: int = 0,
     ) -> AtlasPage:
-        """A page of the atlas in Jupyter: of a neuron, a class or an image, or else the first. See query.AtlasPage.
+        """A page of the atlas in Jupyter: of a neuron, a class or an image, or else the first.
 
-        Pages of one index share a server on 127.0.0.1, in a thread of this process.
+        Pages of one index share a server on 127.0.0.1, in a thread of this process; it ends with the last of them.
 
         Args:
             height: of the frame, in pixels.
-            port: of the server; 0 for any that is free, or where it listens already.
+            port: of the server; 0 for the one that it has, or any that is free.
+
+        Returns:
+            An AtlasPage, which Jupyter shows as a frame; with address and close(), and a context manager.
 
         Raises:
             QueryError: no such neuron, class or image; the port is taken; the extra vitdex[atlas] is missing.

@@ -18,6 +18,7 @@ PAGE_OF = {
     "index": "the-index",
     "stored": "the-index",
     "drawing": "heatmaps",
+    "atlas": "export",
     "storage": "integrity",
 }  # wings that share another's page
 TITLES = {

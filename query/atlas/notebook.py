@@ -128,7 +128,10 @@ def open_page(
 
 
 def place_of(
-    index: StoredIndex, neuron: NeuronLike | None = None, class_: str | int | None = None, image: str | int | None = None
+    index: StoredIndex,
+    neuron: NeuronLike | None = None,
+    class_: str | int | None = None,
+    image: str | int | None = None,
 ) -> str:
     """Where a page lies in the front end, such as '#/neuron/blocks.4.mlp.fc1/473'; '' for the first.
 

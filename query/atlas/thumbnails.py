@@ -10,17 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..drawing.colours import Scale
+from ..drawing.overlay import overlay
+from ..drawing.upsample import smooth
+
 SIDE = 112  # pixels of a thumbnail's longer side; smaller images keep their own size
 QUALITY, WHOLE_QUALITY = 82, 92
 
 
 def thumbnail(pixels: NDArray[np.uint8]) -> bytes:
     """An image [y, x, channel] as a small JPEG, of the same proportions."""
-    height, width = pixels.shape[:2]
-    share = min(1.0, SIDE / max(height, width))
-    size = (max(1, round(width * share)), max(1, round(height * share)))
-    small = Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS, reducing_gap=1.0)  # by whole pixels first
-    return _jpeg(small, QUALITY)
+    return _jpeg(_small(pixels), QUALITY)
+
+
+def overlaid(pixels: NDArray[np.uint8], values: NDArray[np.float32], scale: Scale) -> bytes:
+    """The same with a map [rows, columns] over it in colour."""
+    small = np.asarray(_small(pixels))
+    return _jpeg(Image.fromarray(overlay(small, smooth(values, *small.shape[:2]), scale)), QUALITY)
 
 
 def whole_picture(pixels: NDArray[np.uint8]) -> bytes:
@@ -35,6 +41,13 @@ def pack(pictures: Sequence[bytes]) -> bytes:
     """
     lengths = struct.pack(f"<{len(pictures) + 1}I", len(pictures), *map(len, pictures))
     return b"".join([lengths, *pictures])
+
+
+def _small(pixels: NDArray[np.uint8]) -> Image.Image:
+    height, width = pixels.shape[:2]
+    share = min(1.0, SIDE / max(height, width))
+    size = (max(1, round(width * share)), max(1, round(height * share)))
+    return Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS, reducing_gap=1.0)  # by whole pixels first
 
 
 def _jpeg(image: Image.Image, quality: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -20,7 +21,7 @@ from .terminal import say, tell
 
 @click.group("export")
 def export_group() -> None:
-    """Write what other tools read: tables, exemplar sets for MILAN, activations for CLIP-Dissect."""
+    """Write what other tools read: tables, exemplar sets for MILAN, activations for CLIP-Dissect, a map of neurons."""
 
 
 @export_group.command("tables")
@@ -122,6 +123,26 @@ def milan_sheet_command(
     check_output(output, FIGURES)
     with Index(index_path) as index:
         save_picture(milan_sheet(index, Neuron.of(neuron), k, weights=weights, device=device), output)
+
+
+@export_group.command("embedding-atlas")
+@INDEX
+@OUT
+@click.option(
+    "--space", type=click.Choice(["vectors", "scores"]), default="vectors", show_default=True,
+    help="What the map shows: value vectors, or what they say of the classes.",
+)  # fmt: skip
+def embedding_atlas_command(index_path: Path, out: Path, space: Literal["vectors", "scores"]) -> None:
+    """Write all neurons to OUT (.parquet), a row each, for Apple's Embedding Atlas: map, image, neighbours, numbers.
+
+    Look at it with: embedding-atlas OUT --x x --y y --text text --image image --neighbors neighbors
+    """
+    from ..atlas.embedding import export_embedding_atlas
+
+    check_output(out, (".parquet",))
+    with Index(index_path) as index, progress_bar(out.name, "group") as progress:
+        rows = export_embedding_atlas(index, out, space, progress=progress)
+    tell(f"{out}: {rows:,} rows, {bytes_text(out.stat().st_size)}")
 
 
 @click.group("import")

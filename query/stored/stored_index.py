@@ -95,8 +95,8 @@ class StoredIndex:
 
     @property
     def db(self) -> duckdb.DuckDBPyConnection:
-        """DuckDB's own connection, which can only read this index. Nobody else asks in it, so that the served atlas does
-        not disturb it; a second thread of your own needs its `cursor()`."""
+        """DuckDB's own connection, which can only read this index. No question of ours runs in it, not even of the
+        served atlas; a second thread of your own needs its `cursor()`."""
         return self.tables.db
 
     @property

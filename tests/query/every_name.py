@@ -98,6 +98,7 @@ def exchange(index: Index, out: Path) -> None:
     assert query.export_tables(index, out / "tables", "csv", ["neurons"])["neurons"] == index.spec.neurons
     assert query.export_milan(index, out / "milan", [NEURON.layer], [NEURON.unit], k=2, size=32).k == 2
     assert len(query.export_clip_dissect(index, out / "clip", [NEURON.layer], ["max"])) == 1
+    assert query.export_embedding_atlas(index, out / "neurons.parquet", "scores") == index.spec.neurons
     (out / "said.csv").write_text(f"layer,unit,description\n{NEURON.layer},{NEURON.unit},coins\n")
     assert query.import_descriptions(index, out / "said.csv", "me") == 1
     assert index.sql("FROM descriptions").description.tolist() == ["coins"]  # seen though the index was open
