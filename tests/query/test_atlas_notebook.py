@@ -50,7 +50,11 @@ def listens(page: AtlasPage) -> bool:
 
 def ends(page: AtlasPage) -> bool:
     """Whether a port is free within a few seconds: what nobody waits for takes a moment."""
-    return any(not listens(page) or time.sleep(0.1) for _ in range(100))
+    for _ in range(100):
+        if not listens(page):
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def servers() -> int:
