@@ -18,7 +18,6 @@ PAGE_OF = {
     "index": "the-index",
     "stored": "the-index",
     "drawing": "heatmaps",
-    "atlas": "export",
     "storage": "integrity",
 }  # wings that share another's page
 TITLES = {
