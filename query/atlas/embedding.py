@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -25,10 +25,9 @@ from ..stored.maps import top_maps
 from ..stored.names import Neuron
 from ..stored.stored_index import StoredIndex
 from .atlas import Atlas
-from .map_page import plane
+from .placing import placing, points_of
+from .spaces import Space
 from .thumbnails import overlaid, thumbnail
-
-Space = Literal["vectors", "scores"]
 
 ROWS = 512  # neurons made at once
 ROW_GROUP = 2048  # rows of the file that a reader takes at once
@@ -63,8 +62,9 @@ def export_embedding_atlas(
 
     Args:
         out: the file.
-        space: whose two principal components are x and y: 'vectors' or 'scores', the maps of the atlas.
-        progress: told how many groups of 512 neurons are done.
+        space: the map of the atlas that gives x and y: 'vectors' or 'scores'. Neurons are arranged for it where that
+            has not been done; without openTSNE x and y are two principal components.
+        progress: told how far arranging is, then how many groups of 512 neurons are done.
 
     Returns:
         The number of rows.
@@ -79,7 +79,10 @@ def export_embedding_atlas(
     atlas, out = Atlas(index), Path(out)
     if not atlas.nearness.layers:
         raise QueryError("no neuron of this index has a value vector", "Index layers of fc1 or attn.")
-    points = _points(atlas, space)
+    if space not in placing(atlas).spaces:
+        raise QueryError(f"no space '{space}'", f"There is {' and '.join(placing(atlas).spaces)}.")
+    placing(atlas).make(progress)
+    points = points_of(atlas, space)
     rows = len(points)
     check_room(out.absolute().parent, rows * (ROW_BYTES + _image_bytes(atlas)))
     groups = _groups(atlas)
@@ -96,21 +99,6 @@ def export_embedding_atlas(
             fact = f"{out} cannot be written: {trouble(error)}"
             raise QueryError(fact, "Make space, or choose another place.") from error
     return rows
-
-
-def _points(atlas: Atlas, space: Space) -> NDArray[np.float32]:
-    """Where the neurons lie on the map of a space: [row, 2]."""
-    directions, spec = atlas.nearness.directions, atlas.index.spec
-    if space not in get_args(Space):
-        raise QueryError(f"no space '{space}'", f"One of {', '.join(get_args(Space))}.")
-    if space == "vectors":
-        seen = np.eye(directions.shape[1], dtype=np.float32)
-    elif spec.classes > 2:
-        head = atlas.index.reader.whole("head")
-        seen = head - head.mean(0)
-    else:
-        raise QueryError("the space 'scores' needs more than two classes", "Take 'vectors'.")
-    return plane(directions, seen)[0].astype(np.float32)
 
 
 def _groups(atlas: Atlas) -> list[tuple[int, range]]:

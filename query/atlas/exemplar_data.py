@@ -42,7 +42,7 @@ def _effects(effects: StoredEffects, layer: str, unit: int, image_ids: list[int]
     """What the logit asked about would lose on each image, were the neuron replaced; None where it was not measured."""
     ids = np.array(image_ids, np.int64)
     rows = np.minimum(np.searchsorted(effects.images, ids), len(effects.images) - 1)
-    values = effects.reader.cells(f"{layer}/effect", rows, np.int64(unit)).astype(np.float32)
+    values = effects.reader.cells(f"{layer}/effect", rows, np.array(unit)).astype(np.float32)
     return listed(np.where(effects.images[rows] == ids, values, np.float32(np.nan)))
 
 

@@ -130,7 +130,7 @@ def milan_sheet_command(
 @OUT
 @click.option(
     "--space", type=click.Choice(["vectors", "scores"]), default="vectors", show_default=True,
-    help="What the map shows: value vectors, or what they say of the classes.",
+    help="By what neurons lie together on the map: value vectors, or what these say of the classes.",
 )  # fmt: skip
 def embedding_atlas_command(index_path: Path, out: Path, space: Literal["vectors", "scores"]) -> None:
     """Write all neurons to OUT (.parquet), a row each, for Apple's Embedding Atlas: map, image, neighbours, numbers.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 import duckdb
 import numpy as np
@@ -14,6 +15,8 @@ from conftest import vitdex
 from numpy.typing import NDArray
 from PIL import Image
 from vitdex.query import export_embedding_atlas
+from vitdex.query.atlas.atlas import Atlas
+from vitdex.query.atlas.placing import points_of
 from vitdex.query.drawing.colours import Scale
 from vitdex.query.drawing.overlay import overlay
 from vitdex.query.drawing.upsample import smooth
@@ -80,23 +83,15 @@ def test_a_row_for_every_neuron_in_its_place(rows: pd.DataFrame, effects_path: P
 
 
 @pytest.mark.parametrize("space", ["vectors", "scores"])
-def test_the_map_is_of_the_two_first_components(
-    space: str, rows: pd.DataFrame, effects_path: Path, tmp_path: Path
+def test_places_are_those_of_the_atlass_map(
+    space: Literal["vectors", "scores"], rows: pd.DataFrame, effects_path: Path, tmp_path: Path
 ) -> None:
     with Index(effects_path) as index:
-        seen = directions(index)
+        shown = points_of(Atlas(index), space)
         if space == "scores":
-            head = index.reader.whole("head").astype(float)
-            seen = seen @ (head - head.mean(0)).T
             export_embedding_atlas(index, tmp_path / "scores.parquet", "scores")
             rows = read(f"SELECT x, y FROM '{tmp_path}/scores.parquet'")
-    centred = seen - seen.mean(0)
-    left, values, _ = np.linalg.svd(centred, full_matrices=False)
-    for axis, name in enumerate(("x", "y")):
-        component = left[:, axis] * values[axis]
-        own = rows[name].to_numpy()
-        sign = np.sign(own @ component)
-        np.testing.assert_allclose(own, sign * component, atol=2e-4 * np.abs(component).max())
+    assert np.array_equal(rows[["x", "y"]].to_numpy(np.float32), shown)
 
 
 def test_neighbours_are_the_nearest_by_cosine(rows: pd.DataFrame, effects_path: Path) -> None:
