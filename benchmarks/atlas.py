@@ -142,7 +142,7 @@ def pages(address: str) -> list[Figure]:
     """Milliseconds of a page's data: the first, which reads what pages share, and the median of the next ones."""
     place, figures = urlsplit(address), []
     connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=600)
-    for kind in ("neuron", "class", "image", "layer", "map", "search"):
+    for kind in ("neuron", "class", "image", "layer", "search", "map"):
         seconds = []
         for number in range(TIMES if kind in ("neuron", "class", "image") else 4):
             start = time.perf_counter()

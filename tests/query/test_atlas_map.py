@@ -15,7 +15,7 @@ from vitdex.query.atlas import arrangement
 from vitdex.query.atlas.arrangement import FEWEST, arranged, neighbours, recalled, share_kept
 from vitdex.query.atlas.atlas import Atlas
 from vitdex.query.atlas.files import data_file
-from vitdex.query.atlas.placing import placing, points_of
+from vitdex.query.atlas.placing import _arranged_apart, placing, points_of
 from vitdex.query.index import Index
 from vitdex.query.stored.stored_index import StoredIndex
 
@@ -116,6 +116,28 @@ def test_an_arrangement_keeps_neighbours_and_is_kept() -> None:
     assert np.array_equal(again.points, made.points)
     assert again.kept == made.kept
     assert recalled("grouped", len(rows) + 1) is None
+
+
+def test_beside_the_pages_the_same_is_made_and_a_fault_is_said(
+    sample_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = grouped(2)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made = _arranged_apart(rows, "apart")
+    again = recalled("apart", len(rows))
+    assert again is not None
+    assert np.array_equal(made.points, again.points)
+    with Index(sample_path) as index:
+        atlas = Atlas(index)
+        monkeypatch.setattr("vitdex.query.atlas.placing._arranged_apart", _ended)
+        monkeypatch.setattr("threading.excepthook", lambda said: None)
+        placing(atlas).begin()
+        placing(atlas)._beside.join()  # type: ignore[union-attr]
+        assert map_of(atlas)["arranging"] == "failed"
+
+
+def _ended(rows: NDArray[np.float32], key: str) -> arrangement.Arranged:
+    raise EOFError
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x05\x06" + bytes(18)])
