@@ -5,6 +5,7 @@ set -eu
 out=$1
 to=$(dirname "$0")
 work=$(mktemp -d)
+vitdex export embedding-atlas "$out" "$work/neurons.parquet" --space scores > "$work/said" # neurons are arranged by now
 vitdex atlas serve "$out" --port 0 > "$work/address" &
 trap 'kill $!; rm -r "$work"' EXIT
 until [ -s "$work/address" ]; do sleep 1; done

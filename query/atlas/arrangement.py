@@ -36,10 +36,11 @@ VERSION = 1  # of what is kept: a change of how points are arranged makes them a
 
 @dataclass(frozen=True)
 class Arranged:
-    """Points float32 [neuron, 2], and of a neuron's 10 nearest the share that is among its 100 nearest points."""
+    """Points float32 [neuron, 2]; of a neuron's ten nearest, the share among its hundred nearest points; those ten."""
 
     points: Points
     kept: float
+    nearest: NDArray[np.int64]  # [neuron, 10], nearest first
 
 
 def why_not(points: int) -> str | None:
@@ -56,9 +57,10 @@ def recalled(key: str, points: int) -> Arranged | None:
         return None
     with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile):
         with np.load(file, allow_pickle=False) as kept:
-            found = Arranged(kept["points"], float(kept["kept"]))
-        if found.points.shape == (points, 2) and found.points.dtype == np.float32 and np.isfinite(found.points).all():
-            return found
+            found = Arranged(kept["points"].astype(np.float32), float(kept["kept"]), kept["nearest"].astype(np.int64))
+        placed = found.points.shape == (points, 2) and np.isfinite(found.points).all()
+        known = found.nearest.shape == (points, NEAR) and 0 <= found.nearest.min() <= found.nearest.max() < points
+        return found if placed and known else None
     return None
 
 
@@ -69,7 +71,7 @@ def arranged(rows: Floats, key: str, progress: Progress | None = None) -> Arrang
         with suppress(OSError):  # a cache that cannot be written: it is made again another time
             file.parent.mkdir(parents=True, exist_ok=True)
             with replacing(file) as part, part.open("wb") as content:
-                np.savez(content, points=made.points, kept=np.float64(made.kept))
+                np.savez(content, points=made.points, kept=np.float64(made.kept), nearest=made.nearest)
     return made
 
 
@@ -125,7 +127,7 @@ def _arrange(rows: Floats, progress: Progress) -> Arranged:
         np.float32,
     )
     progress(whole, whole)
-    return Arranged(points, share_kept(rows, points))
+    return Arranged(points, share_kept(rows, points), near[:, :NEAR])
 
 
 def _cache_file(key: str) -> Path | None:

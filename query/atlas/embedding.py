@@ -25,7 +25,7 @@ from ..stored.maps import top_maps
 from ..stored.names import Neuron
 from ..stored.stored_index import StoredIndex
 from .atlas import Atlas
-from .placing import placing, points_of
+from .placing import nearest_of, placing, points_of
 from .spaces import Space
 from .thumbnails import overlaid, thumbnail
 
@@ -189,7 +189,7 @@ def _pictures(atlas: Atlas, place: int, units: range) -> tuple[list[bytes | None
 
 def _neighbours(atlas: Atlas, row: int) -> tuple[list[int], list[float]]:
     """The rows of the neurons nearest to one, nearest first, and how far they are: 1 - cosine."""
-    found, first = atlas.nearness.by_vectors(row, NEIGHBOURS), _first_rows(atlas)
+    found, first = nearest_of(atlas, row, NEIGHBOURS), _first_rows(atlas)
     return [first[place] + unit for place, unit, _ in found], [max(0.0, 1 - cosine) for _, _, cosine in found]
 
 

@@ -14,7 +14,7 @@ from ..stored.maps import stored_map, top_maps
 from .ahead import Ahead
 from .atlas import Atlas
 from .columns import SHOWN, Exemplars, Images
-from .plain import Page, listed, packed, plain
+from .plain import Page, listed, packed
 
 Maps = list[Page | None]
 
@@ -71,20 +71,22 @@ def maps_data(atlas: Atlas, layer: str, side: Side, rows: Exemplars, units: rang
         return [[None] * k for _ in units]
     if spec.maps == "exemplars" and side != "top":  # some are there: of images that are top exemplars as well
         maps = [[stored_map(reader, spec, layer, unit, i) for i in rows.ids(unit, k)] for unit in units]
-        return [[None if values is None else _coded(values) for values in of_one] for of_one in maps]
+        return [[None if values is None else coded(values[None])[0] for values in of_one] for of_one in maps]
     there = rows.image[own, :k] >= 0
     there = there[:, : there.sum(1).max()]  # there are fewer images: where one is missing, the first stands in
     columns = (a[own, : there.shape[1]] for a in (rows.image, rows.patch, rows.pre))
     images, peaks, highs = (np.where(there, column, column[:, :1]) for column in columns)
     stored = top_maps(reader, spec, layer, np.array(units), images, peaks.astype(np.uint16), highs)
-    return [[_coded(values) for values in of_one] for of_one in stored]
+    return [coded(of_one) for of_one in stored]
 
 
-def _coded(values: NDArray[np.float32]) -> Page:
-    low, high = values.min(), values.max()
-    share = (values - low) / (high - low) if high > low else np.zeros_like(values)
-    codes = np.rint(share * np.float32(CODES)).astype(np.uint8)
-    return {"codes": packed(codes), "min": plain(low), "max": plain(high)}
+def coded(maps: NDArray[np.float32]) -> Maps:
+    """Maps [k, patch] as pages have them."""
+    low, high = maps.min(1, keepdims=True), maps.max(1, keepdims=True)
+    shares = np.divide(maps - low, high - low, out=np.zeros_like(maps), where=high > low)
+    codes = np.rint(shares * np.float32(CODES)).astype(np.uint8)
+    ends = zip(listed(low[:, 0]), listed(high[:, 0]), strict=True)
+    return [{"codes": packed(own), "min": least, "max": most} for own, (least, most) in zip(codes, ends, strict=True)]
 
 
 def images_data(images: Images, image_ids: Iterable[int]) -> dict[str, Page]:

@@ -61,9 +61,16 @@ class Nearness:
         matrix = sparse.csr_array((ones, at), shape=(len(self.unit), self.index.spec.images))
         return matrix, matrix.T.tocsr()
 
-    def by_vectors(self, row: int, k: int) -> Near:
-        """The k neurons with the largest cosine of value vectors, nearest first; itself left out."""
-        return self._first(self._cosines.of(row, len(self.unit)), row, k)
+    def by_vectors(self, row: int, k: int, known: NDArray[np.int64] | None = None) -> Near:
+        """The k neurons with the largest cosine of value vectors, nearest first; itself left out.
+
+        known: rows of at least so many nearest ones, where they have been found before.
+        """
+        if known is None or len(known) < k:
+            return self._first(self._cosines.of(row, len(self.unit)), row, k)
+        cosines = self.directions[known] @ self.directions[row]
+        best = np.argsort(-cosines, kind="stable")[:k]
+        return [(int(self.place[known[i]]), int(self.unit[known[i]]), cosines[i].item()) for i in best]
 
     def by_images(self, row: int, k: int) -> Near:
         """The k neurons that share most of their top exemplars with it, and how many."""
@@ -87,9 +94,9 @@ class Nearness:
         k = min(k, len(near) - 1)
         if k < 1:
             return []
-        others = np.delete(np.arange(len(near)), row)
-        values = near[others]
+        values = near.copy()
+        values[row] = -2  # below any cosine and any count
         last = np.partition(values, len(values) - k)[len(values) - k]
         best = np.flatnonzero(values >= last)
-        best = others[best[np.argsort(-values[best], kind="stable")][:k]]
+        best = best[np.argsort(-values[best], kind="stable")][:k]
         return [(int(self.place[i]), int(self.unit[i]), near[i].item()) for i in best]

@@ -15,6 +15,7 @@ from ..stored.names import Neuron
 from .atlas import Atlas
 from .columns import SHOWN, STATISTICS
 from .exemplar_data import exemplars_data, images_data
+from .placing import nearest_of
 from .plain import Page, listed, plain
 from .thumbnails import thumbnail
 
@@ -124,7 +125,7 @@ def _near(atlas: Atlas, place: int, unit: int) -> Page:
     row = near.row(place, unit)
     if row is None:
         return {"vectors": [], "images": [], "shared": 0, "chance": None}
-    vectors = [[p, u, plain(np.float32(value)), atlas.says(p, u)] for p, u, value in near.by_vectors(row, NEAR)]
+    vectors = [[p, u, plain(np.float32(value)), atlas.says(p, u)] for p, u, value in nearest_of(atlas, row, NEAR)]
     images = [[p, u, count, atlas.says(p, u)] for p, u, count in near.by_images(row, NEAR)]
     return {"vectors": vectors, "images": images, "shared": near.compared, "chance": round(near.by_chance, 1)}
 

@@ -12,6 +12,7 @@ from ...schemas.manifest import content_sha256
 from ...schemas.progress import Progress, silent
 from .arrangement import Arranged, Points, arranged, recalled, why_not
 from .atlas import Atlas
+from .nearness import Near
 from .spaces import Floats, Space, plane, rows_of, spaces_of
 
 
@@ -100,3 +101,9 @@ def points_of(atlas: Atlas, space: Space) -> Points:
     """Every neuron with a value vector in two dimensions, float32 [neuron, 2]: arranged, or on principal components."""
     held = placing(atlas).made.get(space)
     return plane(rows_of(atlas, space))[0] if held is None else held.points
+
+
+def nearest_of(atlas: Atlas, row: int, k: int) -> Near:
+    """As Nearness.by_vectors: from what arranging has found, where that has been made."""
+    held = placing(atlas).made.get("vectors")
+    return atlas.nearness.by_vectors(row, k, None if held is None else held.nearest[row])

@@ -75,6 +75,7 @@ class Tables:
         db = duckdb.connect(":memory:", config={"python_enable_replacements": False, "memory_limit": MEMORY})
         db.execute(f"SET temp_directory = {quoted(self._spill)}")
         db.execute(f"SET max_temp_directory_size = '{SPILLED}'")
+        db.execute("SET enable_progress_bar = false")  # DuckDB takes a process without a script for a person
         db.execute("SET late_materialization_max_rows = 0")  # a second scan costs more than our narrow rows save
         lock_in(db, self._layout.database, self._layout.notes, *database_of(self._effects))
         db.create_function(

@@ -15,7 +15,7 @@ from vitdex.query.atlas import arrangement
 from vitdex.query.atlas.arrangement import FEWEST, arranged, neighbours, recalled, share_kept
 from vitdex.query.atlas.atlas import Atlas
 from vitdex.query.atlas.files import data_file
-from vitdex.query.atlas.placing import _arranged_apart, placing, points_of
+from vitdex.query.atlas.placing import _arranged_apart, nearest_of, placing, points_of
 from vitdex.query.index import Index
 from vitdex.query.stored.stored_index import StoredIndex
 
@@ -74,7 +74,7 @@ def test_the_map_is_there_at_once_and_arranged_when_that_is_made(atlas: Atlas, m
 
     def stand_in(rows: NDArray[np.float32], progress: Any) -> arrangement.Arranged:
         asked.append(rows)
-        return arrangement.Arranged(rows[:, 3:5].copy(), 0.5)
+        return arrangement.Arranged(rows[:, 3:5].copy(), 0.5, neighbours(rows, 10)[0])
 
     monkeypatch.setattr(arrangement, "_arrange", stand_in)
     before = map_of(atlas)
@@ -88,6 +88,13 @@ def test_the_map_is_there_at_once_and_arranged_when_that_is_made(atlas: Atlas, m
         assert rows[some] @ rows[some].T == pytest.approx(own[some] @ own[some].T, abs=1e-5)
         assert coordinates(after["spaces"][name]) == pytest.approx(rows[:, 3:5], abs=1e-4)
         assert np.array_equal(points_of(atlas, name), rows[:, 3:5])  # type: ignore[arg-type]
+    cosines = spaces_of(atlas.index)["vectors"] @ spaces_of(atlas.index)["vectors"].T
+    np.fill_diagonal(cosines, -1)
+    for row in (0, 77, 4607):
+        best = np.argsort(-cosines[row])[:8]
+        for found in (nearest_of(atlas, row, 8), atlas.nearness.by_vectors(row, 8)):  # found before, and anew
+            assert [768 * place + unit for place, unit, _ in found] == best.tolist()
+            assert [cosine for _, _, cosine in found] == pytest.approx(cosines[row, best], abs=1e-6)
 
 
 def test_neighbours_are_those_of_the_largest_cosine() -> None:
