@@ -10,7 +10,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import duckdb
@@ -75,7 +75,8 @@ class Tables:
         db = duckdb.connect(":memory:", config={"python_enable_replacements": False, "memory_limit": MEMORY})
         db.execute(f"SET temp_directory = {quoted(self._spill)}")
         db.execute(f"SET max_temp_directory_size = '{SPILLED}'")
-        db.execute("SET enable_progress_bar = false")  # DuckDB takes a process without a script for a person
+        with suppress(duckdb.InvalidInputException):  # a notebook without widgets, which shows no bar anyway
+            db.execute("SET enable_progress_bar = false")  # DuckDB takes a process without a script for a person
         db.execute("SET late_materialization_max_rows = 0")  # a second scan costs more than our narrow rows save
         lock_in(db, self._layout.database, self._layout.notes, *database_of(self._effects))
         db.create_function(
