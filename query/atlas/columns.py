@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from ...schemas.errors import STRANGE, DamagedIndex
 from ...schemas.run_spec import Side
 from ..lookups.key_neurons import RANKINGS, Ranking
 from ..lookups.neuron import QUANTILES
@@ -45,8 +47,13 @@ def all_neurons(index: StoredIndex) -> Neurons:
     first = {layer.name: start for layer, start in zip(index.spec.layers, starts, strict=False)}
     columns: dict[str, Column] = {}
 
+    units = {layer.name: layer.units for layer in index.spec.layers}
+
     def fill(query: str, names: tuple[str, ...]) -> None:
         table = index.look_up(query, [])
+        must_be_there("neuron", table.unit, table.layer.map(units))
+        for name in {"says", "auroc_class", "effect_class"}.intersection(names):
+            must_be_there("class", table[name].dropna(), len(index.classes))
         rows = table.layer.map(first).to_numpy(np.int64) + table.unit.to_numpy(np.int64)
         for name in names:
             kind = np.float64 if name.endswith("_class") or name == "says" else np.float32
@@ -60,6 +67,12 @@ def all_neurons(index: StoredIndex) -> Neurons:
     for table, by in largest + ([("class_effects", "effect")] if index.effects is not None else []):
         fill(_largest(table, by), (by, f"{by}_class"))
     return Neurons(tuple(starts.tolist()), columns)
+
+
+def must_be_there(what: str, numbers: pd.Series, size: int | pd.Series) -> None:
+    """Raise DamagedIndex where tables name a number that the index does not have: a stranger wrote them."""
+    if not ((numbers >= 0) & (numbers < size)).all():
+        raise DamagedIndex(f"the tables name a {what} that the index does not have", STRANGE)
 
 
 def _largest(table: str, by: Ranking) -> str:
@@ -95,6 +108,10 @@ def layer_exemplars(index: StoredIndex, layer: str) -> dict[Side, Exemplars]:
             "WHERE layer = ? AND side = ? AND token = 'patch' AND rank <= ?",
             [layer, side, k],
         )
+        sizes = {"unit": units, "image_id": index.spec.images, "patch": index.spec.patches}
+        for column, size in sizes.items():
+            must_be_there(column, rows[column], size)
+        must_be_there("rank", rows["rank"] - 1, k)
         at = (rows.unit.to_numpy(np.int64), rows["rank"].to_numpy(np.int64) - 1)
         whole, real = np.full((2, units, k), -1, np.int64), np.full((2, units, k), np.nan, np.float32)
         for array, name in zip((*whole, *real), ("image_id", "patch", "pre", "post"), strict=True):
@@ -112,6 +129,8 @@ def layer_classes(index: StoredIndex, layer: str) -> dict[Ranking, NDArray[np.fl
     found: dict[Ranking, NDArray[np.float32]] = {}
     for table, columns in tables:
         rows = index.look_up(f"SELECT class_id, unit, {', '.join(columns)} FROM {table} WHERE layer = ?", [layer])
+        must_be_there("class", rows.class_id, len(index.classes))
+        must_be_there("neuron", rows.unit, spec.units)
         at = (rows.class_id.to_numpy(np.int64), rows.unit.to_numpy(np.int64))
         for name in columns:
             found[name] = np.full((len(index.classes), spec.units), np.nan, np.float32)
@@ -141,6 +160,8 @@ def all_images(index: StoredIndex) -> Images:
     """The rows of all images of an index."""
     query = "SELECT path, label, class_id, predicted, p_class, crop IS NOT NULL AS readable FROM images"
     table = index.look_up(f"{query} ORDER BY image_id", [])
+    for column in ("class_id", "predicted"):
+        must_be_there("class", table[column].dropna(), len(index.classes))
     return Images(
         table.path.tolist(),
         [None if label != label else label for label in table.label.astype(object)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...schemas.errors import STRANGE, DamagedIndex
 from ...schemas.run_spec import TOKEN_TOP
 from .atlas import Atlas
 from .plain import Page, packed
@@ -67,6 +68,8 @@ def _answers(atlas: Atlas, image_id: int) -> list[list[float]]:
 
 def _largest(atlas: Atlas, place: int, image_id: int) -> Page:
     units = atlas.index.reader.cell(f"{atlas.layer(place)}/token_top", image_id)
+    if units.max() >= atlas.index.spec.layers[place].units:
+        raise DamagedIndex(f"{atlas.layer(place)}/token_top names a neuron that the index does not have", STRANGE)
     says = atlas.neurons.of_layer(place, "says")
     classes = np.where(np.isnan(says), NOTHING, says).astype(np.uint16)
     return {"layer": place, "units": packed(units), "says": packed(classes[units])}

@@ -9,6 +9,7 @@ from scipy import sparse
 from ...schemas.run_spec import EXEMPLARS
 from ..stored.stored_index import StoredIndex
 from .ahead import Ahead
+from .columns import must_be_there
 
 Near = list[tuple[int, int, float]]  # a layer's place among all layers, a unit, how near
 
@@ -54,6 +55,8 @@ class Nearness:
         for start, (_, layer) in zip(self.starts, self.layers, strict=False):
             query = "SELECT unit, image_id FROM exemplars WHERE layer = ? AND side = 'top' AND token = 'patch'"
             found = self.index.look_up(query, [layer.name])
+            must_be_there("neuron", found.unit, layer.units)
+            must_be_there("image", found.image_id, self.index.spec.images)
             rows.append(start + found.unit.to_numpy(np.int64))
             images.append(found.image_id.to_numpy(np.int64))
         at = (np.concatenate(rows), np.concatenate(images))
@@ -76,6 +79,8 @@ class Nearness:
         """The k neurons that share most of their top exemplars with it, and how many."""
         matrix, turned = self.shown
         images = matrix.indices[matrix.indptr[row] : matrix.indptr[row + 1]]
+        if not len(images):  # no readable image
+            return []
         others = [turned.indices[turned.indptr[i] : turned.indptr[i + 1]] for i in images]
         return self._first(np.bincount(np.concatenate(others), minlength=len(self.unit)), row, k)
 

@@ -19,10 +19,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from vitdex.query import import_descriptions
+from vitdex.query.atlas.atlas import Atlas
+from vitdex.query.atlas.files import data_file
 from vitdex.query.export.tables import export_tables
 from vitdex.query.index import Index
 from vitdex.query.notes.database import SCHEMA, writing
-from vitdex.schemas.errors import BadIndex, DamagedIndex, QueryError, VitdexError
+from vitdex.schemas.errors import STRANGE, BadIndex, DamagedIndex, QueryError, VitdexError
 from vitdex.schemas.facts import file_facts
 from vitdex.schemas.integrity import verify
 from vitdex.schemas.manifest import seal_manifest
@@ -319,6 +321,41 @@ def test_numbers_in_tables_that_no_array_has_are_said(evil: Path) -> None:
             index.reader.cell(f"{LAYER}/map", 3, 768)
         with pytest.raises(DamagedIndex, match="the tables name neuron 70000"):
             index.reader.cells(f"{LAYER}/map", np.array([3]), np.array([70_000]))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "UPDATE exemplars SET image_id = 480 WHERE unit = 473 AND rank = 1",
+        "UPDATE exemplars SET patch = 64 WHERE unit = 473 AND rank = 1",
+        "UPDATE exemplars SET rank = 0 WHERE unit = 473 AND rank = 1",
+        "UPDATE exemplars SET unit = 768 WHERE unit = 0",
+        "UPDATE class_scores SET class_id = 12 WHERE unit = 473",
+        "UPDATE class_scores SET unit = 768 WHERE unit = 473",
+        "UPDATE class_scores SET layer = 'x' WHERE unit = 473",
+        "UPDATE class_scores SET rank_in_unit = 1",
+        "UPDATE class_activations SET class_id = 99 WHERE unit = 473",
+        "UPDATE class_activations SET unit = 70000 WHERE unit = 473",
+        "UPDATE images SET class_id = 12 WHERE image_id = 17",
+        "UPDATE images SET predicted = 99 WHERE image_id = 17",
+        "DELETE FROM exemplars WHERE unit = 473",
+        "DELETE FROM class_scores",
+    ],
+)
+def test_pages_of_the_atlas_say_what_no_index_holds(edit: str, evil: Path) -> None:
+    """Numbers that the index does not have end in one line; what is merely missing or wrong is shown as it is."""
+    edit_tables(evil, edit)
+    refused = []
+    with Index(evil) as index:
+        atlas = Atlas(index)
+        for page in ("start", "neuron/4/473", "class/2", "image/17", "layer/4", "map", "search", "about"):
+            try:
+                data_file(atlas, f"data/{page}.json")
+            except DamagedIndex as error:
+                refused.append(str(error))
+    assert all(said.endswith(STRANGE) for said in refused)
+    shown_as_it_is = "rank_in_unit" in edit or edit.startswith("DELETE")
+    assert bool(refused) != shown_as_it_is
 
 
 NOTES = {
