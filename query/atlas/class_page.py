@@ -58,7 +58,7 @@ def class_page(atlas: Atlas, class_id: int) -> Page:
         "name": index.class_name(class_id),
         "wnid": plain(index.classes.wnid[class_id]),
         "rankings": {by: _ranking(rows) for by, rows in contents.ranked.items()},
-        "neurons": {f"{place}:{unit}": _card(atlas, place, unit) for place, unit in contents.neurons},
+        "neurons": _cards(atlas, contents.neurons),
         "near": [[other, plain(np.float32(cosine))] for other, cosine in near],
         "answers": [[int(answers[i]), int(counts[i])] for i in order if answers[i] >= 0],
         "own": {
@@ -95,12 +95,18 @@ def _ranking(rows: list[tuple[int, int, float]]) -> Page:
     return {"neurons": [list(row) for row in rows[:NEURONS]], "layers": layers_counted, "counted": len(rows)}
 
 
-def _card(atlas: Atlas, place: int, unit: int) -> Page:
-    row, columns = atlas.neurons.row(place, unit), atlas.neurons.columns
-    top, own = atlas.exemplars(place)["top"], range(unit, unit + 1)
-    maps = maps_data(atlas, atlas.layer(place), "top", top, own, EXEMPLARS)[0]
-    return {
-        "says": atlas.says(place, unit),
-        "thresholds": {name: plain(columns[name][row]) for name in ("q001", "q999")},
-        "exemplars": columns_data(top, unit, EXEMPLARS, maps),
-    }
+def _cards(atlas: Atlas, neurons: list[tuple[int, int]]) -> Page:
+    """What is said of some neurons, layer by layer: their maps are read together."""
+    found: Page = {}
+    columns = atlas.neurons.columns
+    for place in sorted({place for place, _ in neurons}):
+        units, top = [unit for own, unit in neurons if own == place], atlas.exemplars(place)["top"]
+        maps = maps_data(atlas, atlas.layer(place), "top", top, units, EXEMPLARS)
+        for unit, own_maps in zip(units, maps, strict=True):
+            row = atlas.neurons.row(place, unit)
+            found[f"{place}:{unit}"] = {
+                "says": atlas.says(place, unit),
+                "thresholds": {name: plain(columns[name][row]) for name in ("q001", "q999")},
+                "exemplars": columns_data(top, unit, EXEMPLARS, own_maps),
+            }
+    return found

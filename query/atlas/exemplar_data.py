@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,14 +59,14 @@ def columns_data(rows: Exemplars, unit: int, k: int, maps: Maps) -> Page:
     }
 
 
-def maps_data(atlas: Atlas, layer: str, side: Side, rows: Exemplars, units: range, k: int) -> list[Maps]:
+def maps_data(atlas: Atlas, layer: str, side: Side, rows: Exemplars, units: Sequence[int], k: int) -> list[Maps]:
     """The maps of some neurons' first k exemplars: as bytes in base64 with the smallest and the largest value.
 
     value = min + code / 255 * (max - min), as FORMAT.md has it: of maps in bytes these are the codes of the index. None
     where a map is not stored.
     """
     reader, spec = atlas.index.reader, atlas.index.spec
-    own = slice(units.start, units.stop)
+    own = np.array(units, np.int64)
     if spec.maps == "none":
         return [[None] * k for _ in units]
     if spec.maps == "exemplars" and side != "top":  # some are there: of images that are top exemplars as well
@@ -76,7 +76,7 @@ def maps_data(atlas: Atlas, layer: str, side: Side, rows: Exemplars, units: rang
     there = there[:, : there.sum(1).max()]  # there are fewer images: where one is missing, the first stands in
     columns = (a[own, : there.shape[1]] for a in (rows.image, rows.patch, rows.pre))
     images, peaks, highs = (np.where(there, column, column[:, :1]) for column in columns)
-    stored = top_maps(reader, spec, layer, np.array(units), images, peaks.astype(np.uint16), highs)
+    stored = top_maps(reader, spec, layer, own, images, peaks.astype(np.uint16), highs)
     return [coded(of_one) for of_one in stored]
 
 
