@@ -49,7 +49,8 @@ def held(root: int) -> int:
 def shared_memory(root: int) -> int:
     """Of what psutil counts as shared, that which no file holds."""
     lines = Path(f"/proc/{root}/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssShmem"))
+    sizes = (1024 * int(line.split()[1]) for line in lines if line.startswith("RssShmem"))
+    return next(sizes, 0)  # a process that has just ended has none
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells pages that processes share")

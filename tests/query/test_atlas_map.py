@@ -22,6 +22,14 @@ from vitdex.query.stored.stored_index import StoredIndex
 pytest.importorskip("openTSNE", reason="the extra vitdex[atlas] is not installed")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache in which nothing has been arranged."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def atlas(sample_path: Path) -> Iterator[Atlas]:
     with Index(sample_path) as index:

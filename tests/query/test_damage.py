@@ -38,6 +38,7 @@ ASKING_NO_TABLE = {
     "MapSource",
     "neuron_layer",
     "open_model",
+    "atlas",
     "readable",
     "vectors_of",
     "verify",
@@ -70,6 +71,7 @@ FUNCTIONS: dict[str, Ask] = {
     "concept_overlaps": lambda i, _: query.concept_overlaps(i, query.open_masks(i), layer=LAYER),
     "default_ranking": lambda i, _: query.default_ranking(i),
     "export_clip_dissect": lambda i, out: query.export_clip_dissect(i, out, [LAYER]),
+    "export_embedding_atlas": lambda i, out: query.export_embedding_atlas(i, out / "neurons.parquet"),
     "export_milan": lambda i, out: query.export_milan(i, out / "milan", [LAYER], [UNIT], k=2, size=32),
     "export_tables": lambda i, out: query.export_tables(i, out),
     "firing_neurons": lambda i, _: query.firing_neurons(i, 0),
@@ -107,6 +109,7 @@ FUNCTIONS: dict[str, Ask] = {
     "verify": lambda i, _: query.verify(i.layout.root, quick=True),
 }
 METHODS: dict[str, Ask] = {
+    "atlas": lambda i, _: i.atlas(NEURON).close(),
     "class_heatmaps": lambda i, _: i.class_heatmaps("coin", 1, 1),
     "class_id": lambda i, _: i.class_id("coin"),
     "class_name": lambda i, _: i.class_name(2),
@@ -163,8 +166,11 @@ COMMANDS: dict[str, list[str]] = {
     "export milan": ["OUT/milan", "--layer", LAYER, "--units", "3", "-k", "2", "--size", "32"],
     "export clip-dissect": ["OUT/clip", "--layer", LAYER],
     "export milan-sheet": [str(NEURON), "-k", "2", "-o", "OUT/sheet.png"],
+    "export embedding-atlas": ["OUT/neurons.parquet"],
     "import descriptions": ["OUT/said.csv", "--source", "me"],
+    "atlas export": ["OUT/atlas", "--layer", LAYER, "--top", "1"],
 }
+SERVING = {"atlas serve"}  # until it is stopped: what it serves is what 'atlas export' writes
 
 
 def removed(index: Index) -> Any:
@@ -209,7 +215,7 @@ def test_every_door_has_a_way_to_be_asked() -> None:
     assert set(FUNCTIONS) | RECORDS == set(query.__all__)
     public = {name for name, member in inspect.getmembers(Index, callable) if not name.startswith("_")}
     assert set(METHODS) == public
-    assert set(COMMANDS) | {"index"} == command_names(cli)
+    assert set(COMMANDS) | {"index"} | SERVING == command_names(cli)
 
 
 def head(out: Path) -> None:
