@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
@@ -11,6 +13,7 @@ from ..stored.stored_index import StoredIndex
 from .ahead import Ahead
 from .columns import must_be_there
 
+SPARE = 4  # neurons more than are asked for: rounding may turn the order of near ones
 Near = list[tuple[int, int, float]]  # a layer's place among all layers, a unit, how near
 
 
@@ -67,13 +70,14 @@ class Nearness:
     def by_vectors(self, row: int, k: int, known: NDArray[np.int64] | None = None) -> Near:
         """The k neurons with the largest cosine of value vectors, nearest first; itself left out.
 
-        known: rows of at least so many nearest ones, where they have been found before.
+        known: rows of at least so many nearest ones, where they have been found before. However they were found, alone
+        or with others, each cosine is made anew, so that a page is the same whenever it is asked for.
         """
         if known is None or len(known) < k:
-            return self._first(self._cosines.of(row, len(self.unit)), row, k)
-        cosines = self.directions[known] @ self.directions[row]
-        best = np.argsort(-cosines, kind="stable")[:k]
-        return [(int(self.place[known[i]]), int(self.unit[known[i]]), cosines[i].item()) for i in best]
+            known = self._largest(self._cosines.of(row, len(self.unit)), row, k + SPARE)
+        cosines = [float(np.dot(self.directions[i], self.directions[row])) for i in known]
+        best = sorted(zip(known.tolist(), cosines, strict=True), key=lambda one: (-one[1], one[0]))[:k]
+        return [(int(self.place[i]), int(self.unit[i]), cosine) for i, cosine in best]
 
     def by_images(self, row: int, k: int) -> Near:
         """The k neurons that share most of their top exemplars with it, and how many."""
@@ -82,7 +86,8 @@ class Nearness:
         if not len(images):  # no readable image
             return []
         others = [turned.indices[turned.indptr[i] : turned.indptr[i + 1]] for i in images]
-        return self._first(np.bincount(np.concatenate(others), minlength=len(self.unit)), row, k)
+        counts = np.bincount(np.concatenate(others), minlength=len(self.unit))
+        return [(int(self.place[i]), int(self.unit[i]), int(counts[i])) for i in self._largest(counts, row, k)]
 
     @property
     def compared(self) -> int:
@@ -94,14 +99,13 @@ class Nearness:
         """How many of them two neurons share whose images are drawn."""
         return self.compared**2 / int(self.index.manifest["images"]["indexed"])
 
-    def _first(self, near: NDArray[np.floating] | NDArray[np.int64], row: int, k: int) -> Near:
-        """The k largest but the own; ties to the earlier neuron."""
+    def _largest(self, near: NDArray[Any], row: int, k: int) -> NDArray[np.int64]:
+        """The rows of the k largest but the own, largest first; ties to the earlier neuron."""
         k = min(k, len(near) - 1)
         if k < 1:
-            return []
+            return np.empty(0, np.int64)
         values = near.copy()
         values[row] = -2  # below any cosine and any count
         last = np.partition(values, len(values) - k)[len(values) - k]
         best = np.flatnonzero(values >= last)
-        best = best[np.argsort(-values[best], kind="stable")][:k]
-        return [(int(self.place[i]), int(self.unit[i]), near[i].item()) for i in best]
+        return best[np.argsort(-values[best], kind="stable")][:k]
