@@ -7,14 +7,13 @@ weights. Remembering is a convenience: where nothing can be read or written, not
 from __future__ import annotations
 
 import json
-import os
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock
 
 from ...schemas.storage.atomic_files import write_file
+from ...schemas.user_folders import user_folder
 from ..packaged import MODEL
 
 FILE = "weights.json"
@@ -28,7 +27,7 @@ def remember_weights(sha256: str, place: str | Path) -> None:
     if at == MODEL.absolute() or remembered_weights(sha256) == at:
         return
     with suppress(OSError, RuntimeError, NotImplementedError):  # no home, a read-only one, one without locks
-        file = config_folder() / FILE
+        file = user_folder("config") / FILE
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(file.with_name(f"{FILE}.lock"), timeout=PATIENCE):
             known = _read(file) | {sha256: str(at)}
@@ -38,23 +37,9 @@ def remember_weights(sha256: str, place: str | Path) -> None:
 def remembered_weights(sha256: str) -> Path | None:
     """Where weights of this hash lay when they were last given; None where nobody has said."""
     with suppress(OSError, RuntimeError):
-        found = _read(config_folder() / FILE).get(sha256)
+        found = _read(user_folder("config") / FILE).get(sha256)
         return None if found is None else Path(found)
     return None
-
-
-def config_folder() -> Path:
-    """vitdex's folder in the user's config: in XDG_CONFIG_HOME where that is set, else where the system keeps it.
-
-    Raises RuntimeError where the user has no home.
-    """
-    if (given := Path(os.environ.get("XDG_CONFIG_HOME", ""))).is_absolute():
-        return given / "vitdex"
-    if sys.platform == "win32":
-        return Path(os.environ.get("APPDATA") or Path.home() / "AppData" / "Roaming") / "vitdex"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "vitdex"
-    return Path.home() / ".config" / "vitdex"
 
 
 def _read(file: Path) -> dict[str, str]:

@@ -7,8 +7,6 @@ them is counted and said. It takes minutes for ViT-B/16, so what was made is kep
 
 from __future__ import annotations
 
-import os
-import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 
 from ...schemas.progress import Progress, silent
 from ...schemas.storage.plain_files import replacing
+from ...schemas.user_folders import user_folder
 from .spaces import Floats, plane
 
 Points = NDArray[np.float32]
@@ -53,15 +52,7 @@ def why_not(points: int) -> str | None:
 def recalled(key: str, points: int) -> Arranged | None:
     """What was arranged under a key before; None where the cache holds nothing of so many points."""
     file = _cache_file(key)
-    if file is None:
-        return None
-    with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile):
-        with np.load(file, allow_pickle=False) as kept:
-            found = Arranged(kept["points"].astype(np.float32), float(kept["kept"]), kept["nearest"].astype(np.int64))
-        placed = found.points.shape == (points, 2) and np.isfinite(found.points).all()
-        known = found.nearest.shape == (points, NEAR) and 0 <= found.nearest.min() <= found.nearest.max() < points
-        return found if placed and known else None
-    return None
+    return None if file is None else read(file, points)
 
 
 def arranged(rows: Floats, key: str, progress: Progress | None = None) -> Arranged:
@@ -69,10 +60,26 @@ def arranged(rows: Floats, key: str, progress: Progress | None = None) -> Arrang
     made, file = _arrange(rows, progress or silent), _cache_file(key)
     if file is not None:
         with suppress(OSError):  # a cache that cannot be written: it is made again another time
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(file) as part, part.open("wb") as content:
-                np.savez(content, points=made.points, kept=np.float64(made.kept), nearest=made.nearest)
+            write(file, made)
     return made
+
+
+def write(file: Path, made: Arranged) -> None:
+    """Keep an arrangement in a file, which is whole or not there. Raises OSError."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as part, part.open("wb") as content:
+        np.savez(content, points=made.points, kept=np.float64(made.kept), nearest=made.nearest)
+
+
+def read(file: Path, points: int) -> Arranged | None:
+    """What was kept in a file; None where that holds no arrangement of so many points."""
+    with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile):
+        with np.load(file, allow_pickle=False) as kept:
+            found = Arranged(kept["points"].astype(np.float32), float(kept["kept"]), kept["nearest"].astype(np.int64))
+        placed = found.points.shape == (points, 2) and np.isfinite(found.points).all()
+        known = found.nearest.shape == (points, NEAR) and 0 <= found.nearest.min() <= found.nearest.max() < points
+        return found if placed and known else None
+    return None
 
 
 def neighbours(rows: Floats, k: int, progress: Progress = silent) -> tuple[NDArray[np.int64], Floats]:
@@ -131,14 +138,7 @@ def _arrange(rows: Floats, progress: Progress) -> Arranged:
 
 
 def _cache_file(key: str) -> Path | None:
-    """Where an arrangement is kept: in XDG_CACHE_HOME where that is set, else where the system keeps caches."""
-    name = f"map-{key}-{VERSION}.npz"
-    if (given := Path(os.environ.get("XDG_CACHE_HOME", ""))).is_absolute():
-        return given / "vitdex" / name
-    with suppress(RuntimeError):  # no home
-        if sys.platform == "win32":
-            return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "vitdex" / "Cache" / name
-        if sys.platform == "darwin":
-            return Path.home() / "Library" / "Caches" / "vitdex" / name
-        return Path.home() / ".cache" / "vitdex" / name
+    """Where an arrangement is kept; None for a user without a home."""
+    with suppress(RuntimeError):
+        return user_folder("cache") / f"map-{key}-{VERSION}.npz"
     return None

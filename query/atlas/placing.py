@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 
 from ...schemas.manifest import content_sha256
 from ...schemas.progress import Progress, silent
-from .arrangement import Arranged, Points, arranged, recalled, why_not
+from .apart import arranged_apart
+from .arrangement import Points, arranged, recalled, why_not
 from .atlas import Atlas
 from .nearness import Near
-from .spaces import Floats, Space, plane, rows_of, spaces_of
+from .spaces import Space, plane, rows_of, spaces_of
 
 
 class Placing:
@@ -63,32 +60,10 @@ class Placing:
         try:
             with self._making:
                 for space in self.missing:
-                    self.made[space] = _arranged_apart(rows_of(self.atlas, space), self._key(space))
+                    self.made[space] = arranged_apart(rows_of(self.atlas, space), self._key(space))
         except Exception as error:  # it is said on the map's page, and the thread has nobody else to tell
             self.fault = f"{type(error).__name__}: {error}"
             raise
-
-
-def _arranged_apart(rows: Floats, key: str) -> Arranged:
-    """As `arranged`, in another process. Raises EOFError where that was ended."""
-    context = get_context("spawn")
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_arrange_and_send, args=(there, rows, key), daemon=True)  # it ends with this one
-    process.start()
-    there.close()
-    try:
-        made: Arranged = here.recv()
-    finally:
-        here.close()
-    process.join()
-    return made
-
-
-def _arrange_and_send(there: Connection, rows: Floats, key: str) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is heard by who waits
-    if hasattr(os, "nice"):
-        os.nice(10)
-    there.send(arranged(rows, key))
 
 
 def placing(atlas: Atlas) -> Placing:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import threading
 from pathlib import Path
@@ -13,14 +12,14 @@ from typing import Any
 from ...schemas.errors import QueryError, VitdexError
 from ..stored.limits import TOO_MUCH
 from ..stored.stored_index import StoredIndex
-from .child import MEMORY_BYTES, REQUEST, SAID
+from .child import MEMORY_BYTES, REQUEST, SAID, end_with_the_parent
 from .table_files import write_table
 
 
 def main() -> None:
     """Entry point of the child."""
     folder = Path(sys.argv[1])
-    threading.Thread(target=_end_with_the_parent, args=[folder], daemon=True).start()
+    threading.Thread(target=end_with_the_parent, args=[folder], daemon=True).start()
     _limit()
     said = answer(folder, json.loads((folder / REQUEST).read_text(encoding="utf-8")))
     (folder / SAID).write_text(json.dumps(said), encoding="utf-8")
@@ -45,12 +44,6 @@ def answer(folder: Path, request: Any) -> dict[str, Any]:
 
 def _said(error: VitdexError) -> dict[str, Any]:
     return {"error": type(error).__name__, "fact": error.args[0], "remedy": error.remedy}
-
-
-def _end_with_the_parent(folder: Path) -> None:
-    sys.stdin.buffer.read()  # until the parent's end of it is closed
-    shutil.rmtree(folder, ignore_errors=True)
-    os._exit(1)
 
 
 def _limit() -> None:

@@ -8,6 +8,7 @@ import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import torch
 from click.testing import CliRunner
 from conftest import SAMPLE
 from safetensors.torch import load_file, save_file
-from vitdex.data.models.remembered_weights import config_folder, remember_weights, remembered_weights
+from vitdex.data.models.remembered_weights import remember_weights, remembered_weights
 from vitdex.data.packaged import IMAGES, MODEL
 from vitdex.indexer.build import Quiet, build
 from vitdex.indexer.plan import Request
@@ -24,6 +25,7 @@ from vitdex.query import open_model
 from vitdex.query.commands.main import cli
 from vitdex.query.index import Index
 from vitdex.schemas.errors import ModelError
+from vitdex.schemas.user_folders import user_folder
 
 LAYER, SHA = "blocks.1.mlp.fc1", "a" * 64
 
@@ -115,7 +117,7 @@ def test_what_is_packaged_needs_no_memory(own_config: Path, tmp_path: Path) -> N
                 b'{"%s": "../mine"}' % SHA.encode(), b'{"%s": "/a\\u0000b"}' % SHA.encode()]
 )  # fmt: skip
 def test_a_damaged_config_says_nothing_and_is_mended(content: bytes, tmp_path: Path) -> None:
-    file = config_folder() / "weights.json"
+    file = user_folder("config") / "weights.json"
     file.parent.mkdir(parents=True)
     file.write_bytes(content)
     assert remembered_weights(SHA) is None
@@ -128,7 +130,7 @@ def test_many_remember_at_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(remember_weights, places, places.values()))
     assert {sha: remembered_weights(sha) for sha in places} == places
-    assert [p.name for p in config_folder().iterdir() if p.suffix == ".json"] == ["weights.json"]
+    assert [p.name for p in user_folder("config").iterdir() if p.suffix == ".json"] == ["weights.json"]
 
 
 def test_where_nothing_can_be_written_nothing_is_remembered(
@@ -148,14 +150,31 @@ def test_where_nothing_can_be_written_nothing_is_remembered(
     assert remembered_weights(SHA) is None
 
 
-def test_the_folder_is_the_systems_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert config_folder() == Path(os.environ["XDG_CONFIG_HOME"]) / "vitdex"
+@pytest.mark.parametrize(
+    ("kind", "linux", "macos", "windows"),
+    [
+        ("config", ".config/vitdex", "Library/Application Support/vitdex", ("APPDATA", "Roaming/vitdex")),
+        ("cache", ".cache/vitdex", "Library/Caches/vitdex", ("LOCALAPPDATA", "Local/vitdex/Cache")),
+    ],
+)
+def test_the_folder_is_the_systems_own(
+    kind: Literal["config", "cache"],
+    linux: str,
+    macos: str,
+    windows: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    variable = f"XDG_{kind.upper()}_HOME"
+    assert user_folder(kind) == Path(os.environ[variable]) / "vitdex"
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    monkeypatch.setenv("XDG_CONFIG_HOME", "not/absolute")
-    of = {"linux": ".config", "darwin": "Library/Application Support"}
-    for system, folder in of.items():
+    monkeypatch.setenv(variable, "not/absolute")
+    for system, folder in (("linux", linux), ("darwin", macos)):
         monkeypatch.setattr(sys, "platform", system)
-        assert config_folder() == tmp_path / folder / "vitdex"
+        assert user_folder(kind) == tmp_path / folder
     monkeypatch.setattr(sys, "platform", "win32")
-    monkeypatch.setenv("APPDATA", str(tmp_path / "Roaming"))
-    assert config_folder() == tmp_path / "Roaming" / "vitdex"
+    given, folder = windows
+    monkeypatch.setenv(given, str(tmp_path / Path(folder).parts[0]))
+    assert user_folder(kind) == tmp_path / folder
+    monkeypatch.delenv(given)
+    assert user_folder(kind) == tmp_path / "AppData" / folder

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from vitdex.query.atlas import arrangement
+from vitdex.query.atlas import apart, arrangement
+from vitdex.query.atlas.apart import arranged_apart
 from vitdex.query.atlas.arrangement import FEWEST, arranged, neighbours, recalled, share_kept
 from vitdex.query.atlas.atlas import Atlas
 from vitdex.query.atlas.files import data_file
-from vitdex.query.atlas.placing import _arranged_apart, nearest_of, placing, points_of
+from vitdex.query.atlas.placing import nearest_of, placing, points_of
 from vitdex.query.index import Index
 from vitdex.query.stored.stored_index import StoredIndex
 
@@ -138,21 +139,18 @@ def test_beside_the_pages_the_same_is_made_and_a_fault_is_said(
 ) -> None:
     rows = grouped(2)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    made = _arranged_apart(rows, "apart")
+    made = arranged_apart(rows, "apart")
     again = recalled("apart", len(rows))
     assert again is not None
     assert np.array_equal(made.points, again.points)
     with Index(sample_path) as index:
         atlas = Atlas(index)
-        monkeypatch.setattr("vitdex.query.atlas.placing._arranged_apart", _ended)
+        monkeypatch.setattr(apart, "CODE", "raise SystemExit('no room')")
         monkeypatch.setattr("threading.excepthook", lambda said: None)
         placing(atlas).begin()
         placing(atlas)._beside.join()  # type: ignore[union-attr]
         assert map_of(atlas)["arranging"] == "failed"
-
-
-def _ended(rows: NDArray[np.float32], key: str) -> arrangement.Arranged:
-    raise EOFError
+        assert placing(atlas).fault == "RuntimeError: no room"
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x05\x06" + bytes(18)])
