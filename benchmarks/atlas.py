@@ -45,13 +45,6 @@ TIMES = 40
 SERVE = "from vitdex.query.commands.main import main; main()"
 
 
-def run_spec() -> RunSpec:
-    return replace(PLAIN(), inputs=True)
-
-
-PLAIN, queries.run_spec = queries.run_spec, run_spec
-
-
 def linked(root: Path, array: ArraySpec, first: Path) -> None:
     """One file stands for all of an array."""
     for name in array.file_names:
@@ -63,8 +56,9 @@ def linked(root: Path, array: ArraySpec, first: Path) -> None:
 
 def make(root: Path) -> None:
     """The synthetic index, with all files that pages read."""
-    queries.make(root)
-    spec, every = run_spec(), arrays(run_spec())
+    spec: RunSpec = replace(queries.run_spec(), inputs=True)
+    queries.make(root, spec)
+    every = arrays(spec)
     maps, units = every[f"{queries.LAYER}/map"], np.arange(queries.UNITS)
     values = np.random.default_rng(0).integers(0, 256, maps.file_shape, np.uint8)
     values[:, units, units % spec.patches] = 255  # at the peaks that queries.py puts into its tables

@@ -121,9 +121,9 @@ def fill_tables(database: Path) -> None:
                 db.execute(f"INSERT INTO {table} SELECT {key}, {columns} FROM {rows}")
 
 
-def make(root: Path) -> None:
+def make(root: Path, spec: RunSpec) -> None:
     """The synthetic index: all tables; weights; one layer's maxima, and its maps in one part."""
-    layout, spec = Layout(root), run_spec()
+    layout = Layout(root)
     root.mkdir(exist_ok=True)
     if not layout.database.exists():
         fill_tables(layout.database)
@@ -199,7 +199,7 @@ def median(ask: Callable[[], object]) -> float:
 def main(where: Path | None, out: Path | None) -> None:
     """Make the index in a temporary folder, ask, print."""
     with tempfile.TemporaryDirectory(dir=where) as folder:
-        make(Path(folder))
+        make(Path(folder), run_spec())
         before = own_bytes() / 1e9
         print(HEADER)
         figures = []

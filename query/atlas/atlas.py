@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,17 +15,7 @@ from ...schemas.errors import QueryError
 from ...schemas.run_spec import Side
 from ..lookups.key_neurons import RANKINGS, Ranking, default_ranking
 from ..stored.stored_index import StoredIndex
-from .columns import (
-    ACTIVATIONS,
-    SCORES,
-    Exemplars,
-    Images,
-    Neurons,
-    all_images,
-    all_neurons,
-    layer_classes,
-    layer_exemplars,
-)
+from .columns import Exemplars, Images, Neurons, all_images, all_neurons, layer_classes, layer_exemplars, ranking_tables
 from .nearness import Nearness
 from .thumbnails import thumbnail
 
@@ -39,7 +30,7 @@ class Atlas:
         self.index = index
         self._lock = threading.RLock()
         self._kept: dict[Hashable, Any] = {}
-        self._classes: OrderedDict[int, dict[Ranking, NDArray[np.float32]]] = OrderedDict()
+        self._classes = lru_cache(LAYERS_KEPT)(lambda place: layer_classes(index, self.layer(place)))
         self._thumbnails: OrderedDict[int, bytes] = OrderedDict()
 
     def once(self, what: Hashable, make: Callable[[], Any]) -> Any:
@@ -80,13 +71,8 @@ class Atlas:
 
     def classes(self, place: int) -> dict[Ranking, NDArray[np.float32]]:
         """What a layer's neurons say of the classes, [class, unit] by ranking; the last few layers are kept."""
-        with self._lock:
-            if place not in self._classes:
-                self._classes[place] = layer_classes(self.index, self.layer(place))
-                if len(self._classes) > LAYERS_KEPT:
-                    self._classes.popitem(last=False)
-            self._classes.move_to_end(place)
-            return self._classes[place]
+        with self._lock:  # each is large: none is made twice
+            return self._classes(place)
 
     def says(self, place: int, unit: int) -> int:
         """The class that a neuron's value vector says loudest; -1 where there is none."""
@@ -102,10 +88,8 @@ class Atlas:
     def _rankings(self) -> list[Ranking]:
         if not self.index.spec.classes:
             return []
-        tables = {"class_scores": SCORES, "class_activations": ACTIVATIONS}
-        if self.index.effects is not None:
-            tables["class_effects"] = ("effect",)
         known = "SELECT 1 FROM {} WHERE {} IS NOT NULL LIMIT 1"
+        tables = ranking_tables(self.index)
         held = [by for t, names in tables.items() for by in names if self.index.tables.rows(known.format(t, by), [])]
         first = default_ranking(self.index)
         return sorted(held, key=lambda by: (by != first, RANKINGS.index(by)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ COUNTED = 100  # neurons whose layers are counted
 EXEMPLARS = 6  # of each neuron
 IMAGES = 24
 NEAR = 8
+CLASSES_KEPT = 16
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,13 @@ def pictures_of_class(atlas: Atlas, class_id: int) -> list[bytes]:
 
 
 def _contents(atlas: Atlas, class_id: int) -> _Contents:
+    """What a class's page shows: kept for its pictures, which are asked for with its data."""
+    of = atlas.once("contents of classes", lambda: lru_cache(CLASSES_KEPT)(lambda own: _found(atlas, own)))
+    found: _Contents = of(class_id)
+    return found
+
+
+def _found(atlas: Atlas, class_id: int) -> _Contents:
     atlas.index.class_id(class_id)
     places = {layer.name: place for place, layer in enumerate(atlas.index.spec.layers)}
     ranked = {}

@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from ...schemas.errors import STRANGE, DamagedIndex
 from ...schemas.run_spec import Side
-from ..lookups.key_neurons import RANKINGS, Ranking
+from ..lookups.key_neurons import EFFECTS, RANKINGS, TABLES, Ranking
 from ..lookups.neuron import QUANTILES
 from ..stored.stored_index import StoredIndex
 
 Column = NDArray[Any]
-SCORES: tuple[Ranking, ...] = ("score", "cosine", "probability", "folded")
-ACTIVATIONS: tuple[Ranking, ...] = ("contribution", "auroc")
 STATISTICS = ("pre_mean", "pre_std", "post_mean", "positive_share", "value_norm", "dead")
+LARGEST: set[Ranking] = {"auroc", "effect"}  # of which the largest of all classes is held
 SHOWN: dict[Side, int] = {"top": 20, "quantile": 9, "bottom": 9}  # exemplars of a neuron on its page
 
 
@@ -41,12 +40,17 @@ class Neurons:
         return self.columns[name][self.starts[place] : self.starts[place + 1]]
 
 
+def ranking_tables(index: StoredIndex) -> dict[str, list[Ranking]]:
+    """The tables of an index that rank neurons, and by what each does."""
+    held = {names: table for names, table in TABLES.items() if names != EFFECTS or index.effects is not None}
+    return {table: [by for by in RANKINGS if by in names] for names, table in held.items()}
+
+
 def all_neurons(index: StoredIndex) -> Neurons:
     """The rows of all neurons of an index."""
     starts = np.concatenate([[0], np.cumsum([layer.units for layer in index.spec.layers])]).astype(int)
     first = {layer.name: start for layer, start in zip(index.spec.layers, starts, strict=False)}
     columns: dict[str, Column] = {}
-
     units = {layer.name: layer.units for layer in index.spec.layers}
 
     def fill(query: str, names: tuple[str, ...]) -> None:
@@ -63,9 +67,9 @@ def all_neurons(index: StoredIndex) -> Neurons:
     held = (*STATISTICS, *QUANTILES)
     fill(f"SELECT layer, unit, {', '.join(held)} FROM neurons", held)
     fill("SELECT layer, unit, class_id AS says, score FROM class_scores WHERE rank_in_unit = 1", ("says", "score"))
-    largest: list[tuple[str, Ranking]] = [("class_activations", "auroc")]
-    for table, by in largest + ([("class_effects", "effect")] if index.effects is not None else []):
-        fill(_largest(table, by), (by, f"{by}_class"))
+    for table, rankings in ranking_tables(index).items():
+        for by in LARGEST.intersection(rankings):
+            fill(_largest(table, by), (by, f"{by}_class"))
     return Neurons(tuple(starts.tolist()), columns)
 
 
@@ -123,11 +127,8 @@ def layer_exemplars(index: StoredIndex, layer: str) -> dict[Side, Exemplars]:
 def layer_classes(index: StoredIndex, layer: str) -> dict[Ranking, NDArray[np.float32]]:
     """A layer's neurons and every class: [class, unit] for each ranking that the index has of it, NaN for nothing."""
     spec = index.neuron_layer(layer, 0)
-    tables = [("class_scores", SCORES), ("class_activations", ACTIVATIONS)]
-    if index.effects is not None and layer in index.effects.spec.layers:
-        tables.append(("class_effects", ("effect",)))
     found: dict[Ranking, NDArray[np.float32]] = {}
-    for table, columns in tables:
+    for table, columns in ranking_tables(index).items():
         rows = index.look_up(f"SELECT class_id, unit, {', '.join(columns)} FROM {table} WHERE layer = ?", [layer])
         must_be_there("class", rows.class_id, len(index.classes))
         must_be_there("neuron", rows.unit, spec.units)

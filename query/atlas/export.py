@@ -19,14 +19,14 @@ from ..notes.database import notes_stamp
 from ..stored.names import at_least
 from ..stored.stored_index import StoredIndex
 from .atlas import Atlas
-from .files import data_file, front_end, neuron_addresses
+from .files import START, data_file, front_end, neuron_addresses
+from .other_pages import start_page
 from .placing import placing
 from .plain import Page, json_bytes
 from .writers import write_file, write_files
 
 STAMP = "atlas.json"  # what an export is of
 MEASURED = 12  # neurons, classes and images each whose files tell how large all are
-START = "data/start.json"
 FIRST = (START, "data/search.json", "data/about.json", "data/map.json")  # by this process: it has arranged the map
 
 
@@ -158,10 +158,9 @@ def _measured(atlas: Atlas, addresses: list[str]) -> int:
 
 def _content(plan: ExportPlan, address: str) -> bytes:
     """What lies at an address; the start says which neurons there are, where it is not all."""
-    content = data_file(plan.atlas, address).content
-    if address != START or plan.whole:
-        return content
-    return json_bytes({**json.loads(content), "held": plan.stamp["neurons"]})
+    if address == START and not plan.whole:
+        return json_bytes({**start_page(plan.atlas), "held": plan.stamp["neurons"]})
+    return data_file(plan.atlas, address).content
 
 
 def _check_place(out: Path, stamp: Page) -> None:

@@ -21,6 +21,7 @@ from .other_pages import about_page, layer_page, search_page, start_page
 from .plain import json_bytes
 from .thumbnails import pack
 
+START = "data/start.json"  # what every page needs, and what a carrier adds to it
 JSON, JPEG, PACK = "application/json", "image/jpeg", "application/octet-stream"
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 

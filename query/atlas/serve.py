@@ -29,7 +29,8 @@ from ...schemas.errors import DamagedIndex, QueryError, VitdexError
 from ..console.child import ask_in_child
 from ..stored.stored_index import StoredIndex
 from .atlas import Atlas
-from .files import JSON, File, data_file, front_end
+from .files import JSON, START, File, data_file, front_end
+from .other_pages import start_page
 from .placing import placing
 from .plain import json_bytes
 
@@ -135,10 +136,9 @@ def _data(atlas: Atlas, address: str) -> File:
     """As data_file; the start says that there is a console here, and who asks for the map sets its arranging off."""
     if address == "data/map.json":
         placing(atlas).begin()
-    file = data_file(atlas, address)
-    if address != "data/start.json":
-        return file
-    return File(json_bytes({**json.loads(file.content), "console": True}), file.kind)
+    if address == START:
+        return File(json_bytes({**start_page(atlas), "console": True}), JSON)
+    return data_file(atlas, address)
 
 
 async def _console(atlas: Atlas, waiting: threading.BoundedSemaphore, request: Request) -> Response:
