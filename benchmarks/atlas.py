@@ -124,7 +124,7 @@ def page(kind: str, number: int) -> list[str]:
     unit = (number * 61) % queries.UNITS
     return {
         "neuron": [f"data/neuron/{PLACE}/{unit}.json", f"data/neuron/{PLACE}/{unit}.jpgs"],
-        "class": [f"data/class/{number}.json"],
+        "class": [f"data/class/{number}.json", f"data/class/{number}.jpgs"],
         "image": [f"data/image/{number * 7}.json", f"data/image/{number * 7}.jpg"],
         "layer": [f"data/layer/{PLACE}.json"],
         "map": ["data/map.json"],
@@ -192,23 +192,32 @@ def crowd(address: str, process: psutil.Process, clients: int, seconds: float) -
     ]
 
 
-def exported(root: Path, out: Path, neurons: int) -> list[Figure]:
-    """Neurons a second of an export, and what all of it would be."""
+def exported(root: Path, out: Path) -> list[Figure]:
+    """Seconds of an export of everything, and its neurons a second: they are written last, by processes that run."""
     with Index(root) as index:
         start = time.perf_counter()
-        whole = plan_export(index, out / "whole")
-        said = f"all {whole.neurons:,} neurons: {len(whole.addresses):,} files, about {bytes_text(whole.bytes)}"
+        plan = plan_export(index, out)
+        said = f"all {plan.neurons:,} neurons: {len(plan.addresses):,} files, about {bytes_text(plan.bytes)}"
         print(f"{said}; planned in {time.perf_counter() - start:.0f} s", flush=True)
-        own = [address for address in whole.addresses if address.startswith(f"data/neuron/{PLACE}/")]
-        some = {f"data/neuron/{PLACE}/{unit}.{kind}" for unit in range(neurons) for kind in ("json", "jpgs")}
-        plan = replace(whole, addresses=[address for address in own if address in some])
-        start = time.perf_counter()
-        write_export(plan, workers=workers_for(10**9))
-        seconds = time.perf_counter() - start
+        before = sum(not address.startswith("data/neuron/") for address in plan.addresses)
+        times = [time.perf_counter()]
+        reached: list[tuple[int, float]] = []
+
+        def tell(done: int, total: int) -> None:
+            times.append(time.perf_counter())
+            if done >= before:
+                reached.append((done, times[-1]))
+
+        write_export(plan, workers=workers_for(10**9), progress=tell)
+        (first, begun), (last, ended) = reached[0], reached[-1]
+        share = (last - first) / (len(plan.addresses) - before)
+        size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     return [
-        Figure("export: neurons a second", neurons / seconds, "1/s", 200, more=True),
-        Figure("export: size of all", whole.bytes / 1e9, "GB"),
-        Figure("export: files of all", float(len(whole.addresses)), ""),
+        Figure("export: neurons a second", share * plan.neurons / (ended - begun), "1/s", 200, more=True),
+        Figure("export: seconds of all", times[-1] - times[0], "s"),
+        Figure("export: size of all", size / 1e9, "GB"),
+        Figure("export: the size that was told", plan.bytes / 1e9, "GB"),
+        Figure("export: files of all", float(len(plan.addresses)), ""),
     ]
 
 
@@ -229,11 +238,10 @@ def arrangement(root: Path) -> list[Figure]:
 @click.option("--record", "out", type=click.Path(path_type=Path), help="Also write the figures into this folder.")
 @click.option("--clients", default=50, show_default=True)
 @click.option("--seconds", default=60.0, show_default=True, help="Of many clients.")
-@click.option("--neurons", default=2000, show_default=True, help="That are exported.")
 @click.option("--only", type=click.Choice(["pages", "crowd", "export", "map"]), multiple=True)
 @click.option("--keep", type=click.Path(path_type=Path), help="Make the index here, or use the one that is here.")
 def main(
-    where: Path | None, out: Path | None, clients: int, seconds: float, neurons: int, only: tuple[str, ...], keep: Path
+    where: Path | None, out: Path | None, clients: int, seconds: float, only: tuple[str, ...], keep: Path | None
 ) -> None:
     """Make the index, ask, print."""
     figures: list[Figure] = []
@@ -256,7 +264,7 @@ def main(
                 if "crowd" in chosen:
                     tell(crowd(address, process, clients, seconds))
         if "export" in chosen:
-            tell(exported(root, Path(folder) / "out", neurons))
+            tell(exported(root, Path(folder) / "out"))
         if "map" in chosen:
             tell(arrangement(root))
         record(out, "atlas", figures)

@@ -107,8 +107,8 @@ def fill_tables(database: Path) -> None:
                 )
         db.execute(f"INSERT INTO classes SELECT range, 'n' || range, 'class ' || range, 0 FROM range({CLASSES})")
         db.execute(
-            f"INSERT INTO images SELECT range, 'n/' || range || '.JPEG', 'n', range % {CLASSES}, 0, 1, 500, 375, NULL "
-            f"FROM range({IMAGES})"
+            f"INSERT INTO images SELECT range, 'n/' || range || '.JPEG', 'n', range % {CLASSES}, 0, 1, 500, 375, "
+            f"{{'left': 62.5, 'top': 0, 'right': 437.5, 'bottom': 375}} FROM range({IMAGES})"
         )
         key = f"'blocks.' || range % {NEURONS} // {UNITS} || '.mlp.fc1', range % {UNITS}, range // {NEURONS}"
         rank, rank_in_unit = f"1 + hash(range) % {NEURONS}", f"1 + (range // {NEURONS} + range % {NEURONS}) % {CLASSES}"

@@ -88,10 +88,11 @@ def flags(atlas: Atlas, place: int, unit: int) -> list[str]:
     if columns["dead"][row]:
         return ["dead"]
     auroc, lengths = atlas.classes(place).get("auroc"), atlas.neurons.of_layer(place, "value_norm")
+    long = atlas.once(("long", place), lambda: np.quantile(lengths, LONGEST))
     found = {
         "silent": says >= 0 and auroc is not None and auroc[says, unit] < 0.5,
         "seldom": columns["positive_share"][row] < SELDOM,
-        "long": lengths[unit] >= np.quantile(lengths, LONGEST),
+        "long": lengths[unit] >= long,
     }
     return [name for name, holds in found.items() if holds]
 

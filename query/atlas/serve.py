@@ -8,6 +8,7 @@ front end's own files; the path of a request is looked up among addresses and ne
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 from collections.abc import Callable, Mapping
@@ -178,11 +179,21 @@ def _answered(root: Path, query: str) -> Response:
 
 
 def listen(port: int) -> socket.socket:
-    """A socket at a port of this machine alone; 0 for any that is free. Raises QueryError where it is taken."""
+    """A socket at a port of this machine alone; 0 for any that is free. Raises QueryError where it is taken.
+
+    It says that it is TCP: asyncio sends small pieces at once (TCP_NODELAY) only where a socket says so, and an
+    answer's body would else wait 40 ms for the browser to confirm its headers.
+    """
+    own = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        return socket.create_server((HERE, port), backlog=128)
+        if os.name == "posix":  # elsewhere it would let two servers have one port
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        own.bind((HERE, port))
+        own.listen(128)
     except (OSError, OverflowError) as error:
+        own.close()
         raise QueryError(f"port {port} cannot be used: {error}", "Choose another: --port N; 0 takes any.") from error
+    return own
 
 
 def server_of(atlas: Atlas, port: int, framed: bool = False) -> uvicorn.Server:
