@@ -1,5 +1,5 @@
 // Where an address leads, the search, the keys.
-import { Absent, card, className, classLink, count, el, heading, imageAddress, isHeld, json, layerAddress, layerTitle, name, neuronAddress, onLeave, shown, state, classAddress, taken } from "./parts.js";
+import { Absent, card, className, classLink, count, el, heading, imageAddress, isHeld, json, layerAddress, layerTitle, name, neuronAddress, onLeave, shown, state, classAddress, taken, withPictures } from "./parts.js";
 
 const main = document.getElementById("page"), root = document.documentElement;
 
@@ -27,7 +27,13 @@ async function unitPage(layer, word) {
   const place = placeOf(layer), unit = number(word), { units } = state.start.layers[place];
   if (!(unit < units)) throw new Absent(`There is no neuron ${shown(word ?? "")} in ${shown(layer)}. Its neurons count from 0 to ${units - 1}.`);
   if (!isHeld(place, unit)) throw new Absent("This export holds some neurons of the index, and this one is not among them.");
-  return (await CODE.neuron()).neuronPage(place, unit);
+  const [code, found] = await Promise.all([CODE.neuron(), withPictures(`neuron/${place}/${unit}`)]);
+  return code.neuronPage(place, unit, found);
+}
+
+async function classPage(word) {
+  const id = classOf(word ?? ""), [code, found] = await Promise.all([CODE.class(), withPictures(`class/${id}`)]);
+  return code.classPage(id, found);
 }
 
 // The code of pages, fetched when the first of a kind is asked for.
@@ -40,7 +46,7 @@ const CODE = {
 const PAGES = {
   "": async () => (await others()).homePage(),
   neuron: unitPage,
-  class: async (word) => (await CODE.class()).classPage(classOf(word ?? "")),
+  class: classPage,
   classes: async () => (await others()).classesPage(),
   image: async (word) => (await CODE.image()).imagePage(/^\d+$/.test(word ?? "") ? number(word) : await imageOf(word ?? "")),
   layer: async (word) => (await others()).layerPage(placeOf(word ?? "")),

@@ -1,7 +1,6 @@
-import { bars, card, choice, classAddress, className, classLink, count, el, heading, imageAddress, json, layerAddress, layerTitle, mapControls, MEANS, name, neuronLink, neuronScale, num, overlaid, pictures, redraw, share, shown, state, WORDS } from "./parts.js";
+import { bars, card, choice, classAddress, className, classLink, count, el, heading, imageAddress, layerAddress, layerTitle, mapControls, MEANS, name, neuronLink, neuronScale, num, overlaid, redraw, share, shown, state, WORDS } from "./parts.js";
 
-export async function classPage(id) {
-  const [data, urls] = await Promise.all([json(`class/${id}`), state.start.pictures ? pictures(`class/${id}`) : []]);
+export function classPage(id, [data, urls]) {
   // numbers as keys come in their own order, so the order of pictures is that in which the page shows images
   const order = [...data.own.image.slice(0, data.own.shown)];
   for (const [by] of Object.entries(data.rankings)) for (const [place, unit] of data.rankings[by].neurons) order.push(...data.neurons[`${place}:${unit}`].exemplars.image);

@@ -1,4 +1,4 @@
-import { bars, card, choice, className, classLink, copied, count, el, heading, imageAddress, isHeld, json, layerAddress, layerTitle, legend, look, mapControls, MEANS, name, neuronAddress, neuronLink, neuronScale, num, overlaid, pictures, redraw, share, shown, state, svg, WORDS } from "./parts.js";
+import { bars, card, choice, className, classLink, copied, count, el, heading, imageAddress, isHeld, layerAddress, layerTitle, legend, look, mapControls, MEANS, name, neuronAddress, neuronLink, neuronScale, num, overlaid, redraw, share, shown, state, svg, WORDS } from "./parts.js";
 
 const FLAGS = {
   dead: ["dead", "It is above 0 on no token of any image."],
@@ -9,9 +9,7 @@ const FLAGS = {
 const EFFECT = "Estimated fall, on this image, of the logit of its class (of the model's answer, where it has none) less the mean of all logits, without the neuron; About says by what it is replaced.";
 const SIDES = [["top", "strongest"], ["quantile", "across its range"], ["bottom", "weakest"]];
 
-export async function neuronPage(place, unit) {
-  const address = `neuron/${place}/${unit}`;
-  const [data, urls] = await Promise.all([json(address), state.start.pictures ? pictures(address) : []]);
+export function neuronPage(place, unit, [data, urls]) {
   const order = new Map([...new Set(SIDES.flatMap(([side]) => data.exemplars[side].image))].map((id, i) => [id, urls[i]]));
   const { units } = state.start.layers[place];
   const find = (from, by) => {

@@ -41,7 +41,7 @@ export function num(value, digits = 3) {
   return value.toFixed(Math.min(decimals, 5)).replace("-", "−");
 }
 
-export const count = (value) => value.toLocaleString("en");
+export const count = (value) => String(value).replace(/\B(?=(\d{3})+$)/g, ",");
 export const share = (value) => (value === null ? "–" : `${num(100 * value)} %`);
 
 export const WORDS = {
@@ -120,19 +120,22 @@ async function fetched(address) {
 
 export const json = async (address) => (await fetched(`data/${address}.json`)).json();
 
-// Thumbnails of a page: one file of many JPEGs, as addresses that an <img> takes.
-export async function pictures(address) {
+// Thumbnails of a page: one file of many JPEGs, as addresses that an <img> takes. (Object URLs would cost more: a
+// browser waits a millisecond for each.)
+async function pictures(address) {
   const buffer = await (await fetched(`data/${address}.jpgs`)).arrayBuffer();
   const view = new DataView(buffer), many = view.getUint32(0, true), found = [];
   let at = 4 * (many + 1);
   for (let i = 0; i < many; i++) {
     const length = view.getUint32(4 * (i + 1), true);
-    found.push(length ? URL.createObjectURL(new Blob([new Uint8Array(buffer, at, length)], { type: "image/jpeg" })) : null);
+    found.push(length ? `data:image/jpeg;base64,${btoa(String.fromCharCode(...new Uint8Array(buffer, at, length)))}` : null);
     at += length;
   }
-  onLeave(() => found.forEach((url) => url && URL.revokeObjectURL(url)));
   return found;
 }
+
+// The data of a page and its pictures; none where the index stores none.
+export const withPictures = (address) => Promise.all([json(address), state.start.pictures ? pictures(address) : []]);
 
 // What a page has to let go of when the next one has come.
 let leaving = [];
@@ -179,8 +182,8 @@ function weights(patches, pixels, blocky) {
   return Array.from({ length: pixels }, (_, i) => {
     const at = Math.min(patches - 1, Math.max(0, ((i + 0.5) * patches) / pixels - 0.5));
     if (blocky) return [Math.min(patches - 1, Math.floor((i * patches) / pixels)), 0];
-    const first = Math.min(patches - 1, Math.floor(at));
-    return [first, at - first];
+    const first = Math.floor(at);
+    return [first, at - first]; // 0 at the last patch
   });
 }
 
@@ -197,19 +200,25 @@ function shadesAt(opacity) {
   return pixels;
 }
 
-export function drawMap(canvas, values, [rows, columns], scale, { blocky = false, opacity = 1 } = {}) {
+export function drawMap(canvas, values, [rows, columns], { low, high }, { blocky = false, opacity = 1 } = {}) {
   const { width, height } = canvas, context = canvas.getContext("2d"), image = context.createImageData(width, height);
-  const ys = weights(rows, height, blocky), xs = weights(columns, width, blocky);
-  const pixels = new Uint32Array(image.data.buffer), own = shadesAt(opacity);
-  for (let y = 0; y < height; y++) {
-    const [r, dy] = ys[y], r2 = Math.min(rows - 1, r + 1);
+  const pixels = new Uint32Array(image.data.buffer), own = shadesAt(opacity), xs = weights(columns, width, blocky);
+  const wide = new Float32Array(rows * width); // each row of patches as pixels: the other direction follows
+  for (let r = 0, at = 0; r < rows; r++) {
     for (let x = 0; x < width; x++) {
-      const [c, dx] = xs[x], c2 = Math.min(columns - 1, c + 1);
-      const above = values[r * columns + c] * (1 - dx) + values[r * columns + c2] * dx;
-      const below = values[r2 * columns + c] * (1 - dx) + values[r2 * columns + c2] * dx;
-      pixels[y * width + x] = own[Math.round((position(above * (1 - dy) + below * dy, scale) + 1) * SHADES)];
+      const [c, dx] = xs[x], first = values[r * columns + c];
+      wide[at++] = dx ? first * (1 - dx) + values[r * columns + c + 1] * dx : first;
     }
   }
+  const centre = Math.min(Math.max(0, low), high), up = high > centre ? 1 / (high - centre) : 0, down = low < centre ? 1 / (centre - low) : 0;
+  weights(rows, height, blocky).forEach(([r, dy], y) => {
+    const above = r * width, below = dy ? above + width : above;
+    for (let x = 0; x < width; x++) {
+      const off = wide[above + x] * (1 - dy) + wide[below + x] * dy - centre;
+      const at = off > 0 ? Math.min(1, off * up) : Math.max(-1, off * down);
+      pixels[y * width + x] = own[Math.floor((at + 1) * SHADES + 0.5)];
+    }
+  });
   context.putImageData(image, 0, 0);
 }
 
