@@ -9,8 +9,10 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import click
 import pytest
 from house import ROOMS, House
+from vitdex.query.commands.main import COMMANDS, cli
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
@@ -118,3 +120,20 @@ def test_stored_look_ups_load_no_torch(sample_path: Path) -> None:
         "i.exemplars('blocks.0.mlp.fc1', 0); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(sample_path)], check=True)
+
+
+def test_first_words_load_neither_arrays_nor_tables(sample_path: Path) -> None:
+    """The list of commands comes at once; what an index is, without what makes tables and pictures."""
+    run = "import sys; from vitdex.query.commands.main import cli; cli(sys.argv[2:], standalone_mode=False); "
+    for words, heavy in ((["--help"], {"numpy", "duckdb"}), (["info", str(sample_path)], {"pandas", "tqdm", "scipy"})):
+        code = f"{run}loaded = {heavy} & set(sys.modules); assert not loaded, loaded"
+        subprocess.run([sys.executable, "-c", code, "-", *words], check=True)
+
+
+def test_the_list_of_commands_is_whole_and_fits_a_terminal() -> None:
+    context = click.Context(cli, info_name="vitdex")
+    for name, (_, line) in COMMANDS.items():
+        command = cli.get_command(context, name)
+        assert command is not None
+        assert command.name == name
+        assert f"{name.ljust(max(map(len, COMMANDS)))}  {line}" in cli.get_help(context)

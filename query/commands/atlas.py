@@ -11,8 +11,7 @@ from ...schemas.sizes import bytes_text
 from ..atlas.extra import needing_extra
 from ..stored.stored_index import StoredIndex
 from .options import INDEX, OUT
-from .output import progress_bar
-from .terminal import tell
+from .terminal import progress_bar, tell
 
 
 @click.group("atlas")

@@ -13,7 +13,8 @@ from ..index import Index
 from .analysis_options import ANALYSIS_OPTIONS
 from .classes import chosen_class
 from .options import INDEX, OUTPUT, model_options, shown_options
-from .output import answer, progress_bar
+from .output import answer
+from .terminal import progress_bar
 
 
 @click.group("dissect")

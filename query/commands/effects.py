@@ -21,8 +21,7 @@ from ..dissect.masks import open_masks
 from ..index import Index
 from .analysis_options import ANALYSIS_OPTIONS
 from .options import INDEX, model_options
-from .output import progress_bar
-from .terminal import tell
+from .terminal import progress_bar, tell
 
 if TYPE_CHECKING:
     from ..dissect.masks import Masks

@@ -15,8 +15,8 @@ from ..index import Index
 from ..stored.names import Neuron
 from .files import FIGURES, check_output
 from .options import FILE, INDEX, LAYERS, OUT, PICTURE, model_options
-from .output import progress_bar, save_picture
-from .terminal import say, tell
+from .output import save_picture
+from .terminal import progress_bar, say, tell
 
 
 @click.group("export")

@@ -20,7 +20,8 @@ from ..lookups.key_neurons import Ranking
 from .analysis_options import ANALYSIS_OPTIONS, BY
 from .classes import chosen_class
 from .options import CLASS, INDEX, OUTPUT, model_options, shown_options
-from .output import answer, progress_bar
+from .output import answer
+from .terminal import progress_bar
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -19,10 +19,9 @@ from ...schemas.layout import Layout
 from ...schemas.manifest import Manifest, read_manifest
 from ...schemas.run_spec import RunSpec
 from ...schemas.sizes import bytes_text
-from ..index import Index
+from ..stored.stored_index import StoredIndex
 from .options import INDEX
-from .output import progress_bar
-from .terminal import tell
+from .terminal import progress_bar, tell
 
 
 @click.command("info")
@@ -30,21 +29,22 @@ from .terminal import tell
 @click.option("--tables", is_flag=True, help="The tables and their columns.")
 def info_command(index_path: Path, tables: bool) -> None:
     """What an index holds, how it was made, what failed."""
-    with Index(index_path) as index:
+    with StoredIndex(index_path) as index:
         for line in _tables(index) if tables else _facts(index):
             tell(line)
 
 
-def _tables(index: Index) -> Iterator[str]:
+def _tables(index: StoredIndex) -> Iterator[str]:
     added = declared(EFFECTS_SQL) if index.effects else ()
     for table in sorted((*declared(TABLES_SQL), *added, "key_neurons")):
-        yield f"{table}: {', '.join(index.sql(f'DESCRIBE {table}').column_name)}"
+        yield f"{table}: {', '.join(row[0] for row in index.tables.rows(f'DESCRIBE {table}', []))}"
 
 
-def _facts(index: Index) -> Iterator[str]:
+def _facts(index: StoredIndex) -> Iterator[str]:
     spec, made = index.spec, index.manifest
     images, seconds = made["images"], made["seconds"]
     size = sum(count for count, _ in made["files"].values())
+    ((classes,),) = index.tables.rows("SELECT count(*) FROM classes", [])
     rate = f", {images['indexed'] / seconds:.1f} images/s" if seconds and "source_index" not in made else ""
     lines = {
         "model": f"{spec.model}, weights {spec.weights_sha256[:12]}",
@@ -52,7 +52,7 @@ def _facts(index: Index) -> Iterator[str]:
         "patches": f"{spec.grid[0]} x {spec.grid[1]}, {spec.prefix} tokens before them",
         "images": f"{images['indexed']:,} indexed, {images['failed']} failed, {len(images['skipped'])} skipped, "
         f"{images['found']:,} found in {spec.source}",
-        "classes": f"{len(index.classes)} ({spec.class_names})",
+        "classes": f"{classes} ({spec.class_names})",
         "head": f"{spec.head}; reads {spec.readout}",
         **_source(made),
         "accuracy": _accuracy(made),
@@ -65,7 +65,7 @@ def _facts(index: Index) -> Iterator[str]:
     }
     for name, value in lines.items():
         yield f"{name:9} {value}"
-    for path, reason in index.sql("FROM failures LIMIT 20").itertuples(index=False):
+    for path, reason in index.tables.rows("FROM failures LIMIT 20", []):
         yield f"failed    {path!r}: {reason}"
 
 
@@ -75,7 +75,7 @@ def _source(manifest: Manifest) -> dict[str, str]:
     return {} if source is None else {"arrays": f"those of {source['name']}, manifest {source['sha256'][:12]}"}
 
 
-def _effects(index: Index) -> dict[str, str]:
+def _effects(index: StoredIndex) -> dict[str, str]:
     """What `vitdex effects` has added, where it has."""
     if index.effects is None:
         return {}

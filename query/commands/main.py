@@ -7,7 +7,6 @@ import os
 import sys
 import warnings
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any
 
 import click
@@ -16,26 +15,36 @@ from ...schemas.errors import VitdexError
 from ...schemas.shown_text import escaped
 from .terminal import say
 
-# Every command and where it lies; imported when asked for.
+# Every command: where it lies, and what the list of commands says of it. Imported when it is asked for, and not to be
+# listed.
 COMMANDS = {
-    "index": "vitdex.indexer.command:index_command",
-    "head": "vitdex.indexer.command:head_command",
-    "info": "vitdex.query.commands.info:info_command",
-    "verify": "vitdex.query.commands.info:verify_command",
-    "sql": "vitdex.query.commands.sql:sql_command",
-    "top": "vitdex.query.commands.lookups:top_command",
-    "neighbours": "vitdex.query.commands.lookups:neighbours_command",
-    "heatmap": "vitdex.query.commands.heatmap:heatmap_command",
-    "dissect": "vitdex.query.commands.dissect:dissect_group",
-    "effects": "vitdex.query.commands.effects:effects_command",
-    "faithfulness": "vitdex.query.commands.faithfulness:faithfulness_command",
-    "ablate": "vitdex.query.commands.ablate:ablate_command",
-    "subject": "vitdex.query.commands.subject:subject_command",
-    "rankings": "vitdex.query.commands.rankings:rankings_command",
-    "generate": "vitdex.query.commands.generate:generate_command",
-    "atlas": "vitdex.query.commands.atlas:atlas_group",
-    "export": "vitdex.query.commands.exchange:export_group",
-    "import": "vitdex.query.commands.exchange:import_group",
+    "index": ("vitdex.indexer.command:index_command", "Read images once with a ViT and leave an index."),
+    "head": ("vitdex.indexer.command:head_command", "Make an index with another head from a finished one."),
+    "info": ("vitdex.query.commands.info:info_command", "What an index holds, how it was made, what failed."),
+    "verify": ("vitdex.query.commands.info:verify_command", "Compare every file of an index with its checksum."),
+    "sql": ("vitdex.query.commands.sql:sql_command", "Ask an index in SQL (read-only)."),
+    "top": ("vitdex.query.commands.lookups:top_command", "Key neurons of a class, or images that drive neurons."),
+    "neighbours": (
+        "vitdex.query.commands.lookups:neighbours_command",
+        "Images nearest to one, as some neurons see it.",
+    ),
+    "heatmap": ("vitdex.query.commands.heatmap:heatmap_command", "Neurons over the images that the model saw."),
+    "dissect": ("vitdex.query.commands.dissect:dissect_group", "Classes and neurons taken apart: tables, figures."),
+    "effects": (
+        "vitdex.query.commands.effects:effects_command",
+        "What each answer loses without each neuron (estimate).",
+    ),
+    "faithfulness": (
+        "vitdex.query.commands.faithfulness:faithfulness_command",
+        "Which view finds the patches that matter.",
+    ),
+    "ablate": ("vitdex.query.commands.ablate:ablate_command", "What answers lose without neurons, by forward passes."),
+    "subject": ("vitdex.query.commands.subject:subject_command", "How much of what neurons cause lies on the object."),
+    "rankings": ("vitdex.query.commands.rankings:rankings_command", "Which ranking finds the neurons that matter."),
+    "generate": ("vitdex.query.commands.generate:generate_command", "Make images that excite a neuron."),
+    "atlas": ("vitdex.query.commands.atlas:atlas_group", "Every neuron, class and image a page in the browser."),
+    "export": ("vitdex.query.commands.exchange:export_group", "Write what other tools read."),
+    "import": ("vitdex.query.commands.exchange:import_group", "Read what other tools have said of neurons."),
 }
 
 
@@ -48,13 +57,17 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        module, attribute = COMMANDS[name].split(":")
+        module, attribute = COMMANDS[name][0].split(":")
         command: click.Command = getattr(import_module(module), attribute)
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(version("vitdex"), prog_name="vitdex")
+@click.version_option(package_name="vitdex", prog_name="vitdex")
 @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
 def cli(debug: bool) -> None:
     """What every MLP neuron of a Vision Transformer does: make an index, ask it."""

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ...schemas.progress import Progress
-from ...schemas.shown_text import escaped
 from ...schemas.storage.plain_files import replacing
 from ..console.readable import readable
 from ..console.table_files import write_table
@@ -84,19 +80,3 @@ def save_table(table: pd.DataFrame, path: Path) -> None:
     with replacing(path) as part:
         write_table(table, kind_of(path), part)
     say(f"{path}: {len(table):,} rows")
-
-
-@contextmanager
-def progress_bar(what: str, unit: str = "it") -> Iterator[Progress]:
-    """A bar on stderr for long work, where that is a terminal; given to it as `progress`."""
-    from tqdm import tqdm
-
-    with tqdm(
-        desc=escaped(what), unit=unit, unit_scale=unit == "B", disable=not sys.stderr.isatty(), leave=False
-    ) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield progress

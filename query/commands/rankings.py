@@ -15,7 +15,8 @@ from ..stored.stored_index import StoredIndex
 from .analysis_options import ANALYSIS_OPTIONS
 from .classes import chosen_class
 from .options import INDEX, OUTPUT, model_options, shown_options
-from .output import answer, progress_bar
+from .output import answer
+from .terminal import progress_bar
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

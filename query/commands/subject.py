@@ -13,7 +13,8 @@ from ..index import Index
 from ..lookups.key_neurons import RANKINGS, Ranking
 from .analysis_options import ANALYSIS_OPTIONS
 from .options import INDEX, OUTPUT, model_options, shown_options
-from .output import answer, progress_bar
+from .output import answer
+from .terminal import progress_bar
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
+from ...schemas.progress import Progress
 from ...schemas.shown_text import escaped
 
 
@@ -22,3 +25,19 @@ def say(line: str) -> None:
 def hand_out(text: str, end: bool = True) -> None:
     """A table's text or a piece of it. A program gets it as it is, a terminal what it can show."""
     click.echo(escaped(text, lines=True) if sys.stdout.isatty() else text, nl=end)
+
+
+@contextmanager
+def progress_bar(what: str, unit: str = "it") -> Iterator[Progress]:
+    """A bar on stderr for long work, where that is a terminal; given to it as `progress`."""
+    from tqdm import tqdm
+
+    with tqdm(
+        desc=escaped(what), unit=unit, unit_scale=unit == "B", disable=not sys.stderr.isatty(), leave=False
+    ) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress

@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
-
-import pandas as pd
+from typing import TYPE_CHECKING, NamedTuple
 
 from ...schemas.class_text import plain
 from ...schemas.errors import QueryError
+
+if TYPE_CHECKING:  # it takes long to import
+    import pandas as pd
 
 
 class Neuron(NamedTuple):

@@ -11,11 +11,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from ...schemas.database import attach_tables, hearing_ctrl_c, lock_in, look_at_tables, naming_damage, quoted
@@ -27,6 +26,9 @@ from ..notes.database import copy_notes, notes_stamp
 from .effects import StoredEffects, database_of, naming_damage_in
 from .limits import TOO_MUCH, late
 from .statements import check_reads
+
+if TYPE_CHECKING:  # it takes long to import: only where an answer is a table
+    import pandas as pd
 
 MEMORY = "2GB"
 SPILLED = "4GB"  # what a query may put aside on disk
@@ -202,6 +204,8 @@ def _stopped_after(db: duckdb.DuckDBPyConnection, timeout: float | None) -> Iter
 
 def _fetch(result: duckdb.DuckDBPyConnection) -> pd.DataFrame:
     """A result's rows, block by block: an endless one is refused before it fills the memory."""
+    import pandas as pd
+
     if not result.description:
         return pd.DataFrame()
     blocks, size = [result.fetch_df_chunk(CHUNK_VECTORS)], 0

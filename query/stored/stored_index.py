@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import duckdb
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from ...schemas.array_specs import ARRAYS, ATTENTION_ARRAYS, MLP_ARRAYS, VectorArrays, arrays
@@ -30,7 +29,8 @@ from .effects import StoredEffects, open_effects
 from .names import ClassTable, at_least, nearest
 from .sql import Tables
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # both take long to import, and most questions need neither
+    import pandas as pd
     import zarr
 
 

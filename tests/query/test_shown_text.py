@@ -21,8 +21,8 @@ from figures_of_many import figures
 from vitdex.indexer import command
 from vitdex.indexer.command import Bar
 from vitdex.query.commands import main as main_module
-from vitdex.query.commands.output import progress_bar, save_table, show
-from vitdex.query.commands.terminal import say, tell
+from vitdex.query.commands.output import save_table, show
+from vitdex.query.commands.terminal import progress_bar, say, tell
 from vitdex.query.drawing.contact_sheet import sheet
 from vitdex.query.drawing.generated_figure import Column, draw_columns
 from vitdex.query.export.tables import export_tables
