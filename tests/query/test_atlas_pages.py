@@ -156,7 +156,9 @@ def test_a_class_is_the_indexs(atlas: Atlas) -> None:
     centred = head - head.mean(0)
     centred /= np.linalg.norm(centred, axis=1, keepdims=True)
     cosines = centred @ centred[2]
-    assert [c for c, _ in page(atlas, "class/2")["near"]] == [c for c in np.argsort(-cosines) if c != 2][:8]
+    near = page(atlas, "class/2")["near"]
+    assert [c for c, _ in near] == [c for c in np.argsort(-cosines) if c != 2][:8]
+    assert [cosine for _, cosine in near] == pytest.approx([cosines[c] for c, _ in near], abs=1e-6)
     index.close()
 
 
