@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -140,6 +142,24 @@ def test_sql_answers_within_its_limits(address: str, monkeypatch: pytest.MonkeyP
             a.status for a in pool.map(lambda _: sql(address, "SELECT sum(a.score) FROM class_scores a"), range(6))
         ]
     assert set(states) == {200, 429}
+
+
+def test_answers_wait_for_nobody() -> None:
+    """An answer's body goes out at once, and not when the browser has confirmed the headers."""
+
+    async def sends_at_once() -> int:
+        loop = asyncio.get_running_loop()
+        connected: asyncio.Future[socket.socket] = loop.create_future()
+
+        class Met(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                connected.set_result(transport.get_extra_info("socket"))
+
+        async with await loop.create_server(Met, sock=(own := listen(0))):
+            with socket.create_connection(own.getsockname()):
+                return (await connected).getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+    assert asyncio.run(sends_at_once())
 
 
 def test_it_listens_on_this_machine_alone_and_a_taken_port_is_said(sample_path: Path) -> None:
