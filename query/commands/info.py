@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from ...schemas.addressed import must_lie_here
 from ...schemas.array_specs import part_files
 from ...schemas.database import TABLES_SQL, declared, written_by
 from ...schemas.effects import EFFECTS_SQL, REPLACED
@@ -104,6 +105,7 @@ def verify_command(index_path: Path, quick: bool) -> None:
 
     Exit status: 0 all is well, 1 something is damaged, missing or foreign, 2 not a finished index.
     """
+    must_lie_here(index_path, "'vitdex verify' reads an index on this machine")
     with nullcontext() if quick else progress_bar("checking", "B") as progress:
         findings = verify(index_path, quick, progress=progress)
     if findings:

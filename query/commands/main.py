@@ -45,6 +45,7 @@ COMMANDS = {
     "atlas": ("vitdex.query.commands.atlas:atlas_group", "Every neuron, class and image a page in the browser."),
     "export": ("vitdex.query.commands.exchange:export_group", "Write what other tools read."),
     "import": ("vitdex.query.commands.exchange:import_group", "Read what other tools have said of neurons."),
+    "cache": ("vitdex.query.commands.cache:cache_command", "What is kept here of indexes at addresses."),
 }
 
 

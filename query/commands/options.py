@@ -9,7 +9,9 @@ from typing import Any
 
 import click
 
+from ...schemas.addressed import is_address
 from ...schemas.file_names import file_name
+from .terminal import progress_bar
 
 Command = Callable[..., Any]
 Option = Callable[[Command], Command]
@@ -22,8 +24,20 @@ class FileType(click.Path):
         return super().convert(file_name(value) if isinstance(value, str) else value, param, ctx)
 
 
+class IndexType(FileType):
+    """An index's folder; for an address, the folder of the user's cache that stands for it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not (isinstance(value, str) and is_address(value)):
+            return super().convert(value, param, ctx)
+        from ..stored.elsewhere import brought
+
+        with progress_bar("downloading tables", "B") as progress:
+            return brought(value, progress)
+
+
 FILE = FileType(path_type=Path)
-INDEX = click.argument("index_path", metavar="INDEX", type=FILE)  # what is read
+INDEX = click.argument("index_path", metavar="INDEX", type=IndexType(path_type=Path))  # what is read
 OUT = click.argument("out", metavar="OUT", type=FILE)  # what is made
 
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
+from ...schemas.addressed import must_lie_here
 from ...schemas.errors import QueryError
 from ...schemas.layout import Layout
 from ...schemas.storage.room import check_room
@@ -23,6 +24,7 @@ def check_place(layout: Layout, adding: int = 0) -> None:
 
     A link in place of the notes would lead what is written, or removed, to where it points.
     """
+    must_lie_here(layout.root, "notes are written beside an index on this machine")
     for path, is_ours in ((layout.notes, S_ISREG), (log_of(layout), S_ISREG), (layout.notes_folder, S_ISDIR)):
         if os.path.lexists(path) and not is_ours(os.lstat(path).st_mode):
             raise QueryError(f"{path} is in the way: a link, or nothing that vitdex has made", "Move it away.")

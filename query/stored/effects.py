@@ -18,7 +18,7 @@ from ...schemas.layout import Layout
 from ...schemas.manifest import Manifest
 from ...schemas.run_spec import RunSpec
 from ...schemas.storage.array_reader import ArrayReader
-from ...schemas.storage.local_store import LocalStore
+from .elsewhere import reader_of
 from .names import nearest
 
 
@@ -88,7 +88,8 @@ def open_effects(layout: Layout, manifest: Manifest, run: RunSpec) -> StoredEffe
     if fault := fault_of_effects(found, run):
         raise BadIndex(f"{extension.manifest} describes no effects: {fault}", extension.remedy)
     spec = EffectsSpec.from_json(found["run"])
-    reader = ArrayReader(LocalStore(extension.root, extension.remedy), effects_arrays(spec, run), extension.remedy)
+    specs = effects_arrays(spec, run)
+    reader = reader_of(layout.root, found["files"], specs, extension.inside, extension.remedy)
     return StoredEffects(extension, found, spec, reader, run.images)
 
 

@@ -38,13 +38,15 @@ def stored_map(reader: ArrayReader, spec: RunSpec, layer: str, unit: int, image_
     if spec.maps == "float16":
         return reader.cell(f"{layer}/map", image_id, unit).astype(np.float32)
     if spec.maps == "uint8":
-        codes = reader.cell(f"{layer}/map", image_id, unit)
+        codes_at = (f"{layer}/map", image_id, unit)
     else:
         rank = exemplar_ranks(reader, layer, [unit], [image_id])[0, 0]
         if rank > min(EXEMPLARS, spec.images):
             return None
-        codes = reader.cell(f"{layer}/exemplar_map", unit, int(rank) - 1)
-    low, high = (reader.cell(f"{layer}/{leaf}", image_id, unit) for leaf in ("min", "max"))
+        codes_at = (f"{layer}/exemplar_map", unit, int(rank) - 1)
+    ends_at = [(f"{layer}/{leaf}", image_id, unit) for leaf in ("min", "max")]
+    reader.ahead(codes_at, *ends_at)
+    codes, low, high = (reader.cell(*at) for at in (codes_at, *ends_at))
     return decode_map(codes, low, high)
 
 

@@ -16,16 +16,17 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
+from ...schemas.addressed import is_address, must_lie_here
 from ...schemas.array_specs import ARRAYS, ATTENTION_ARRAYS, MLP_ARRAYS, VectorArrays, arrays
 from ...schemas.errors import QueryError
 from ...schemas.layout import Layout
 from ...schemas.manifest import read_manifest
 from ...schemas.run_spec import EXEMPLARS, LayerSpec, RunSpec, Side, Token
 from ...schemas.storage.array_reader import ArrayReader
-from ...schemas.storage.local_store import LocalStore
 from ..notes.database import notes_stamp
 from . import maps
 from .effects import StoredEffects, open_effects
+from .elsewhere import brought, reader_of
 from .names import ClassTable, at_least, nearest
 from .sql import Tables
 
@@ -35,7 +36,9 @@ if TYPE_CHECKING:  # both take long to import, and most questions need neither
 
 
 class StoredIndex:
-    """An index folder opened for reading; any number may be open at once, in any number of processes.
+    """An index opened for reading, in a folder or at an address (https://, s3://, gs://, az://, hf://datasets/...).
+
+    Any number may be open at once, in any number of processes.
 
     One of them may be asked by any number of threads, goes on in forked children, and can be pickled: what is pickled
     is where it lies.
@@ -46,10 +49,11 @@ class StoredIndex:
 
     def __init__(self, path: str | Path, *, extensions: bool = True) -> None:
         """`extensions`: whether to look at what was added to it; without, only what it was made with."""
-        self.manifest = read_manifest(Layout(Path(path)))
-        self.layout = Layout(Path(path).resolve())  # the same folder, wherever the program goes from here
+        root = brought(str(path)) if is_address(str(path)) else Path(path)
+        self.manifest = read_manifest(Layout(root))
+        self.layout = Layout(root.resolve())  # the same folder, wherever the program goes from here
         self.spec = RunSpec.from_json(self.manifest["run"])
-        self._reader = ArrayReader(LocalStore(self.layout.root), arrays(self.spec))
+        self._reader = reader_of(self.layout.root, self.manifest["files"], arrays(self.spec))
         self._effects = open_effects(self.layout, self.manifest, self.spec) if extensions else None
         self._tables: Tables | None = None
         self._opening = threading.Lock()
@@ -113,7 +117,11 @@ class StoredIndex:
 
     @cached_property
     def arrays(self) -> zarr.Group:
-        """The same arrays as a plain Zarr group, for use of your own: zarr's errors, not ours. See FORMAT.md."""
+        """The same arrays as a plain Zarr group, for use of your own: zarr's errors, not ours. See FORMAT.md.
+
+        Raises QueryError where the index lies at an address.
+        """
+        must_lie_here(self.layout.root, "Zarr reads the arrays of an index on this machine")
         from ...schemas.storage.zarr_group import read_group
 
         return read_group(self.layout.root, ARRAYS, arrays(self.spec))

@@ -11,6 +11,7 @@ zarr-python reads the same values, in a millisecond a read; what reads thousands
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import google_crc32c
@@ -19,9 +20,10 @@ from numpy.typing import NDArray
 
 from ..array_specs import CHECKSUM_BYTES, ArraySpec
 from ..errors import REPAIR, STRANGE, DamagedIndex
-from .store import Bytes, Store
+from .store import Bytes, Piece, Store
 
 Ints = NDArray[np.int64]
+AHEAD = 16  # chunks of a whole array that are fetched together
 
 
 class ArrayReader:
@@ -44,13 +46,13 @@ class ArrayReader:
     def chunk(self, path: str, *place: int) -> NDArray[Any]:
         """A whole chunk by its place in the grid of chunks; places not given are 0."""
         spec = self.specs[path]
-        key, number = _whereabouts(spec, place)
-        raw = self._bytes(spec, key, number * spec.chunk_bytes, spec.chunk_bytes)
+        key, start, length = _piece(spec, place)
+        raw = self._bytes(spec, key, start, length)
         values = raw[:-CHECKSUM_BYTES]
-        if (key, number) not in self._verified:
+        if (key, start) not in self._verified:
             if google_crc32c.value(values) != int.from_bytes(raw[-CHECKSUM_BYTES:].tobytes(), "little"):
                 raise DamagedIndex(f"{self._shown(key)} has a wrong checksum", self.remedy)
-            self._verified.add((key, number))
+            self._verified.add((key, start))
         return values.view(spec.dtype).reshape(spec.chunks)
 
     def cell(self, path: str, *position: int) -> NDArray[Any]:
@@ -76,6 +78,7 @@ class ArrayReader:
         flat = [axis.ravel().astype(np.int64) for axis in axes]
         self._must_hold_all(path, flat)
         out = self._empty(spec, flat[0].size, *spec.shape[len(flat) :])
+        self.store.ahead(self._pieces_of(spec, flat, checked))
         fill = self._fill_checked if checked else self._fill_alone
         fill(spec, flat, out)
         return out.reshape(*axes[0].shape, *out.shape[1:])
@@ -85,6 +88,7 @@ class ArrayReader:
         spec = self.specs[path]
         at = np.asarray(rows, np.int64)
         self._must_hold_all(path, [at] if units is None else [at, np.asarray(units, np.int64)])
+        self.store.ahead(self._pieces_of_rows(spec, at, units))
         if units is None and spec.chunks[1:] != spec.shape[1:]:  # chunks split the second axis
             units = range(spec.shape[1])
         if units is None:
@@ -103,7 +107,10 @@ class ArrayReader:
     def parts(self, path: str) -> Iterator[tuple[int, NDArray[Any]]]:
         """(first row, rows) of every chunk of an array that is split along its first axis alone. Rows are views."""
         spec = self.specs[path]
+        chunks = -(-spec.shape[0] // spec.chunks[0])
         for place, first in enumerate(range(0, spec.shape[0], spec.chunks[0])):
+            if place % AHEAD == 0:
+                self.store.ahead(_piece(spec, (i,)) for i in range(place, min(place + AHEAD, chunks)))
             yield first, self.chunk(path, place)[: spec.shape[0] - first]
 
     def whole(self, path: str) -> NDArray[Any]:
@@ -117,6 +124,13 @@ class ArrayReader:
     def column(self, path: str, place: int) -> NDArray[Any]:
         """One place of the second axis over all rows, such as a class's logits: [row]."""
         return np.concatenate([rows[:, place] for _, rows in self.parts(path)])
+
+    def ahead(self, *wanted: tuple[str, int, int]) -> None:
+        """Say which cells will be asked for next, each as (path, position, position): together they are one journey."""
+        self.store.ahead(
+            _piece(spec, tuple(p // c for p, c in zip(position, spec.chunks, strict=False)))
+            for spec, position in ((self.specs[path], position) for path, *position in wanted)
+        )
 
     def _must_hold_all(self, path: str, axes: Sequence[Ints]) -> None:
         """As _must_hold, for positions on an array's first axes."""
@@ -132,6 +146,22 @@ class ArrayReader:
             if not 0 <= at < size:
                 raise DamagedIndex(f"the tables name {axis} {at}, and {path} counts from 0 to {size - 1}", STRANGE)
 
+    def _pieces_of(self, spec: ArraySpec, flat: list[Ints], checked: bool) -> Iterator[Piece]:
+        """What the cells at positions take: the chunks around them, or each alone."""
+        if not checked:
+            yield from (piece for _, piece in _alone(spec, flat))
+            return
+        places = np.stack([axis // chunk for axis, chunk in zip(flat, spec.chunks, strict=False)], 1)
+        yield from (_piece(spec, tuple(place)) for place in np.unique(places, axis=0).tolist())
+
+    def _pieces_of_rows(self, spec: ArraySpec, at: Ints, units: Sequence[int] | Ints | None) -> Iterator[Piece]:
+        """The chunks that rows take, of all or some places of the second axis."""
+        split = spec.chunks[1:] != spec.shape[1:]
+        across = range(spec.shape[1]) if units is None and split else units
+        beside = [0] if across is None else np.unique(np.asarray(across, np.int64) // spec.chunks[1]).tolist()
+        for i in np.unique(at // spec.chunks[0]).tolist():
+            yield from (_piece(spec, (i, j)) for j in beside)
+
     def _fill_checked(self, spec: ArraySpec, flat: list[Ints], out: NDArray[Any]) -> None:
         """Cells chunk by chunk, each of which is read and checked once."""
         places = [axis // chunk for axis, chunk in zip(flat, spec.chunks, strict=False)]
@@ -143,18 +173,10 @@ class ArrayReader:
             out[here] = chunk[tuple(axis[here] for axis in inside)]
 
     def _fill_alone(self, spec: ArraySpec, flat: list[Ints], out: NDArray[Any]) -> None:
-        """Each cell by itself, in the order in which they lie on the disk."""
-        per_file = [w // c for w, c in zip(spec.file_shape, spec.chunks, strict=True)][: len(flat)]
-        files = [axis // whole for axis, whole in zip(flat, spec.file_shape, strict=False)]
-        number, cell = np.zeros_like(flat[0]), np.zeros_like(flat[0])
-        for axis, chunk, count in zip(flat, spec.chunks, per_file, strict=False):
-            number, cell = number * count + axis // chunk % count, cell * chunk + axis % chunk
-        row_bytes = out[0].nbytes if len(out) else 0
-        starts = number * spec.chunk_bytes + cell * row_bytes
+        """Each cell by itself."""
         raw = out.view(np.uint8).reshape(len(out), -1) if len(out) else out
-        for i in np.lexsort((starts, *files[::-1])).tolist():
-            key = spec.file(*(int(axis[i]) for axis in files), *[0] * (len(spec.shape) - len(files)))
-            raw[i] = self._bytes(spec, key, int(starts[i]), row_bytes)
+        for i, piece in _alone(spec, flat):
+            raw[i] = self._bytes(spec, *piece)
 
     def _empty(self, spec: ArraySpec, *shape: int) -> NDArray[Any]:
         """Room for values, once the array's first file is as large as the run says: an absurd size is not allocated."""
@@ -173,6 +195,28 @@ class ArrayReader:
 
     def _shown(self, key: str) -> str:
         return str(self.store.local_path(key) or key)
+
+
+def _alone(spec: ArraySpec, flat: list[Ints]) -> Iterator[tuple[int, Piece]]:
+    """Which of the cells at positions, and what it alone takes, in the order in which they lie on the disk."""
+    if not flat[0].size:
+        return
+    per_file = [w // c for w, c in zip(spec.file_shape, spec.chunks, strict=True)][: len(flat)]
+    files = [axis // whole for axis, whole in zip(flat, spec.file_shape, strict=False)]
+    number, cell = np.zeros_like(flat[0]), np.zeros_like(flat[0])
+    for axis, chunk, count in zip(flat, spec.chunks, per_file, strict=False):
+        number, cell = number * count + axis // chunk % count, cell * chunk + axis % chunk
+    row_bytes = prod(spec.shape[len(flat) :]) * np.dtype(spec.dtype).itemsize
+    starts = number * spec.chunk_bytes + cell * row_bytes
+    for i in np.lexsort((starts, *files[::-1])).tolist():
+        key = spec.file(*(int(axis[i]) for axis in files), *[0] * (len(spec.shape) - len(files)))
+        yield i, (key, int(starts[i]), row_bytes)
+
+
+def _piece(spec: ArraySpec, place: tuple[int, ...]) -> Piece:
+    """What a chunk takes."""
+    key, number = _whereabouts(spec, place)
+    return key, number * spec.chunk_bytes, spec.chunk_bytes
 
 
 def _by_chunk(positions: Ints, size: int) -> Iterator[tuple[int, Ints]]:

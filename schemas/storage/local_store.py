@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import mmap
 import os
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from ..errors import REPAIR, DamagedIndex
 from .plain_files import open_plain, plain_size
-from .store import Bytes
+from .store import Bytes, Piece
 
 MAPPED_FILES = 1024  # maps and their ends of one layer over 50,000 images are 588
 OPEN_FILES = 32  # a mapping needs no open file; a process may have few of these
@@ -36,6 +37,9 @@ class LocalStore:
         if len(content) != length:
             raise DamagedIndex(f"{self.root / key} ends before byte {start + length:,}", self.remedy)
         return content
+
+    def ahead(self, pieces: Iterable[Piece]) -> None:
+        """Nothing: the disk is near."""
 
     def size(self, key: str) -> int:
         try:

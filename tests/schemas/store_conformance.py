@@ -15,6 +15,8 @@ SMALL, LARGE = "parts/run.json", "activations.zarr/blocks.0.mlp.fc1/map/c/0/0/0"
 class StoreConformance:
     """Files are written into a folder; `make` gives the store that has them."""
 
+    remedy = r"Repeat the .* with --repair\."
+
     def make(self, folder: Path) -> Store:
         raise AssertionError("a store's test class says how one is made")
 
@@ -57,13 +59,13 @@ class StoreConformance:
 
     @pytest.mark.parametrize(("key", "start", "length"), [(SMALL, 0, 3), (LARGE, 300_000, 2), (LARGE, 100, 300_000)])
     def test_a_range_beyond_the_end_is_damage(self, store: Store, key: str, start: int, length: int) -> None:
-        with pytest.raises(DamagedIndex, match=rf"{key} ends before byte [\d,]+\. Repeat the .* with --repair\.$"):
+        with pytest.raises(DamagedIndex, match=rf"{key} ends before byte [\d,]+\. {self.remedy}$"):
             store.read(key, start, length)
 
     def test_a_missing_file_is_damage(self, store: Store) -> None:
         asks = (lambda: store.read("no", 0, 1), lambda: store.read("no", 0, 10**6), lambda: store.size("no"))
         for ask in asks:
-            with pytest.raises(DamagedIndex, match=r"no is missing or cannot be read\. Repeat the .* with --repair"):
+            with pytest.raises(DamagedIndex, match=rf"no is missing or cannot be read\. {self.remedy}"):
                 ask()
 
     def test_many_files_are_more_than_may_be_open(self, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -15,7 +17,9 @@ from vitdex.schemas.array_specs import arrays
 from vitdex.schemas.errors import DamagedIndex
 from vitdex.schemas.storage.array_reader import ArrayReader
 from vitdex.schemas.storage.local_store import LocalStore
-from vitdex.schemas.storage.store import Bytes, Store
+from vitdex.schemas.storage.remote_store import CHANGED, RemoteStore
+from vitdex.schemas.storage.store import Bytes, Piece, Store
+from web_server import on_the_web
 
 
 class Memory:
@@ -35,6 +39,9 @@ class Memory:
             raise DamagedIndex(f"{key} ends before byte {start + length:,}")
         return found
 
+    def ahead(self, pieces: Iterable[Piece]) -> None:
+        pass
+
     def size(self, key: str) -> int:
         return len(self._file(key))
 
@@ -53,6 +60,19 @@ class TestLocalStore(StoreConformance):
 class TestMemory(StoreConformance):
     def make(self, folder: Path) -> Store:
         return Memory(folder)
+
+
+class TestRemoteStore(StoreConformance):
+    remedy = re.escape(CHANGED)
+
+    @pytest.fixture(autouse=True)
+    def web(self, tmp_path: Path) -> Iterator[None]:
+        with on_the_web(tmp_path) as self.served:
+            yield
+
+    def make(self, folder: Path) -> Store:
+        sizes = {p.relative_to(folder).as_posix(): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
+        return RemoteStore(self.served.address, sizes)
 
 
 LAYER = "blocks.2.mlp.fc1"
