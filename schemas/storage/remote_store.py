@@ -188,7 +188,9 @@ def _store(address: str) -> ObjectStore:
     except ImportError as error:
         raise BadIndex("an index at an address needs the extra 'remote'", "pip install 'vitdex[remote]'") from error
     from_url: Any = store.from_url  # whose types allow each service its own settings alone
-    options: dict[str, Any] = {**PATIENCE, "allow_http": address.startswith("http://")}
+    options: dict[str, Any] = {**PATIENCE}
+    if any(where.startswith("http://") for where in (address, os.environ.get("AWS_ENDPOINT_URL", ""))):
+        options["allow_http"] = True
     if address.startswith("hf://"):
         from huggingface_hub import get_token
 

@@ -215,7 +215,7 @@ def test_every_door_has_a_way_to_be_asked() -> None:
     assert set(FUNCTIONS) | RECORDS == set(query.__all__)
     public = {name for name, member in inspect.getmembers(Index, callable) if not name.startswith("_")}
     assert set(METHODS) == public
-    assert set(COMMANDS) | {"index"} | SERVING == command_names(cli)
+    assert set(COMMANDS) | {"index", "cache"} | SERVING == command_names(cli)
 
 
 def head(out: Path) -> None:
