@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -209,15 +210,17 @@ def test_other_processes(address: str) -> None:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             assert pool.apply(_map, [index]) == own
         index.reader.store.close()
-        out, into = os.pipe()
-        if (child := os.fork()) == 0:
-            try:
-                index.map(LAYER, 473, 300)
-            except QueryError as error:
-                os.write(into, str(error).encode())
-            os._exit(0)
-        os.waitpid(child, 0)
-        assert b"'spawn'" in os.read(out, 10_000)
+        said = multiprocessing.get_context("fork").Queue()
+        child = multiprocessing.get_context("fork").Process(target=_refused, args=[index, said], daemon=True)
+        child.start()
+        assert "'spawn'" in said.get(timeout=60)
+        child.join()
+
+
+def _refused(index: Index, said: Any) -> None:
+    with pytest.raises(QueryError) as raised:
+        _map(index)
+    said.put(str(raised.value))
 
 
 def test_the_cache_has_a_limit(web: Web, address: str, effects_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
