@@ -82,7 +82,7 @@ def plan_export(
         "neurons": None if whole else {str(place): units for place, units in held.items()},
     }
     stamp = json.loads(json_bytes(stamp))
-    _check_place(out, stamp)
+    _check_place(index.layout.root, out, stamp)
     placing(atlas).make(progress)
     groups = _addresses(index, held)
     addresses = [address for group in groups for address in group]
@@ -163,8 +163,10 @@ def _content(plan: ExportPlan, address: str) -> bytes:
     return data_file(plan.atlas, address).content
 
 
-def _check_place(out: Path, stamp: Page) -> None:
-    """Raise QueryError where a folder holds anything but a beginning of the same export."""
+def _check_place(root: Path, out: Path, stamp: Page) -> None:
+    """Raise QueryError where a folder lies in the index, or holds anything but a beginning of the same export."""
+    if out.resolve().is_relative_to(root):
+        raise QueryError(f"{out} lies in the index, which would no longer be whole", "Name a folder elsewhere.")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not out.is_dir():

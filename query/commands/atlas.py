@@ -55,5 +55,8 @@ def export_command(index_path: Path, out: Path, layers: tuple[str, ...], top: in
             plan = plan_export(index, out, layers, top, progress=progress)
         tell(f"{plan.neurons:,} neurons: {len(plan.addresses):,} files, about {bytes_text(plan.bytes)}")
         with progress_bar(out.name, "file") as progress:
-            write_export(plan, workers=workers_for(len(plan.addresses)), progress=progress)
+            try:
+                write_export(plan, workers=workers_for(len(plan.addresses)), progress=progress)
+            except KeyboardInterrupt:
+                raise click.Abort("The same command goes on where it was.") from None
     tell(f"{out / 'index.html'} is ready.")

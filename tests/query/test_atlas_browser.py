@@ -166,6 +166,33 @@ def test_a_page_fits_a_phone_in_the_dark(watched: Watched) -> None:
     assert watched.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(247, 246, 243)"
 
 
+def test_long_names_of_classes_stay_in_their_places(watched: Watched) -> None:
+    names = [f"great white shark, white shark, man-eater, man-eating shark, {i}" for i in range(12)]
+    _altered(watched, "start", lambda data: data.update(classes=names))
+    _altered(
+        watched,
+        "class/0",
+        lambda data: data["images"].update({i: {**one, "predicted": 3} for i, one in data["images"].items()}),
+    )
+    watched.page.set_viewport_size({"width": 390, "height": 800})
+    for address in ("#/class/0", NEURON, "#/image/91"):
+        watched.open(address)
+        assert watched.page.evaluate("document.documentElement.scrollWidth") <= 390, address
+        assert watched.page.evaluate(
+            "[...document.querySelectorAll('figcaption')].every(c => [...c.children].every("
+            "one => one.getBoundingClientRect().right <= c.getBoundingClientRect().right + 1))"
+        ), address
+
+
+def test_a_place_on_the_page_is_no_address(watched: Watched) -> None:
+    watched.open("#elsewhere")
+    watched.heading("Every neuron a page")
+    watched.page.locator(".skip").focus()
+    watched.page.keyboard.press("Enter")
+    assert watched.page.evaluate("document.activeElement.id") == "page"
+    assert watched.page.url.endswith("#elsewhere")
+
+
 def test_search_keys_and_back(watched: Watched) -> None:
     page = watched.page
     watched.open("#/")

@@ -119,5 +119,7 @@ def test_the_command_tells_the_size_first(sample_path: Path, tmp_path: Path) -> 
     assert "neurons: " in told
     assert " files, about " in told
     assert ready == f"{out / 'index.html'} is ready."
-    ended = vitdex("atlas", "export", sample_path, tmp_path, "--top", "1")
-    assert (ended.returncode, len(ended.stderr.splitlines())) == (2, 1)
+    for wrong in (tmp_path, sample_path / "atlas"):
+        ended = vitdex("atlas", "export", sample_path, wrong, "--top", "1")
+        assert (ended.returncode, len(ended.stderr.splitlines())) == (2, 1)
+    assert not (sample_path / "atlas").exists()

@@ -7,7 +7,7 @@ const main = document.getElementById("page"), root = document.documentElement;
 
 function placeOf(word) {
   const place = state.start.layers.findIndex((layer) => layer.name === word);
-  if (place < 0) throw new Absent(`There is no layer ${shown(word)}.`);
+  if (place < 0) throw new Absent(word ? `There is no layer ${shown(word)}.` : "No layer is named.");
   return place;
 }
 
@@ -18,7 +18,7 @@ function classOf(word) {
   if (by >= 0) return by;
   if (/^\d{1,9}$/.test(word) && Number(word) < classes.length) return Number(word);
   const close = alike(word, classes, 3).map(([i]) => i);
-  throw Object.assign(new Absent(`There is no class ${shown(word)}.`), { close });
+  throw Object.assign(new Absent(word ? `There is no class ${shown(word)}.` : "No class is named."), { close });
 }
 
 const number = (word) => (/^\d{1,9}$/.test(word ?? "") ? Number(word) : NaN);
@@ -67,7 +67,7 @@ async function imageOf(path) {
 }
 
 function parsed() {
-  const words = location.hash.replace(/^#\/?/, "").split("/");
+  const words = location.hash.startsWith("#/") ? location.hash.slice(2).split("/") : [""];
   try {
     return words.map(decodeURIComponent);
   } catch {
@@ -79,7 +79,7 @@ const scrolled = new Map();
 let asked = 0, here = null, clicked = false;
 
 async function show() {
-  if (!location.hash.startsWith("#/") && location.hash.length > 1) return; // a place on this page
+  if (!location.hash.startsWith("#/") && location.hash.length > 1 && here !== null) return; // a place on this page
   const [kind, ...words] = parsed(), turn = ++asked, to = location.hash, back = !clicked;
   clicked = false;
   if (kind === "random") return location.replace(atRandom());
@@ -279,7 +279,8 @@ function turnLight() {
 }
 
 function keys(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, [role=application]")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select")) return;
+  if (event.key.startsWith("Arrow") && event.target.closest("[role=application]")) return; // which moves by them
   const step = (key) => main.querySelector(`[data-step=${key}][href]`)?.click();
   const act = {
     "/": () => document.getElementById("find").focus(),
@@ -300,6 +301,10 @@ async function begin() {
   document.getElementById("theme").addEventListener("click", turnLight);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => window.dispatchEvent(new Event("theme")));
   document.addEventListener("keydown", keys);
+  document.querySelector(".skip").addEventListener("click", (e) => {
+    e.preventDefault(); // it would be an address
+    main.focus();
+  });
   document.addEventListener("click", (e) => e.target.closest("a[href]") && (clicked = true), true);
   const [kind] = parsed();
   if (Object.hasOwn(CODE, kind)) CODE[kind]().catch(() => {}); // beside the data; the page says what fails

@@ -29,7 +29,7 @@ function keyNeurons(data, urls, where) {
   const fill = (by) => {
     const { neurons, layers, counted } = data.rankings[by];
     body.replaceChildren(
-      el("p", { class: "note" }, MEANS[by]),
+      el("p", { class: "note" }, MEANS[by], " Beside each neuron its strongest images of all, whatever their class."),
       el("ol", { class: "keys" }, neurons.map(([place, unit, value], i) => keyNeuron(data, place, unit, value, i + 1, by, urls))));
     where.replaceChildren(el("h2", {}, "Where they sit"),
       el("p", { class: "note" }, `Its first ${counted} neurons by ${WORDS[by]}, layer by layer.`),
@@ -60,10 +60,11 @@ function answers(data) {
 }
 
 function siblings(data) {
-  if (!data.near.length) return null;
+  const near = data.near.filter(([, cosine]) => cosine > 0); // of few classes the rest point away
+  if (!near.length) return null;
   return card("Classes near it in the head",
     el("p", { class: "note" }, "Cosine of the rows of the head, centred over the classes."),
-    bars(data.near, { each: ([id]) => classLink(id), value: ([, cosine]) => cosine, text: ([, cosine]) => num(cosine) }));
+    bars(near, { each: ([id]) => classLink(id), value: ([, cosine]) => cosine, text: ([, cosine]) => num(cosine) }));
 }
 
 function images(data, urls) {
@@ -71,7 +72,7 @@ function images(data, urls) {
   if (!many) return null;
   const figures = image.slice(0, many).map((id, i) => overlaid({
     url: urls.get(id), href: imageAddress(id), alt: `Image ${id}, ${shown(data.images[id].path)}`,
-    caption: [el("span", { class: "faint" }, data.images[id].predicted === data.id ? "" : ["taken for ", name(className(data.images[id].predicted))]), el("span", { class: "value" }, num(sure[i]))],
+    caption: [el("span", { class: "taken faint" }, data.images[id].predicted === data.id ? "" : ["taken for ", name(className(data.images[id].predicted))]), el("span", { class: "value" }, num(sure[i]))],
   }));
   const rest = image.slice(many);
   return card("Its images",

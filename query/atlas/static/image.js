@@ -3,7 +3,7 @@ import { Absent, bars, card, className, classLink, count, el, heading, imageAddr
 const NOTHING = 65535;
 
 export async function imagePage(id) {
-  if (!Number.isInteger(id) || id < 0 || id >= state.start.images) throw new Absent(`There is no image ${id}. Images count from 0 to ${count(state.start.images - 1)}.`);
+  if (!Number.isInteger(id) || id < 0 || id >= state.start.images) throw new Absent(`There is no such image. Images count from 0 to ${count(state.start.images - 1)}.`);
   const data = await json(`image/${id}`);
   const layers = data.layers.map((layer) => ({ place: layer.layer, units: uint16(layer.units), says: uint16(layer.says) }));
   const title = `Image ${id}`;
@@ -98,10 +98,10 @@ function explorer(data, layers) {
   return el("div", { class: "look" },
     el("div", {}, card(null, frame, el("div", { class: "foot" }, where, prefix || null),
       el("p", { class: "note" }, "Move over a patch, or press an arrow key; click to hold it.")), answers(data)),
-    card("Strongest neurons of the patch", el("p", { class: "note" }, "The five largest of every layer, largest first, with the class that each one's value vector says loudest. Point at one to see where else it is among them."), table));
+    card("Strongest neurons here", el("p", { class: "note" }, "The five largest of every layer, largest first, with the class that each one's value vector says loudest. Point at one to see where else it is among them."), table));
 }
 
 function answers(data) {
   if (!data.answers.length) return null;
-  return card("The model's answer", bars(data.answers, { each: ([id]) => classLink(id), value: ([, p]) => p, text: ([, p]) => share(p) }));
+  return card("The model's answer", bars(data.answers, { each: ([id]) => classLink(id), value: ([, p]) => p, text: ([, p]) => share(p), full: 1 }));
 }

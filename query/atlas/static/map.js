@@ -21,6 +21,9 @@ const ARRANGING = {
 };
 const kindOf = (key) => SPACES[key.replace(/-axes$/, "")];
 
+// What the reader has chosen, for when the map comes again.
+const kept = { by: null, text: "" };
+
 export async function mapPage(word) {
   const data = await json("map"), spaces = Object.keys(data.spaces);
   const there = (key) => [key, `${key}-axes`].find((one) => spaces.includes(one));
@@ -28,12 +31,13 @@ export async function mapPage(word) {
   if (!data.layers.length) return { title: "Map", page: el("article", {}, heading("Map of all neurons"), card(null, el("p", {}, "This index holds no neurons with value vectors."))) };
   const points = unpacked(data);
   const first = there(word ?? "scores") ?? there("vectors");
-  const view = { space: first, by: state.start.classes.length ? "says" : "block", only: null, find: null, x: 0, y: 0, zoom: 1, over: -1 };
+  const view = { space: first, by: state.start.classes.length ? "says" : "block", only: null, find: finder(kept.text, points), x: 0, y: 0, zoom: 1, over: -1 };
   const canvas = el("canvas", { tabindex: 0, role: "application", "aria-label": `Map of ${count(points.place.length)} neurons: plus and minus zoom, arrow keys move. The layers' tables list the same neurons.` });
   const tip = el("div", { class: "tip", hidden: true, "aria-live": "polite" });
   const legendBox = el("div", { class: "maplegend" }), note = el("p", { class: "note" });
   const screen = drawing(canvas, view);
   const paint = () => {
+    if (!canvas.isConnected) return; // the colours are those of the page, and it has not come or has gone
     const paper = rgb(getComputedStyle(canvas).backgroundColor), style = getComputedStyle(canvas), dark = paper[0] + paper[1] + paper[2] < 384;
     const made = groups(points, view.by, dark), lit = Uint8Array.from(made.group, (g, i) => (view.only === null || g === view.only) && (!view.find || view.find(i)));
     screen.paint({ ...made, lit, paper, line: dark ? [58, 62, 69] : [216, 213, 206], ink: style.getPropertyValue("--ink"), soft: style.getPropertyValue("--soft") });
@@ -47,7 +51,8 @@ export async function mapPage(word) {
     note.textContent = [kindOf(view.space)[1], wordsOf(data.spaces[view.space]), ARRANGING[data.arranging]].filter(Boolean).join(" ");
   };
   const colours = [["block", "block"], ["says", "class it says"], points.auroc && ["auroc", "selectivity"], points.effect && ["effect", "effect"]].filter((o) => o && (o[0] !== "says" || state.start.classes.length));
-  const find = el("input", { type: "search", placeholder: "class or unit", "aria-label": "Show only", oninput: (e) => { view.find = finder(e.target.value, points); paint(); } });
+  if (colours.some(([what]) => what === kept.by)) view.by = kept.by;
+  const find = el("input", { type: "search", placeholder: "class or unit", "aria-label": "Show only", value: kept.text, oninput: (e) => { view.find = finder((kept.text = e.target.value), points); paint(); } });
   const to = (key) => {
     view.space = key;
     history.replaceState(null, "", `#/map/${key}`);
@@ -56,6 +61,7 @@ export async function mapPage(word) {
   };
   const by = (what) => {
     [view.by, view.only] = [what, null];
+    kept.by = what;
     paint();
   };
   interact(canvas, tip, points, view, screen);

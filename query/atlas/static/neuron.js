@@ -2,7 +2,7 @@ import { bars, card, choice, className, classLink, copied, count, el, heading, i
 
 const FLAGS = {
   dead: ["dead", "It is above 0 on no token of any image."],
-  silent: ["silent on its own class", "Its largest patch is lower on images of the class that it says loudest than on others (AUROC below 0.5)."],
+  silent: ["below chance on what it says", "Its largest patch is lower on images of the class that it says loudest than on others (AUROC below 0.5)."],
   seldom: ["seldom on", "It is above 0 on fewer than one patch in a thousand."],
   long: ["long value vector", "Its value vector is among the longest hundredth of its layer."],
 };

@@ -5,8 +5,9 @@ const CHIPS = 60; // classes on the first page
 
 export async function homePage() {
   const { start } = state, neurons = start.layers.reduce((sum, layer) => sum + layer.units, 0);
+  const held = state.held ? ` (${count(Object.values(state.held).reduce((sum, units) => sum + units.size, 0))} with a page in this export)` : "";
   const page = el("article", { class: "home" },
-    heading("Every neuron a page", { sub: [el("span", {}, `${count(neurons)} neurons, ${count(start.classes.length)} classes, ${count(start.images)} images of `, el("code", {}, shown(start.model)))] }),
+    heading("Every neuron a page", { sub: [el("span", {}, `${count(neurons)} neurons${held}, ${count(start.classes.length)} classes, ${count(start.images)} images of ${start.input[0]} × ${start.input[1]} in ${start.grid[0]} × ${start.grid[1]} patches, through `, el("code", {}, shown(start.model)))] }),
     el("div", { class: "doors" },
       el("a", { href: "#/map" }, el("b", {}, "Map"), el("span", {}, "all neurons in two dimensions")),
       el("a", { href: "#/random" }, el("b", {}, "A neuron at random"), el("span", {}, "not chosen to please")),
@@ -134,7 +135,7 @@ function rowsTable({ rows, records }) {
   const cell = (v) => (typeof v === "number" ? el("td", {}, Number.isInteger(v) ? String(v) : num(v, 4)) : el("td", { class: "text" }, v === null ? el("span", { class: "faint" }, "NULL") : name(typeof v === "object" ? JSON.stringify(v) : v)));
   const part = records.slice(0, 1000);
   return card(null,
-    el("p", { class: "note" }, `${count(rows)} rows${part.length < rows ? `, the first ${count(part.length)} shown` : ""}`),
+    el("p", { class: "note" }, `${count(rows)} row${rows === 1 ? "" : "s"}${part.length < rows ? `, the first ${count(part.length)} shown` : ""}`),
     table("Answer", el("tr", {}, columns.map((c) => el("th", { scope: "col", class: typeof records[0][c] === "number" ? undefined : "text" }, name(c)))),
       el("tbody", {}, part.map((record) => el("tr", {}, columns.map((c) => cell(record[c])))))));
 }

@@ -49,7 +49,7 @@ export const WORDS = {
   cosine: "cosine", auroc: "AUROC",
 };
 export const MEANS = {
-  contribution: "Mean share of the class's logit on its own images: folded × what the head reads of the neuron.",
+  contribution: "What the neuron adds to the class's logit, in logits, mean over the class's own images: folded × what the head reads of the neuron.",
   effect: "Estimated mean fall of the class's logit, less the mean of all logits, without the neuron; About says by what it is replaced.",
   folded: "What an activation of 1 adds to the logit, with all gains and the final norm folded in.",
   score: "Product of the class's row of the head with the value vector as stored.",
@@ -93,7 +93,7 @@ export function isHeld(place, unit) {
 
 export function neuronLink(place, unit, ...more) {
   const inside = more.length ? more : [`${layerTitle(place)} · ${unit}`];
-  if (!isHeld(place, unit)) return el("span", { class: "absent", title: "Not in this export" }, ...inside);
+  if (!isHeld(place, unit)) return el("span", { class: "absent", title: "This export has no page of it" }, ...inside);
   return el("a", { href: neuronAddress(place, unit) }, ...inside);
 }
 
@@ -319,12 +319,13 @@ export function table(label, head, body) {
   return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, el("table", { class: "table" }, el("thead", {}, head), body));
 }
 
-// Rows of a name, a bar from zero and a value.
-export function bars(rows, { each, value, text }) {
-  const largest = Math.max(1e-30, ...rows.map((row) => Math.abs(value(row))));
+// Rows of a name, a bar from zero and a value. `full`: the value that fills the track; else the largest does.
+export function bars(rows, { each, value, text, full }) {
+  const low = Math.min(0, ...rows.map(value)), high = full ?? Math.max(0, ...rows.map(value)), wide = Math.max(1e-30, high - low);
   return el("ol", { class: "bars" }, rows.map((row) => {
-    const bar = el("span", { class: value(row) < 0 ? "bar minus" : "bar" });
-    bar.style.width = `${(100 * Math.abs(value(row))) / largest}%`;
+    const own = value(row), bar = el("span", { class: own < 0 ? "bar minus" : "bar" });
+    bar.style.left = `${(100 * (Math.min(0, own) - low)) / wide}%`;
+    bar.style.width = `${(100 * Math.abs(own)) / wide}%`;
     return el("li", {}, el("span", { class: "of" }, each(row)), el("span", { class: "track" }, bar), el("span", { class: "value" }, text(row)));
   }));
 }
