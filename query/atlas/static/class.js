@@ -29,7 +29,7 @@ function keyNeurons(data, urls, where) {
   const fill = (by) => {
     const { neurons, layers, counted } = data.rankings[by];
     body.replaceChildren(
-      el("p", { class: "note" }, MEANS[by], " Beside each neuron its strongest images of all, whatever their class."),
+      el("p", { class: "note" }, MEANS[by], " Beside each neuron its strongest images of all, whatever their class", mapped ? "; maps are red above 0 and blue below." : "."),
       el("ol", { class: "keys" }, neurons.map(([place, unit, value], i) => keyNeuron(data, place, unit, value, i + 1, by, urls))));
     where.replaceChildren(el("h2", {}, "Where they sit"),
       el("p", { class: "note" }, `Its first ${counted} neurons by ${WORDS[by]}, layer by layer.`),
