@@ -1,4 +1,4 @@
-"""The words of the command line: arguments and options that mean the same wherever they stand. Light to import."""
+"""The words of the command line: arguments and options that mean the same wherever they stand."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 
 from ...schemas.addressed import is_address
 from ...schemas.file_names import file_name
+from ..stored.elsewhere import brought
 from .terminal import progress_bar
 
 Command = Callable[..., Any]
@@ -30,8 +31,6 @@ class IndexType(FileType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not (isinstance(value, str) and is_address(value)):
             return super().convert(value, param, ctx)
-        from ..stored.elsewhere import brought
-
         with progress_bar("downloading tables", "B") as progress:
             return brought(value, progress)
 
