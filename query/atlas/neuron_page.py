@@ -61,7 +61,7 @@ def neuron_page(atlas: Atlas, place: int, unit: int) -> Page:
         "flags": flags(atlas, place, unit),
         "descriptions": _descriptions(atlas, layer, unit),
         "generated": _generated(atlas, layer, unit),
-        "code": _code(index.layout.root.name, Neuron(layer, unit)),
+        "code": _code(index.name, Neuron(layer, unit)),
     }
 
 

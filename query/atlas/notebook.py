@@ -124,7 +124,7 @@ def open_page(
     elif port not in (0, server.port):
         server.leave(mark)
         raise QueryError(f"the atlas of this index is at port {server.port}", "Close its pages first, or name no port.")
-    return AtlasPage(server, mark, place, f"Atlas of {index.layout.root.name}", height)
+    return AtlasPage(server, mark, place, f"Atlas of {index.name}", height)
 
 
 def place_of(

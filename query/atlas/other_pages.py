@@ -18,7 +18,7 @@ def start_page(atlas: Atlas) -> Page:
     index = atlas.index
     spec = index.spec
     return {
-        "name": index.layout.root.name,
+        "name": index.name,
         "model": spec.model,
         "layers": [{"name": s.name, "block": s.block, "kind": s.kind, "units": s.units} for s in spec.layers],
         "classes": listed(index.classes.name),

@@ -104,7 +104,6 @@ def app_of(atlas: Atlas, port: int, framed: bool = False) -> Starlette:
     """The application that answers for an atlas at a port. framed: pages of this machine may show it in a frame."""
     hosts = frozenset(f"{name}:{port}" for name in NAMES) | (frozenset(NAMES) if port == 80 else frozenset())
     waiting = threading.BoundedSemaphore(SQL_AT_ONCE)
-
     pages = ThreadPoolExecutor(PAGES_AT_ONCE, thread_name_prefix="page")
 
     async def answer(request: Request) -> Response:

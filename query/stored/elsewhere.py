@@ -80,8 +80,8 @@ def brought(address: str, progress: Progress | None = None) -> Path:
     folder = cache_folder() / name
     if not (folder / ADDRESS).exists():
         _bring(there, folder, raw, effects, progress or silent)
+        _make_room(folder)
     os.utime(folder / ADDRESS)
-    _make_room(folder)
     return folder
 
 

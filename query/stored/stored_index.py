@@ -16,7 +16,7 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from ...schemas.addressed import is_address, must_lie_here
+from ...schemas.addressed import address_of, is_address, must_lie_here, shown_address
 from ...schemas.array_specs import ARRAYS, ATTENTION_ARRAYS, MLP_ARRAYS, VectorArrays, arrays
 from ...schemas.errors import QueryError
 from ...schemas.layout import Layout
@@ -102,6 +102,12 @@ class StoredIndex:
         """DuckDB's own connection, which can only read this index. No question of ours runs in it, not even of the
         served atlas; a second thread of your own needs its `cursor()`."""
         return self.tables.db
+
+    @property
+    def name(self) -> str:
+        """What it is called: its folder's name, or its address."""
+        address = address_of(self.layout.root)
+        return self.layout.root.name if address is None else shown_address(address)
 
     @property
     def reader(self) -> ArrayReader:

@@ -78,7 +78,7 @@ class ArrayReader:
         flat = [axis.ravel().astype(np.int64) for axis in axes]
         self._must_hold_all(path, flat)
         out = self._empty(spec, flat[0].size, *spec.shape[len(flat) :])
-        self.store.ahead(self._pieces_of(spec, flat, checked))
+        self.store.ahead(_pieces_of(spec, flat, checked))
         fill = self._fill_checked if checked else self._fill_alone
         fill(spec, flat, out)
         return out.reshape(*axes[0].shape, *out.shape[1:])
@@ -88,7 +88,7 @@ class ArrayReader:
         spec = self.specs[path]
         at = np.asarray(rows, np.int64)
         self._must_hold_all(path, [at] if units is None else [at, np.asarray(units, np.int64)])
-        self.store.ahead(self._pieces_of_rows(spec, at, units))
+        self.store.ahead(_pieces_of_rows(spec, at, units))
         if units is None and spec.chunks[1:] != spec.shape[1:]:  # chunks split the second axis
             units = range(spec.shape[1])
         if units is None:
@@ -146,22 +146,6 @@ class ArrayReader:
             if not 0 <= at < size:
                 raise DamagedIndex(f"the tables name {axis} {at}, and {path} counts from 0 to {size - 1}", STRANGE)
 
-    def _pieces_of(self, spec: ArraySpec, flat: list[Ints], checked: bool) -> Iterator[Piece]:
-        """What the cells at positions take: the chunks around them, or each alone."""
-        if not checked:
-            yield from (piece for _, piece in _alone(spec, flat))
-            return
-        places = np.stack([axis // chunk for axis, chunk in zip(flat, spec.chunks, strict=False)], 1)
-        yield from (_piece(spec, tuple(place)) for place in np.unique(places, axis=0).tolist())
-
-    def _pieces_of_rows(self, spec: ArraySpec, at: Ints, units: Sequence[int] | Ints | None) -> Iterator[Piece]:
-        """The chunks that rows take, of all or some places of the second axis."""
-        split = spec.chunks[1:] != spec.shape[1:]
-        across = range(spec.shape[1]) if units is None and split else units
-        beside = [0] if across is None else np.unique(np.asarray(across, np.int64) // spec.chunks[1]).tolist()
-        for i in np.unique(at // spec.chunks[0]).tolist():
-            yield from (_piece(spec, (i, j)) for j in beside)
-
     def _fill_checked(self, spec: ArraySpec, flat: list[Ints], out: NDArray[Any]) -> None:
         """Cells chunk by chunk, each of which is read and checked once."""
         places = [axis // chunk for axis, chunk in zip(flat, spec.chunks, strict=False)]
@@ -211,6 +195,24 @@ def _alone(spec: ArraySpec, flat: list[Ints]) -> Iterator[tuple[int, Piece]]:
     for i in np.lexsort((starts, *files[::-1])).tolist():
         key = spec.file(*(int(axis[i]) for axis in files), *[0] * (len(spec.shape) - len(files)))
         yield i, (key, int(starts[i]), row_bytes)
+
+
+def _pieces_of(spec: ArraySpec, flat: list[Ints], checked: bool) -> Iterator[Piece]:
+    """What the cells at positions take: the chunks around them, or each alone."""
+    if not checked:
+        yield from (piece for _, piece in _alone(spec, flat))
+        return
+    places = np.stack([axis // chunk for axis, chunk in zip(flat, spec.chunks, strict=False)], 1)
+    yield from (_piece(spec, tuple(place)) for place in np.unique(places, axis=0).tolist())
+
+
+def _pieces_of_rows(spec: ArraySpec, at: Ints, units: Sequence[int] | Ints | None) -> Iterator[Piece]:
+    """The chunks that rows take, of all or some places of the second axis."""
+    split = spec.chunks[1:] != spec.shape[1:]
+    across = range(spec.shape[1]) if units is None and split else units
+    beside = [0] if across is None else np.unique(np.asarray(across, np.int64) // spec.chunks[1]).tolist()
+    for i in np.unique(at // spec.chunks[0]).tolist():
+        yield from (_piece(spec, (i, j)) for j in beside)
 
 
 def _piece(spec: ArraySpec, place: tuple[int, ...]) -> Piece:

@@ -10,7 +10,7 @@ import os
 import re
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
@@ -24,21 +24,20 @@ from ..errors import BadIndex, DamagedIndex, QueryError
 from .store import Bytes, Piece
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from obstore.store import ObjectStore
 
 HELD_BYTES = 256_000_000  # of what was read
 AT_ONCE = 16  # requests
 NEAR = 32_768  # bytes between two pieces of a file that are rather read than asked for apart
 RETRIES = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
+CHANGED = "The index there may have been changed or removed since: open it again."
 PATIENCE = {"timeout": "60s", "connect_timeout": "10s"}
 
 _began_in: int | None = None  # the process whose threads make the requests
 
 
 class Elsewhere:
-    """The files below an address, whole. Raises BadIndex where it cannot be used."""
+    """The files below an address, whole or in pieces. Raises BadIndex where it cannot be used."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -89,9 +88,6 @@ class Elsewhere:
         except exceptions.BaseError as error:
             remedy = "Look at the address and the connection, and repeat."
             raise BadIndex(f"{self.shown(key)} cannot be reached", remedy) from error
-
-
-CHANGED = "The index there may have been changed or removed since: open it again."
 
 
 class RemoteStore:

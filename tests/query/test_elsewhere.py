@@ -67,6 +67,8 @@ def test_it_answers_as_on_the_disk(address: str, effects_path: Path) -> None:
         atlases = Atlas(there), Atlas(here)
         for page in pages:
             first, second = (data_file(atlas, page).content for atlas in atlases)
+            if page.startswith("data/neuron") and page.endswith(".json"):
+                assert f'Index("{address}")' in json.loads(first)["code"]["python"]
             if page.endswith(".json"):
                 first, second = (json.dumps({**json.loads(c), "code": ""}).encode() for c in (first, second))
             assert first == second, page

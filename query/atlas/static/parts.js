@@ -172,10 +172,17 @@ export function colour(position) {
 
 export const opacityAt = (position) => OPACITY * Math.min(1, Math.abs(position) / FADE);
 
-export function position(value, { low, high }) {
+// Where the middle of a scale lies, and what a unit above and below it is on the way to an end.
+function spans({ low, high }) {
   const centre = Math.min(Math.max(0, low), high);
-  const off = Math.min(high, Math.max(low, value)) - centre;
-  return off > 0 ? off / Math.max(high - centre, 1e-30) : off / Math.max(centre - low, 1e-30);
+  return { centre, up: high > centre ? 1 / (high - centre) : 0, down: low < centre ? 1 / (centre - low) : 0 };
+}
+
+const along = (off, up, down) => (off > 0 ? Math.min(1, off * up) : Math.max(-1, off * down));
+
+export function position(value, scale) {
+  const { centre, up, down } = spans(scale);
+  return along(value - centre, up, down);
 }
 
 function weights(patches, pixels, blocky) {
@@ -200,7 +207,7 @@ function shadesAt(opacity) {
   return pixels;
 }
 
-export function drawMap(canvas, values, [rows, columns], { low, high }, { blocky = false, opacity = 1 } = {}) {
+export function drawMap(canvas, values, [rows, columns], scale, { blocky = false, opacity = 1 } = {}) {
   const { width, height } = canvas, context = canvas.getContext("2d"), image = context.createImageData(width, height);
   const pixels = new Uint32Array(image.data.buffer), own = shadesAt(opacity), xs = weights(columns, width, blocky);
   const wide = new Float32Array(rows * width); // each row of patches as pixels: the other direction follows
@@ -210,12 +217,11 @@ export function drawMap(canvas, values, [rows, columns], { low, high }, { blocky
       wide[at++] = dx ? first * (1 - dx) + values[r * columns + c + 1] * dx : first;
     }
   }
-  const centre = Math.min(Math.max(0, low), high), up = high > centre ? 1 / (high - centre) : 0, down = low < centre ? 1 / (centre - low) : 0;
+  const { centre, up, down } = spans(scale);
   weights(rows, height, blocky).forEach(([r, dy], y) => {
     const above = r * width, below = dy ? above + width : above;
     for (let x = 0; x < width; x++) {
-      const off = wide[above + x] * (1 - dy) + wide[below + x] * dy - centre;
-      const at = off > 0 ? Math.min(1, off * up) : Math.max(-1, off * down);
+      const at = along(wide[above + x] * (1 - dy) + wide[below + x] * dy - centre, up, down);
       pixels[y * width + x] = own[Math.floor((at + 1) * SHADES + 0.5)];
     }
   });
