@@ -23,7 +23,7 @@ from vitdex.schemas.integrity import verify as check
 
 CALLS = {  # what a run spends its time on, and where it calls it
     "checksums": (
-        "google_crc32c.value",
+        "crc32c.crc32c",
         "xxhash.xxh3_128_hexdigest",
         "vitdex.indexer.build.file_facts",
         "vitdex.indexer.tables.whole_arrays.file_facts",

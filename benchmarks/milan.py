@@ -18,8 +18,8 @@ from importlib.resources import files
 from pathlib import Path
 
 import click
+import crc32c
 import duckdb
-import google_crc32c
 import numpy as np
 import pandas as pd
 import torch
@@ -56,9 +56,9 @@ def sparse_shard(path: Path, spec: ArraySpec, cells: dict[int, bytes], checked: 
     with path.open("wb") as file:
         for offset, content in cells.items():
             file.seek(offset)
-            file.write(content + (google_crc32c.value(content).to_bytes(4, "little") if checked else b""))
+            file.write(content + (crc32c.crc32c(content).to_bytes(4, "little") if checked else b""))
         file.seek(spec.file_bytes - 16 * len(index) - 4)
-        file.write(index.tobytes() + google_crc32c.value(index.tobytes()).to_bytes(4, "little"))
+        file.write(index.tobytes() + crc32c.crc32c(index.tobytes()).to_bytes(4, "little"))
 
 
 def synthetic(root: Path, like: RunSpec, images: int, units: int) -> None:

@@ -30,6 +30,7 @@ from ..schemas.sizes import bytes_text
 from .memory import fitting_decoders
 from .memory_needed import needed_bytes
 from .place import tables_bytes
+from .run.prepared import forward_of
 from .run.reduce import without_kernels
 from .statistics.threshold_counts import counted_patches
 
@@ -139,6 +140,9 @@ def make_plan(request: Request) -> Plan:
     kernels_fault = without_kernels(device)
     if kernels_fault:
         notes.append(f"torch's own operations reduce the layers, slower than kernels: {kernels_fault}")
+    forward, plain_fault = forward_of(device, request.precision, kernels_fault is None)
+    if plain_fault:
+        notes.append(f"weights are laid out anew for every batch, slower than once: {plain_fault}")
     spec = RunSpec(
         model=loaded.name,
         model_args=loaded.model_args,
@@ -168,6 +172,7 @@ def make_plan(request: Request) -> Plan:
         part_images=count,
         counted_patches=counted_patches(count, anatomy.grid[0] * anatomy.grid[1]),
         versions={name: version(name) for name in VERSIONS},
+        forward=forward,
     )
     spec = replace(spec, part_images=min(request.part_images or fitting_part_images(spec), count))
     if fault := beyond_bounds(spec):

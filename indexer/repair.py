@@ -198,7 +198,8 @@ def _same_run(spec: RunSpec, layout: Layout) -> tuple[Manifest | None, RunSpec]:
             there = RunSpec.from_json(json.loads(layout.run.read_bytes()))
         except (OSError, ValueError, KeyError, TypeError) as reason:
             raise BadIndex(f"{layout.root}: neither manifest nor run.json tell the run", "Index again.") from reason
-    if different := replace(spec, versions=there.versions).differences(there):
+    forward = there.forward if there.forward == "plain" else spec.forward  # the plain one every machine has
+    if different := replace(spec, versions=there.versions, forward=forward).differences(there):
         raise BadIndex(
             f"{layout.root} was made by another run ({'; '.join(different)})",
             "Repeat that run's command with --repair.",

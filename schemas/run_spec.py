@@ -12,6 +12,7 @@ FORMAT_VERSION = 1
 
 Maps = Literal["uint8", "float16", "exemplars", "none"]
 Precision = Literal["float32", "bfloat16", "float16"]
+Forward = Literal["plain", "prepared"]  # torch's own, or from weights prepared once a run (indexer/run/prepared.py)
 Linear = Literal["fc1", "fc2", "attn"]  # of a block: the neurons, the MLP's outputs, what attention hands to attn.proj
 Kind = Literal["hidden", "gated", "attention", "residual"]  # of a layer, see LayerSpec
 MLP_KINDS: tuple[Kind, ...] = ("hidden", "gated")  # of key neurons
@@ -117,6 +118,7 @@ class RunSpec(PartsSpec):
     part_images: int
     counted_patches: int  # patches of every image that the thresholds count
     versions: dict[str, str] = field(default_factory=dict)
+    forward: Forward = "plain"  # as all were that do not say it
 
     @property
     def patches(self) -> int:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ...schemas.storage.map_codes import CODES
 
-PATCHES = 256  # of a tile, at most: all patches of some neurons at once, read side by side
-NEURONS, CODED_NEURONS = 64, 32  # of a tile, without codes and with
-GROUPS = 128  # of neurons: those whose maximum is not among a token's largest need no second look
+# Of a tile, set by trying (benchmarks/NOTES.md): neurons, patches, warps.
+TILE, CODED_TILE = (256, 8, 1), (32, 128, 1)
+GROUPS = 256  # of neurons: those whose maximum is not among a token's largest need no second look
 _NOWHERE = tl.constexpr(2**30)
 _ROUND = tl.constexpr(12582912.0)  # 1.5 * 2**23: adding it rounds to the nearest integer, halves to even
 _SPAN = tl.constexpr(float(CODES))
@@ -112,11 +112,11 @@ def summarise(
     images, tokens, units = x.shape
     # a product and a sum fused into one rounding would give other codes than torch
     encode = codes.numel() > 0
-    neurons = CODED_NEURONS if encode else NEURONS
+    neurons, patches, warps = CODED_TILE if encode else TILE
     _summarise[images, triton.cdiv(units, neurons)](
         x, y, high, low, mean, argmax, post_mean, codes, tokens, units, prefix,
-        ENCODE=encode, NEURONS=neurons, PATCHES=min(PATCHES, triton.next_power_of_2(tokens - prefix)),
-        enable_fp_fusion=False,
+        ENCODE=encode, NEURONS=neurons, PATCHES=min(patches, triton.next_power_of_2(tokens - prefix)),
+        num_warps=warps, enable_fp_fusion=False,
     )  # fmt: skip
     count = token_top.shape[2]
     _token_top[(images * tokens,)](
@@ -126,4 +126,30 @@ def summarise(
 
 
 @summarise.register_fake
+def _(*_: object) -> None: ...
+
+
+@triton.jit
+def _layer_norm(x, weight, bias, out, width, eps, WIDTH: tl.constexpr):
+    """One token: (x - mean) / sigma * weight + bias."""
+    token, d = tl.program_id(0).to(tl.int64), tl.arange(0, WIDTH)
+    there, n = d < width, width.to(tl.float32)
+    v = tl.load(x + token * width + d, there, 0.0).to(tl.float32)
+    v -= tl.sum(v, 0) / n
+    v = tl.where(there, v, 0.0)
+    sigma = tl.sqrt(tl.sum(v * v, 0) / n + eps)
+    v = v / sigma * tl.load(weight + d, there, 0.0) + tl.load(bias + d, there, 0.0)
+    tl.store(out + token * width + d, v.to(out.dtype.element_ty), there)
+
+
+@torch.library.custom_op("vitdex::layer_norm", mutates_args=("out",))
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tensor) -> None:
+    """Fill `out` with the LayerNorm of x [..., width], computed in float32, rounded to its type."""
+    width = x.shape[-1]
+    _layer_norm[(x.numel() // width,)](
+        x, weight, bias, out, width, eps, WIDTH=triton.next_power_of_2(width), num_warps=1
+    )
+
+
+@layer_norm.register_fake
 def _(*_: object) -> None: ...

@@ -22,6 +22,7 @@ from .capture import Capture
 from .feed import Batch, feed
 from .lanes import Fetched, Lane, lane_for, page_locked
 from .part_writer import PartBuffer, PartWriter
+from .prepared import prepared
 
 # Between two states: hundreds of MB, dear beside a part that takes seconds; a killed run redoes them.
 STATE_SECONDS = 60
@@ -64,7 +65,7 @@ def run_parts(
     counts = fresh_statistics(spec) if statistics is None else statistics
     with page_locked(writer.buffer.memory, device):
         try:
-            with Capture(plan.anatomy, spec, plan.head, counts) as capture:
+            with prepared(plan.anatomy.model, spec), Capture(plan.anatomy, spec, plan.head, counts) as capture:
                 flights = Flights(capture, lane_for(device), running)
                 if statistics is not None and not statistics.centred:
                     calibrate(capture, plan.source, spec)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
-import google_crc32c
+import crc32c
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,7 +50,7 @@ class ArrayReader:
         raw = self._bytes(spec, key, start, length)
         values = raw[:-CHECKSUM_BYTES]
         if (key, start) not in self._verified:
-            if google_crc32c.value(values) != int.from_bytes(raw[-CHECKSUM_BYTES:].tobytes(), "little"):
+            if crc32c.crc32c(values.data) != int.from_bytes(raw[-CHECKSUM_BYTES:].tobytes(), "little"):
                 raise DamagedIndex(f"{self._shown(key)} has a wrong checksum", self.remedy)
             self._verified.add((key, start))
         return values.view(spec.dtype).reshape(spec.chunks)

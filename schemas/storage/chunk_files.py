@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import google_crc32c
+import crc32c
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,7 +34,7 @@ def seal(raw: NDArray[np.uint8], spec: ArraySpec) -> memoryview:
 
 
 def _crc(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.frombuffer(google_crc32c.value(data).to_bytes(4, "little"), np.uint8)
+    return np.frombuffer(crc32c.crc32c(data.data).to_bytes(4, "little"), np.uint8)
 
 
 def encode_file(values: NDArray[Any], spec: ArraySpec) -> memoryview:

@@ -20,6 +20,7 @@ from vitdex.indexer.run import lanes, part_runner
 from vitdex.indexer.run.capture import Capture, Captured
 from vitdex.indexer.run.part_runner import Filled, fresh_statistics, run_parts
 from vitdex.indexer.run.part_writer import PartBuffer
+from vitdex.indexer.run.prepared import forward_of, prepared
 from vitdex.schemas.array_specs import arrays
 from vitdex.schemas.run_spec import Maps, Part, Precision
 
@@ -56,14 +57,15 @@ def traced(
 ) -> tuple[Plan, Captured, list[str]]:
     """Two batches through the capture of a CUDA run: what the second leaves, and what went to the host meanwhile."""
     plan = make_plan(sample_request(tmp_path / "a", limit=8, device="cpu", maps=maps, precision=precision))
-    plan = replace(plan, spec=replace(plan.spec, device="cuda", compiled=True, counted_patches=4))
+    forward = forward_of("cuda", precision, kernels=True)[0]
+    plan = replace(plan, spec=replace(plan.spec, device="cuda", compiled=True, counted_patches=4, forward=forward))
     size = plan.spec.preprocessing["input_size"][1]
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         on_fake_cuda(plan.anatomy.model, mode)
         capture = Capture(plan.anatomy, plan.spec, plan.head, fresh_statistics(plan.spec))
         if fault:
             fault(capture)
-        with capture, Crossings() as crossings:
+        with prepared(plan.anatomy.model, plan.spec), capture, Crossings() as crossings:
             for first in (0, 4):
                 captured = capture(torch.zeros(4, size, size, 3, dtype=torch.uint8), range(first, first + 4))
     return plan, captured, crossings.found
