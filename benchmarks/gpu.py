@@ -140,7 +140,7 @@ def profile(plan: Plan) -> str:
 @click.option("--count", default=8192, show_default=True, help="Images, whole batches.")
 @click.option("--turns", default=3, show_default=True)
 @click.option("--batch-size", default=256, show_default=True)
-@click.option("--workers", default=default_workers(), show_default=True)
+@click.option("--workers", default=default_workers("cuda"), show_default=True)
 @click.option("--device", default="cuda", show_default=True)
 @click.option("--precision", "precisions", multiple=True, default=["bfloat16", "float32"], show_default=True)
 @click.option("--profile", "profiled", is_flag=True, help="Also tell where the device's time goes.")

@@ -65,8 +65,8 @@ def build_index(
         precision: of the forward pass: 'float32', 'bfloat16' or 'float16'.
         img_size: height and width of the input in pixels, where they are not the model's own.
         batch_size: images at once.
-        workers: processes that decode; None: half the cores, at most eight; 0: this process, for scripts that may
-            not start others.
+        workers: processes that decode; None: half the cores, at most eight, beside a GPU three quarters, at most 32;
+            0: this process, for scripts that may not start others.
         limit: only the first so many images.
         inputs: whether the index also keeps the pixels that the model saw.
         overwrite: replace a finished index, or an unfinished one of another run.

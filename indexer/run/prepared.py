@@ -45,6 +45,13 @@ def prepared(model: nn.Module, spec: RunSpec) -> Iterator[None]:
         yield
 
 
+def prepared_bytes(model: nn.Module, spec: RunSpec) -> int:
+    """Bytes of the host that prepared weights take beside the model's own: in float32 none, they stand in for them."""
+    if spec.forward == "plain" or spec.precision == "float32" or torch.device(spec.device).type != "cpu":
+        return 0
+    return sum(m.weight.numel() * DTYPES[spec.precision].itemsize for m in model.modules() if type(m) is nn.Linear)
+
+
 def _replace(module: nn.Module, forward: Product, undo: ExitStack) -> None:
     setattr(module, "forward", forward)  # noqa: B010 - mypy takes it for a method
     undo.callback(delattr, module, "forward")

@@ -15,7 +15,7 @@ from vitdex.indexer.plan import Plan, make_plan, sample_request
 from vitdex.indexer.repair import repair
 from vitdex.indexer.run.capture import Capture
 from vitdex.indexer.run.part_runner import fresh_statistics
-from vitdex.indexer.run.prepared import forward_of, prepared
+from vitdex.indexer.run.prepared import forward_of, prepared, prepared_bytes
 from vitdex.schemas.run_spec import Forward, Precision
 
 IMAGES = 16
@@ -77,6 +77,14 @@ def test_the_model_is_left_as_it_was(tmp_path: Path, precision: Precision) -> No
     after = model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], values) for name, values in before.items())
+
+
+@pytest.mark.parametrize(("precision", "share"), [("float32", 0), ("bfloat16", 0.5)])
+def test_what_it_adds_to_the_memory(tmp_path: Path, precision: Precision, share: float) -> None:
+    plan = planned(tmp_path, precision)
+    linear = [m for m in plan.anatomy.model.modules() if isinstance(m, torch.nn.Linear)]
+    assert prepared_bytes(plan.anatomy.model, plan.spec) == share * sum(4 * m.weight.numel() for m in linear)
+    assert prepared_bytes(plan.anatomy.model, replace(plan.spec, forward="plain")) == 0
 
 
 def no_packing(*_: object) -> None:
