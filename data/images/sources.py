@@ -16,11 +16,13 @@ from ...schemas.errors import SourceError
 from .entries import KINDS, Entry, Source, why
 from .folder import open_folder
 from .hugging_face import open_hub, open_saved
+from .shards import has_range, open_shards
 from .tar import open_tar
 
 
 def open_source(where: str, but: Path | None = None) -> Source:
-    """List the images at `where`: a folder, a tar, 'hf:NAME[@CONFIG]:SPLIT' or a folder of `save_to_disk`.
+    """List the images at `where`: a folder, a tar, tars as 'NAME-{000000..000099}.tar', 'hf:NAME[@CONFIG]:SPLIT' or a
+    folder of `save_to_disk`.
 
     `but` is a folder that is left out where it lies in there: the index that is made.
 
@@ -29,6 +31,8 @@ def open_source(where: str, but: Path | None = None) -> Source:
     if where.startswith("hf:"):
         return open_hub(where)
     path = Path(where)
+    if has_range(where) and not path.exists():
+        return _not_empty(where, open_shards(where))
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -46,6 +50,10 @@ def open_source(where: str, but: Path | None = None) -> Source:
         source = open_saved(path)
     else:
         source = open_folder(path, but)
+    return _not_empty(where, source)
+
+
+def _not_empty(where: str, source: Source) -> Source:
     if not source.entries:
         first = f" except {source.skipped[0].path!r} ({source.skipped[0].reason})" if source.skipped else ""
         raise SourceError(f"{where!r} holds no files{first}", KINDS)

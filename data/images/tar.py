@@ -37,6 +37,11 @@ class TarSource(Source):
     def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in vars(self).items() if name != "_file"}
 
+    def close(self) -> None:
+        """Close the file until it is read again."""
+        if (file := vars(self).pop("_file", None)) is not None:
+            file.close()
+
     def read(self, i: int) -> bytes:
         start, size = self.starts[i], self.entries[i].size
         if isinstance(start, str):
@@ -52,8 +57,11 @@ class TarSource(Source):
         return blob
 
 
-def open_tar(path: Path) -> TarSource:
-    """List a tar. Raises SourceError where it is compressed, broken or none."""
+def open_tar(path: Path, packed_folder: bool = True) -> TarSource:
+    """List a tar. Raises SourceError where it is compressed, broken or none.
+
+    packed_folder: a folder around everything is the one that was packed, and no part of the paths.
+    """
     members: dict[str, Member] = {}
     files: list[tuple[str, int | str]] = []
     listed = _members(path)
@@ -73,7 +81,7 @@ def open_tar(path: Path) -> TarSource:
     for name, target in targets.items():
         if not (name.endswith(CLASS) and _key(name) in classes):
             files.append((name, target.size if target else 0))
-    around = _folder_around(listed, [name for name, size in files if isinstance(size, int)])
+    around = _folder_around(listed, [n for n, size in files if isinstance(size, int)]) if packed_folder else ""
     entries, skipped, names = sort_names(files, around)
     labels = [classes.get(_key(name), entry.label) for name, entry in zip(names, entries, strict=True)]
     entries = tuple(replace(entry, label=label) for entry, label in zip(entries, labels, strict=True))

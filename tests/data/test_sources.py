@@ -382,6 +382,54 @@ def test_a_webdataset_shard_names_its_classes(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def shards(folder: Path, *contents: dict[str, bytes], first: int = 8) -> str:
+    for number, content in enumerate(contents, first):
+        tarred(folder / f"s-{number:03}.tar", *((member(name), blob) for name, blob in content.items()))
+    return str(folder / f"s-{{{first:03}..{first + len(contents) - 1:03}}}.tar")
+
+
+def test_shards_are_one_set_of_images(tmp_path: Path) -> None:
+    where = shards(tmp_path, {"2.png": b"two", "1.png": b"one", "1.cls": b"cat"}, {}, {"1.png": b"other", ".x": b""})
+    source = open_source(where)
+    assert source.name == "s-{008..010}.tar"
+    assert [(e.path, e.label) for e in source.entries] == [
+        ("s-008/1.png", "cat"), ("s-008/2.png", None), ("s-010/1.png", None),
+    ]  # fmt: skip
+    assert source.skipped == (Skipped("s-010/.x", "hidden"),)
+    for again in (source, pickle.loads(pickle.dumps(source)), source.relabelled(["a", "b", "c"])):
+        assert [again.read(i) for i in (2, 0, 1, 2)] == [b"other", b"one", b"two", b"other"]
+
+
+def test_a_shard_of_one_class_has_that_class(tmp_path: Path) -> None:
+    """Alone its folder would be the one that was packed."""
+    where = shards(tmp_path, {"train/cat/1.png": b"1", "train/cat/2.png": b"2"}, {"train/dog/1.png": b"3"})
+    assert [(e.path, e.label) for e in open_source(where).entries] == [
+        ("s-008/train/cat/1.png", "cat"), ("s-008/train/cat/2.png", "cat"), ("s-009/train/dog/1.png", "dog"),
+    ]  # fmt: skip
+
+
+def test_many_shards_are_not_open_at_once(tmp_path: Path) -> None:
+    source = open_source(shards(tmp_path, *({"a.png": bytes([i])} for i in range(40))))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert [source.read(i) for i in range(40)] == [bytes([i]) for i in range(40)]
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1
+
+
+def test_ranges_that_are_none(tmp_path: Path) -> None:
+    shards(tmp_path, {"a.png": b"1"})
+    (tmp_path / "s-011.tar").write_bytes(b"no tar")
+    place = str(tmp_path)
+    assert "there is no file 's-009.tar'. Give the range" in fails(f"{place}/s-{{008..010}}.tar")
+    assert "'s-{9..8}.tar' is no range of shards. One range" in fails(f"{place}/s-{{9..8}}.tar").replace(
+        f"{place}/", ""
+    )
+    assert "is no range" in fails(f"{place}/s-{{0..100000}}.tar")
+    assert "is no range" in fails(f"{place}/{{0..1}}-{{0..1}}.tar")
+    assert "s-011.tar' is a file, but not a tar" in fails(f"{place}/s-{{011..011}}.tar")
+    tarred(tmp_path / "s-{1..2}.tar", (member("a.png"), b"1"))  # a file's own name goes first
+    assert paths(open_source(f"{place}/s-{{1..2}}.tar")) == ["a.png"]
+
+
 def test_unsafe_names_in_a_tar(tmp_path: Path) -> None:
     names = ["../up.png", "/abs/a.png", "./here.png", "a/../../b.png", "a//c.png", ".."]
     where = tarred(tmp_path / "x.tar", *((member(name), name.encode()) for name in names))
