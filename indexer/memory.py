@@ -49,6 +49,12 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
+def give_freed_memory_back() -> None:
+    """Once: what is free now goes to the system, holes among what is used too (glibc; nothing elsewhere)."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+
+
 def large_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     """Zeros outside the heap. NumPy would ask for huge pages, which a virtual machine may be slow to give."""
     size = prod(shape) * np.dtype(dtype).itemsize

@@ -23,6 +23,7 @@ from torch.nn.functional import linear
 
 from ...data.models.device import DTYPES
 from ...schemas.run_spec import Forward, Precision, RunSpec
+from ..memory import give_freed_memory_back
 
 Product = Callable[[Tensor], Tensor]
 
@@ -33,6 +34,7 @@ def prepared(model: nn.Module, spec: RunSpec) -> Iterator[None]:
     with ExitStack() as undo:
         if spec.forward == "prepared":
             device, dtype = torch.device(spec.device).type, DTYPES[spec.precision]
+            undo.callback(give_freed_memory_back)  # the last that is done
             for module in model.modules():
                 if type(module) is nn.Linear and module.weight.dtype == torch.float32:  # of others who knows
                     if device == "cpu":
@@ -42,6 +44,7 @@ def prepared(model: nn.Module, spec: RunSpec) -> Iterator[None]:
                 elif device == "cuda":
                     for norm in _norms_before_products(module):
                         _replace(norm, _rounded_norm(norm, dtype), undo)
+            give_freed_memory_back()  # holes where weights were
         yield
 
 
