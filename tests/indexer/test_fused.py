@@ -9,6 +9,8 @@ from vitdex.indexer.statistics.threshold_counts import Statistics
 from vitdex.schemas.run_spec import LayerSpec, Maps
 
 pytest.importorskip("triton")  # not on every system
+from vitdex.indexer.run.fused_kernels import layer_norm
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PREFIX = 2
 IMAGES, PATCHES = 3, 37
@@ -68,3 +70,20 @@ def test_fused_counts_are_the_plain_ones(kind: torch.dtype, some: bool, tail: in
         assert (ours[name] == theirs[name]).all(), name
     torch.testing.assert_close(fused.square, plain.square, rtol=1e-6, atol=0)
     torch.testing.assert_close(fused.total, plain.total, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("width", [96, 300])
+def test_the_rounded_norm_is_the_norm(kind: torch.dtype, width: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 5, width, generator=draw) * 3 + 7
+    x[0, 0] = 1.5  # no spread
+    weight, bias = (torch.randn(width, generator=draw) for _ in range(2))
+    x, weight, bias = (values.to(DEVICE) for values in (x, weight, bias))
+    out = torch.empty(x.shape, dtype=kind, device=DEVICE)
+    layer_norm(x, weight, bias, 1e-6, out)
+    right = torch.nn.functional.layer_norm(x.double(), (width,), weight.double(), bias.double(), 1e-6)
+    torch.testing.assert_close(out.double(), right, rtol=torch.finfo(kind).eps, atol=1e-4)
+    if kind == torch.float16 or DEVICE == "cuda":  # the interpreter cuts bfloat16 off instead of rounding it
+        assert (out == right.to(kind)).double().mean() > 0.99
+        assert (out[0, 0] == bias.to(kind)).all()

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from test_repair import flip_somewhere, part_file
 from test_resume import content, request
@@ -15,7 +16,7 @@ from vitdex.indexer.plan import Plan, make_plan, sample_request
 from vitdex.indexer.repair import repair
 from vitdex.indexer.run.capture import Capture
 from vitdex.indexer.run.part_runner import fresh_statistics
-from vitdex.indexer.run.prepared import forward_of, prepared, prepared_bytes
+from vitdex.indexer.run.prepared import _norms_before_products, forward_of, prepared, prepared_bytes
 from vitdex.schemas.run_spec import Forward, Precision
 
 IMAGES = 16
@@ -71,9 +72,13 @@ def test_the_model_is_left_as_it_was(tmp_path: Path, precision: Precision) -> No
     plan = planned(tmp_path, precision)
     model = plan.anatomy.model
     before = {name: values.clone() for name, values in model.state_dict().items()}
+    weights = [(weight, weight.requires_grad) for weight in model.parameters()]
     with prepared(model, plan.spec):
         assert all("forward" in vars(m) for m in model.modules() if type(m) is torch.nn.Linear)
     assert not any("forward" in vars(module) for module in model.modules())
+    assert all(
+        w is weight and w.requires_grad == grad for w, (weight, grad) in zip(model.parameters(), weights, strict=True)
+    )
     after = model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], values) for name, values in before.items())
@@ -85,6 +90,18 @@ def test_what_it_adds_to_the_memory(tmp_path: Path, precision: Precision, share:
     linear = [m for m in plan.anatomy.model.modules() if isinstance(m, torch.nn.Linear)]
     assert prepared_bytes(plan.anatomy.model, plan.spec) == share * sum(4 * m.weight.numel() for m in linear)
     assert prepared_bytes(plan.anatomy.model, replace(plan.spec, forward="plain")) == 0
+
+
+def test_only_norms_that_products_alone_read_are_rounded() -> None:
+    """On CUDA: a norm whose output is added to the stream, or split, is read in float32."""
+    names = {
+        "vit_tiny_patch16_224": 24, "deit3_small_patch16_224": 24, "vit_small_patch14_reg4_dinov2": 24,
+        "vit_srelpos_small_patch16_224": 0, "beit_base_patch16_224": 0, "eva02_tiny_patch14_224": 0,
+    }  # fmt: skip
+    for name, norms in names.items():
+        with torch.device("meta"):
+            model = timm.create_model(name)
+        assert sum(len(_norms_before_products(module)) for module in model.modules()) == norms, name
 
 
 def no_packing(*_: object) -> None:
@@ -99,6 +116,14 @@ def test_without_packed_products_the_plain_pass_runs_and_says_so(
     assert plan.spec.forward == "plain"
     assert "mkldnn is not built in" in plan.notes[-1]
     assert "more of it" not in plan.notes[-1]
+
+
+def test_packed_products_that_are_wrong_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    product = torch.ops.mkldnn._linear_pointwise
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda *args: product(*args) + 0.1)
+    plan = planned(tmp_path, "bfloat16")
+    assert plan.spec.forward == "plain"
+    assert "come out wrong" in plan.notes[-1]
 
 
 def test_where_it_pays() -> None:
