@@ -35,10 +35,11 @@ def prepared(model: nn.Module, spec: RunSpec) -> Iterator[None]:
         if spec.forward == "prepared":
             device, dtype = torch.device(spec.device).type, DTYPES[spec.precision]
             undo.callback(give_freed_memory_back)  # the last that is done
+            called = _only_called(model)
             for module in model.modules():
                 if type(module) is nn.Linear and module.weight.dtype == torch.float32:  # of others who knows
                     if device == "cpu":
-                        _pack(module, dtype, spec.batch_size * spec.tokens, undo)
+                        _pack(module, dtype, spec.batch_size * spec.tokens, module in called, undo)
                     else:
                         _replace(module, _rounded_product(module, dtype), undo)
                 elif device == "cuda":
@@ -49,10 +50,12 @@ def prepared(model: nn.Module, spec: RunSpec) -> Iterator[None]:
 
 
 def prepared_bytes(model: nn.Module, spec: RunSpec) -> int:
-    """Bytes of the host that prepared weights take beside the model's own: in float32 none, they stand in for them."""
-    if spec.forward == "plain" or spec.precision == "float32" or torch.device(spec.device).type != "cpu":
+    """Bytes of the host that prepared weights take beside the model's own, in whose place some stand in float32."""
+    if spec.forward == "plain" or torch.device(spec.device).type != "cpu":
         return 0
-    return sum(m.weight.numel() * DTYPES[spec.precision].itemsize for m in model.modules() if type(m) is nn.Linear)
+    gone = _only_called(model) if spec.precision == "float32" else set()
+    kept = (m for m in model.modules() if type(m) is nn.Linear and m not in gone)
+    return sum(m.weight.numel() * DTYPES[spec.precision].itemsize for m in kept)
 
 
 def _replace(module: nn.Module, forward: Product, undo: ExitStack) -> None:
@@ -73,17 +76,23 @@ def forward_of(device: str, precision: Precision, kernels: bool) -> tuple[Forwar
         with torch.no_grad(), torch.random.fork_rng(devices=[]), ExitStack() as undo:
             layer, x = nn.Linear(16, 16), torch.rand(4, 16)
             right = layer(x)
-            _pack(layer, DTYPES[precision], len(x), undo)
+            _pack(layer, DTYPES[precision], len(x), True, undo)
             wrong = not torch.allclose(layer(x).float(), right, atol=0.05)
     except (AttributeError, RuntimeError) as error:  # built without oneDNN, or for another processor
         return "plain", str(error).strip().split("\n")[0]
     return ("plain", "products of packed weights come out wrong") if wrong else ("prepared", "")
 
 
-def _pack(layer: nn.Linear, dtype: torch.dtype, rows: int, undo: ExitStack) -> None:
+def _only_called(model: nn.Module) -> set[nn.Module]:
+    """Linear layers whose weights nobody else reads: BEiT and EVA multiply by qkv.weight past the layer."""
+    return {m for parent in model.modules() if type(parent) in (Attention, Mlp) for m in parent.children()}
+
+
+def _pack(layer: nn.Linear, dtype: torch.dtype, rows: int, only_called: bool, undo: ExitStack) -> None:
     """Have a layer compute from packed weights, in the order that is best for so many rows of its input.
 
-    In float32 they stand in for the plain ones, which come back from them: two copies would be memory for nothing.
+    In float32 they stand in for the plain ones where these are read by no other, and these come back from them: two
+    copies would be memory for nothing.
     """
     packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach().to(dtype), rows)
     bias = None if layer.bias is None else layer.bias.detach().to(dtype)
@@ -93,7 +102,7 @@ def _pack(layer: nn.Linear, dtype: torch.dtype, rows: int, undo: ExitStack) -> N
         return out
 
     _replace(layer, product, undo)
-    if dtype == torch.float32:
+    if dtype == torch.float32 and only_called:
         undo.callback(lambda: setattr(layer.weight, "data", packed.to_dense()))
         layer.weight.data = torch.empty(0)
 

@@ -87,9 +87,24 @@ def test_the_model_is_left_as_it_was(tmp_path: Path, precision: Precision) -> No
 @pytest.mark.parametrize(("precision", "share"), [("float32", 0), ("bfloat16", 0.5)])
 def test_what_it_adds_to_the_memory(tmp_path: Path, precision: Precision, share: float) -> None:
     plan = planned(tmp_path, precision)
-    linear = [m for m in plan.anatomy.model.modules() if isinstance(m, torch.nn.Linear)]
-    assert prepared_bytes(plan.anatomy.model, plan.spec) == share * sum(4 * m.weight.numel() for m in linear)
+    model, head = plan.anatomy.model, plan.anatomy.head
+    linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
+    assert isinstance(head, torch.nn.Linear)
+    expected = share * sum(m.weight.nbytes for m in linear) + (share or 1) * head.weight.nbytes
+    assert prepared_bytes(model, plan.spec) == expected
     assert prepared_bytes(plan.anatomy.model, replace(plan.spec, forward="plain")) == 0
+
+
+@pytest.mark.parametrize("name", ["beit_base_patch16_224", "eva02_tiny_patch14_224"])
+def test_weights_that_are_read_past_their_layer_stay(tmp_path: Path, name: str) -> None:
+    """These multiply by qkv.weight with a bias of their own, and never call qkv."""
+    spec = planned(tmp_path, "float32").spec
+    model = timm.create_model(name, depth=1).eval()
+    x = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        plain = model(x)
+        with prepared(model, spec):
+            torch.testing.assert_close(model(x), plain, rtol=1e-4, atol=1e-5)
 
 
 def test_only_norms_that_products_alone_read_are_rounded() -> None:
