@@ -110,7 +110,9 @@ def _new_bar(total: int, unit: str, done: int = 0, name: str | None = None) -> t
 @click.argument("out", type=FILE)
 @click.option("--sample", is_flag=True, help="The packaged images and model: no network, no data set.")
 @click.option("--model", help="timm's name, local-dir:FOLDER with its config.json, or hf-hub:ORG/NAME.")
-@click.option("--images", help="A folder, a folder of class folders, a tar of either, or hf:NAME:SPLIT.")
+@click.option(
+    "--images", help="A folder, a folder of class folders, a tar of either, NAME-{00..99}.tar, or hf:NAME:SPLIT."
+)
 @click.option("--weights", type=FILE, help="A safetensors file instead of timm's hub.")
 @click.option(
     "--head", type=FILE, help="Class embeddings (safetensors: weight [class, d]) instead of the model's head."

@@ -32,7 +32,7 @@ class ShardsSource(Source):
     def read(self, i: int) -> bytes:
         place = bisect_right(self.firsts, i) - 1  # of shards without entries, which begin where the next does, none
         shard, opened = self.shards[place], self._opened
-        if opened != [shard]:  # one at a time: thousands are more files than a process may hold open
+        if not opened or opened[0] is not shard:  # one at a time: thousands are more than a process may hold open
             for other in opened:
                 other.close()
             opened[:] = [shard]
