@@ -122,8 +122,8 @@ def cost(model: str, images: str | None, count: int, turns: int, folder: Path | 
             took = time.monotonic() - started
             ratios.append(took / plain)
             print(f"turn {turn}: plain {plain:.1f} s, effects {took:.1f} s, {took / plain:.2f} plain loops", flush=True)
-        forward = _peak(_forward, request.out, Path(request.weights))
-        backward = _peak(_effects, request.out, Path(request.weights))
+        forward = _peak(_forward, Path(request.out), Path(request.weights))
+        backward = _peak(_effects, Path(request.out), Path(request.weights))
         print(f"memory: forward {forward / 1e6:.0f} MB, effects {backward / 1e6:.0f} MB")
         record(
             folder,

@@ -34,7 +34,7 @@ from vitdex.data.models.device import DTYPES
 from vitdex.indexer.plan import Plan, Request, default_workers, make_plan
 from vitdex.indexer.run import part_runner
 from vitdex.indexer.run.feed import Batch, feed
-from vitdex.indexer.run.part_runner import Filled, fresh_statistics, run_parts
+from vitdex.indexer.run.part_runner import Filled, Recorder, fresh_statistics, run_parts
 from vitdex.indexer.run.part_writer import PartBuffer
 from vitdex.schemas.facts import ImageFacts
 from vitdex.schemas.run_spec import Maps, Part, Precision, RunSpec
@@ -111,7 +111,7 @@ def indexing(plan: Plan) -> Run:
 
     counts = fresh_statistics(plan.spec)
     start = time.perf_counter()
-    run_parts(plan, plan.spec.parts, counts, lambda images, written: None, thrown_away)
+    run_parts(plan, plan.spec.parts, counts, lambda images, written: None, Recorder(thrown_away))
     wait(torch.device(plan.spec.device))
     seconds = time.perf_counter() - start
     (first, done), (last, all_of_them) = written[len(written) // 4], written[-2 if len(written) > 4 else -1]

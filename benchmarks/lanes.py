@@ -27,6 +27,7 @@ from vitdex.data.images.preprocess import mean_and_std, normalise
 from vitdex.data.models.device import DTYPES
 from vitdex.indexer.memory import keep_freed_memory
 from vitdex.indexer.plan import Plan, default_workers, make_plan
+from vitdex.indexer.run.calibrate import calibrate
 from vitdex.indexer.run.capture import Capture
 from vitdex.indexer.run.feed import feed
 from vitdex.indexer.run.part_runner import fresh_statistics
@@ -68,7 +69,10 @@ def lanes(plan: Plan, workers: int, place: Path) -> dict[str, float]:
         with torch.inference_mode(), torch.autocast(device, precision, enabled=spec.precision != "float32"):
             plan.anatomy.model(normalise(batch.pixels.to(device), mean, std))
 
-    capture = Capture(plan.anatomy, spec, plan.head, fresh_statistics(spec))
+    counts = fresh_statistics(spec)
+    capture = Capture(plan.anatomy, spec, plan.head, counts)
+    with capture:
+        counts.lay_bins(calibrate(capture, plan.source, spec))
 
     def captured() -> dict[str, torch.Tensor]:
         with capture:  # its hooks are there for this one alone

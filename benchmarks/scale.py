@@ -24,6 +24,7 @@ from PIL import Image
 from record import Figure, record
 from safetensors.torch import save_file
 from vitdex.indexer.plan import Plan, Request, make_plan
+from vitdex.indexer.statistics.bins import where_bins_lie
 from vitdex.indexer.statistics.threshold_counts import Statistics
 from vitdex.indexer.tables import build_tables as tables
 from vitdex.indexer.tables.class_space import ModelSpace
@@ -82,8 +83,10 @@ def summaries(layout: Layout, spec: RunSpec) -> None:
 def counted(spec: RunSpec) -> Statistics:
     """Statistics that have counted something of every layer."""
     statistics = Statistics(spec.layers, 0, "cpu")
-    for layer in spec.layers:
-        statistics.add(layer.name, torch.randn(layer.units, 2_000))
+    values = {layer.name: torch.randn(layer.units, 2_000) for layer in spec.layers}
+    statistics.lay_bins({layer: where_bins_lie(some) for layer, some in values.items()})
+    for layer, some in values.items():
+        statistics.add(layer, some)
     return statistics
 
 

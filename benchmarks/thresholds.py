@@ -20,7 +20,9 @@ from vitdex.data.images.sources import open_source
 from vitdex.data.models.anatomy import Anatomy
 from vitdex.data.models.load import Loaded, load_model
 from vitdex.data.models.probe import dissect
+from vitdex.indexer.run.calibrate import LOOKED_AT
 from vitdex.indexer.run.feed import feed
+from vitdex.indexer.statistics.bins import where_bins_lie
 from vitdex.indexer.statistics.threshold_counts import (
     EXACT_VALUES,
     Statistics,
@@ -79,6 +81,7 @@ def estimate(values: Tensor, tail: int = 0) -> NDArray[np.float32]:
     """Thresholds [neuron, share] by the package's own statistics from values [neuron, image, patch]."""
     layer = LayerSpec("layer", 0, "hidden", len(values))
     statistics = Statistics([layer], tail, "cpu")
+    statistics.lay_bins({layer.name: where_bins_lie(values[:, :LOOKED_AT].reshape(len(values), -1))})
     for batch in torch.split(values, 64, 1):
         statistics.add(layer.name, batch.reshape(len(values), -1))
     return statistics.quantiles(layer.name, SHARES)
@@ -132,6 +135,9 @@ def activations(
 def count_batch(statistics: Statistics, maps: dict[str, Tensor], ids: list[int], count: int) -> float:
     """Seconds that counting a batch takes, done as while indexing."""
     start = time.perf_counter()
+    if not statistics.bins:
+        of_layers = {name: values.transpose(0, 1).reshape(values.shape[1], -1) for name, values in maps.items()}
+        statistics.lay_bins({name: where_bins_lie(values) for name, values in of_layers.items()})
     for name, values in maps.items():
         counted = values
         if count < values.shape[2]:

@@ -30,11 +30,11 @@ from record import Figure, record
 from safetensors.torch import save_file
 from vitdex.data.images.preprocess import mean_and_std, normalise
 from vitdex.data.models.device import DTYPES
-from vitdex.indexer.build import fill
+from vitdex.indexer.build import recorder
 from vitdex.indexer.ledger import Ledger
 from vitdex.indexer.plan import Plan, Request, default_workers, make_plan
 from vitdex.indexer.run.feed import feed
-from vitdex.indexer.run.part_runner import fresh_statistics
+from vitdex.indexer.run.part_runner import fresh_statistics, run_parts
 from vitdex.schemas.layout import Layout
 from vitdex.schemas.run_spec import Maps, Precision
 
@@ -97,7 +97,8 @@ def indexing(plan: Plan, root: Path) -> float:
     ledger = Ledger(layout)
     ledger.begin(plan.spec)
     start = time.perf_counter()
-    fill(plan, ledger, 0, fresh_statistics(plan.spec), lambda images, written: None)
+    counts = fresh_statistics(plan.spec)
+    run_parts(plan, plan.spec.parts, counts, lambda images, written: None, recorder(ledger))
     seconds = time.perf_counter() - start
     shutil.rmtree(root)
     return seconds

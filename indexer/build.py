@@ -13,18 +13,18 @@ from ..data.models.load import LOCAL
 from ..data.models.remembered_weights import remember_weights
 from ..schemas.array_specs import ARRAYS, arrays, part_bytes
 from ..schemas.database import tables_record
-from ..schemas.errors import SourceError
-from ..schemas.facts import Files, ImageFacts, file_facts
+from ..schemas.errors import BadIndex, SourceError
+from ..schemas.facts import Files, ImageFacts, content_facts
 from ..schemas.layout import Layout
 from ..schemas.manifest import Manifest, seal_manifest, this_machine
 from ..schemas.run_spec import Part
-from ..schemas.storage.atomic_files import write_file, write_voucher
 from ..schemas.storage.only_writer import only_writer
+from ..schemas.storage.store import Store
 from ..schemas.storage.zarr_group import write_metadata
 from .ledger import Ledger, PartEntry
 from .place import check_place, clear, remove_leftovers
-from .plan import Plan, Request, check_space, make_plan
-from .run.part_runner import Filled, fresh_statistics, run_parts
+from .plan import Announced, Plan, Request, check_space, make_plan
+from .run.part_runner import Filled, Recorder, fresh_statistics, run_parts
 from .run.part_writer import PartBuffer
 from .statistics.threshold_counts import Statistics
 from .tables.build_tables import build_tables
@@ -32,12 +32,13 @@ from .tables.class_order import Accuracy
 from .tables.class_space import ModelSpace
 from .tables.filled_index import Finish
 from .tables.whole_arrays import write_by_neuron, write_exemplar_maps, write_weights
+from .workers.leases import Leases, any_alive
 
 
 class Listener(Protocol):
     """What a run or a repair tells while it goes."""
 
-    def planned(self, plan: Plan, done: int) -> None:
+    def planned(self, run: Announced, done: int) -> None:
         """A run begins; so many images were done before."""
 
     def advance(self, images: int, written: int) -> None:
@@ -48,6 +49,9 @@ class Listener(Protocol):
 
     def finished(self, notes: list[str], accuracy: Accuracy | None) -> None:
         """The index is ready; what has shown of its classes, and how often the model is right."""
+
+    def told(self, line: str) -> None:
+        """Something that a user wants to know."""
 
     def checking(self, total: int) -> Callable[[int], object]:
         """A repair reads so many bytes. Returns what is to be told the bytes of each step."""
@@ -60,10 +64,11 @@ class Listener(Protocol):
 class Quiet:
     """Listens to nothing."""
 
-    def planned(self, plan: Plan, done: int) -> None: ...
+    def planned(self, run: Announced, done: int) -> None: ...
     def advance(self, images: int, written: int) -> None: ...
     def finishing(self) -> None: ...
     def finished(self, notes: list[str], accuracy: Accuracy | None) -> None: ...
+    def told(self, line: str) -> None: ...
 
     def checking(self, total: int) -> Callable[[int], object]:
         return lambda count: None
@@ -72,29 +77,42 @@ class Quiet:
 
 
 def build(request: Request, listener: Listener) -> Path:
-    """Make, or finish, the index that `request` describes. Returns its folder."""
-    layout = Layout(request.out)
+    """Make, or finish, the index that `request` describes, alone in its folder, which is returned."""
+    out = Path(request.out)
+    layout = Layout(out)
     check_place(layout, request.overwrite)
     plan = make_plan(request)
     layout.parts.mkdir(parents=True, exist_ok=True)
     with only_writer(layout):
         check_place(layout, request.overwrite)  # again: another run may have ended since
+        _check_alone(layout, request.overwrite)
         if request.overwrite:
             clear(layout)
         ledger = Ledger(layout)
-        done = ledger.begin(plan.spec)
-        check_space(plan, request.out, done * part_bytes(plan.spec))
-        listener.planned(plan, sum(part.images for part in plan.spec.parts[:done]))
+        ledger.begin(plan.spec)
         statistics = fresh_statistics(plan.spec)
-        if done:
-            statistics.load(ledger.load_counts(done - 1))
-
-        fill(plan, ledger, done, statistics, listener.advance)
+        parts = left_to_do(plan, ledger, statistics)
+        done = plan.spec.images - sum(part.images for part in parts)
+        check_space(plan, out, (len(plan.spec.parts) - len(parts)) * part_bytes(plan.spec))
+        listener.planned(plan.announced(), done)
+        run_parts(plan, parts, statistics, listener.advance, recorder(ledger))
         listener.finishing()
-        listener.finished(*_finish(plan, layout, ledger, statistics))
+        notes, accuracy = finish(plan, layout, ledger, statistics)
+        remove_leftovers(layout)
+        listener.finished(notes, accuracy)
     if (place := own_weights(request)) is not None:
         remember_weights(plan.spec.weights_sha256, place)
-    return request.out
+    return out
+
+
+def _check_alone(layout: Layout, overwrite: bool) -> None:
+    """Raise BadIndex where several workers fill the folder; with `overwrite`, where one of them lives."""
+    if not layout.joined.exists():
+        return
+    if not overwrite:
+        raise BadIndex(f"several workers fill {layout.root}", "Join them by --join, or give --overwrite.")
+    if any_alive(Ledger(layout)):
+        raise BadIndex(f"a worker is filling {layout.root}", "Stop all workers first.")
 
 
 def own_weights(request: Request) -> str | Path | None:
@@ -104,45 +122,75 @@ def own_weights(request: Request) -> str | Path | None:
     return request.model.removeprefix(LOCAL) if request.model.startswith(LOCAL) else None
 
 
-def fill(plan: Plan, ledger: Ledger, done: int, statistics: Statistics, advance: Callable[[int, int], None]) -> None:
-    """Run and write every part from `done` on."""
+def left_to_do(plan: Plan, ledger: Ledger, statistics: Statistics) -> list[Part]:
+    """The parts of an unfinished run that are not done; what was counted of the others is added to the statistics."""
+    bins = ledger.bins()
+    if bins is None:
+        return list(plan.spec.parts)
+    statistics.lay_bins(bins)
+    done = ledger.take_up(statistics)
+    return [part for part in plan.spec.parts if part.index not in done]
+
+
+def recorder(ledger: Ledger, leases: Leases | None = None) -> Recorder:
+    """Keeps every part in the ledger; `leases` where several workers do (it raises Superseded then)."""
+    counted = set(ledger.tally.parts)
 
     def write(part: Part, buffer: PartBuffer, filled: Filled) -> None:
-        """Files first, then the statistics, last the entry that vouches for them."""
-        root = ledger.layout.root
-        files = buffer.store(part.index, lambda path, content: write_file(root / path, content))
-        ledger.save_state(part.index, filled)
-        ledger.finish_part(PartEntry(part.index, files, filled.images, filled.seconds))
+        """Files first, then what the part leaves for the end, the entry that vouches for them, the tally of counts."""
+        files = buffer.store(part.index, ledger.files.write)
+        ledger.save_statistics(part.index, filled)
+        entry = PartEntry(part.index, files, filled.images, filled.seconds)
+        ledger.finish_part(entry) if leases is None else leases.enter(entry)
+        counted.add(part.index)
+        if filled.state is not None:
+            if leases is not None:
+                leases.check_own(counted)
+            ledger.save_counts(counted, filled.state)
 
-    run_parts(plan, plan.spec.parts[done:], statistics, advance, write)
+    return Recorder(write, ledger.settle_bins)
 
 
-def _finish(plan: Plan, layout: Layout, ledger: Ledger, statistics: Statistics) -> tuple[list[str], Accuracy | None]:
-    """Weights, metadata, tables; last the manifest, without which there is no index."""
-    spec = plan.spec
+def finish(
+    plan: Plan,
+    layout: Layout,
+    ledger: Ledger,
+    statistics: Statistics,
+    store_of: Callable[[Files], Store | None] = lambda files: None,
+) -> tuple[list[str], Accuracy | None]:
+    """Weights, metadata, tables; last the manifest, without which there is no index.
+
+    layout: where they are made. store_of: where the parts' files are read, if not there. Returns notes and accuracy.
+    """
+    spec, folder = plan.spec, ledger.files
     entries = ledger.entries(len(spec.parts))
+    ledger.merge_all(statistics, ledger.tallies(), len(spec.parts))
     images = [image for entry in entries for image in entry.images]
     _check_images(images)
-    files = {path: facts for entry in entries for path, facts in entry.files.items()}
+    of_parts = {path: facts for entry in entries for path, facts in entry.files.items()}
     plan.anatomy.model.cpu()
-    files |= write_weights(plan, layout)
+    files = write_weights(plan, layout)
     files |= write_metadata(layout.root, ARRAYS, arrays(spec))
     space = ModelSpace(plan.anatomy)
-    finish = Finish(layout, spec, space, plan.head, plan.names, plan.label_rows, statistics, images)
+    made = Finish(
+        layout, spec, space, plan.head, plan.names, plan.label_rows, statistics, images, store=store_of(of_parts)
+    )
     for layer in spec.layers:
-        files |= write_by_neuron(finish, layer)
+        files |= write_by_neuron(made, layer)
         if spec.maps == "exemplars":
-            files |= write_exemplar_maps(finish, layer)
-    files |= build_tables(finish)
-    for path in (layout.run, *(layout.entry(part.index) for part in spec.parts)):
-        files[path.relative_to(layout.root).as_posix()] = file_facts(path)
-    notes = [note for note in (finish.settled.note,) if note is not None]
+            files |= write_exemplar_maps(made, layer, ledger.candidates(layer.name, len(spec.parts)))
+    files |= build_tables(made)
+    for path in files:
+        folder.adopt(path, layout.root / path)
+    files |= of_parts
+    for key in map(layout.key, (layout.run, *(layout.entry(part.index) for part in spec.parts))):
+        files[key] = content_facts(folder.content(key) or b"")
+    notes = [note for note in (made.settled.note,) if note is not None]
     content = {"tables": tables_record(), **describe(plan, entries, files, notes)}
-    accuracy = finish.accuracy()
+    accuracy = made.accuracy()
     if accuracy is not None:
         content["accuracy"] = accuracy.to_json()
-    write_voucher(layout.manifest, seal_manifest(content))
-    remove_leftovers(layout)
+    folder.vouch(layout.manifest.name, seal_manifest(content))
     return notes, accuracy
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 import click
 
 from ..data.packaged import IMAGES, MODEL_NAME
+from ..schemas.addressed import is_address
 from ..schemas.run_spec import Linear, Maps, Precision
 from ..schemas.shown_text import escaped
 from ..schemas.sizes import bytes_text
@@ -18,8 +19,16 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from .other_head import HeadPlan
-    from .plan import Plan, Request
+    from .plan import Announced, Plan, Request
     from .tables.class_order import Accuracy
+
+
+class PlaceType(click.Path):
+    """A folder to be made, or an address, which stays as it is written."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if isinstance(value, str) and is_address(value) else super().convert(value, param, ctx)
+
 
 FILE = click.Path(path_type=Path)
 CLASS_NAMES = click.option(
@@ -59,22 +68,18 @@ class Bar:
         self.written = 0
         self.head = False  # whether the model has one
 
-    def planned(self, plan: Plan, done: int) -> None:
-        spec = plan.spec
+    def planned(self, run: Announced, done: int) -> None:
+        spec = run.spec
         self.head = bool(spec.classes)
         _tell(f"{spec.model} on {spec.device}, {spec.precision}: {spec.neurons:,} neurons in {len(spec.layers)} layers")
         _tell(f"{spec.images:,} images from {spec.source}")
-        _tell(f"{plan.labelled}; class names: {spec.class_names}")
-        for note in plan.notes:
+        _tell(f"{run.labelled}; class names: {spec.class_names}")
+        for note in run.notes:
             _tell(f"Note: {note}")
-        for warning in plan.warnings:
+        size, memory = bytes_text(run.index_bytes), bytes_text(run.memory_bytes)
+        _tell(f"index {size} (maps: {spec.maps}), memory about {memory}")
+        for warning in run.warnings:
             _tell(f"Warning: {warning}", err=True)
-        from .memory_needed import lacking  # torch
-
-        needed = plan.memory_bytes
-        _tell(f"index {bytes_text(plan.index_bytes)} (maps: {spec.maps}), memory about {bytes_text(needed)}")
-        if fault := lacking(needed):
-            _tell(f"Warning: {fault}", err=True)
         if done:
             _tell(f"going on after image {done:,}")
         self._bar = _new_bar(spec.images, "img", done)
@@ -90,6 +95,11 @@ class Bar:
 
     def finished(self, notes: list[str], accuracy: Accuracy | None) -> None:
         _tell_end(notes, accuracy)
+
+    def told(self, line: str) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(escaped(line))
 
     def checking(self, total: int) -> Callable[[int], object]:
         return _new_bar(total, "B", name="checking").update
@@ -107,7 +117,7 @@ def _new_bar(total: int, unit: str, done: int = 0, name: str | None = None) -> t
 
 
 @click.command("index")
-@click.argument("out", type=FILE)
+@click.argument("out", type=PlaceType(path_type=Path))
 @click.option("--sample", is_flag=True, help="The packaged images and model: no network, no data set.")
 @click.option("--model", help="timm's name, local-dir:FOLDER with its config.json, or hf-hub:ORG/NAME.")
 @click.option(
@@ -138,10 +148,14 @@ def _new_bar(total: int, unit: str, done: int = 0, name: str | None = None) -> t
 @click.option("--workers", type=click.IntRange(0), help="Processes that decode images.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first N images.")
 @click.option("--no-inputs", is_flag=True, help="Leave the images' pixels out, to publish an index.")
+@click.option("--join", is_flag=True, help="Help other workers that fill OUT by the same command, on any machine.")
+@click.option("--no-finish", is_flag=True, help="With --join: end when no part is free; others make the tables.")
+@click.option("--ray", metavar="ADDRESS", help="Workers of a Ray cluster at ADDRESS, or 'auto', 'local'.")
+@click.option("--ray-workers", type=click.IntRange(1), help="How many; one a GPU, or a node, by default.")
 @click.option("--repair", is_flag=True, help="Make the damaged files of a finished index again, and no others.")
 @OVERWRITE
 def index_command(
-    out: Path,
+    out: Path | str,
     sample: bool,
     model: str | None,
     images: str | None,
@@ -158,10 +172,14 @@ def index_command(
     workers: int | None,
     limit: int | None,
     no_inputs: bool,
+    join: bool,
+    no_finish: bool,
+    ray: str | None,
+    ray_workers: int | None,
     repair: bool,
     overwrite: bool,
 ) -> None:
-    """Read images once with a ViT and leave an index at OUT.
+    """Read images once with a ViT and leave an index at OUT: a folder, or a bucket's s3://, gs:// or az://.
 
     Stopped at any point, the same command goes on after the last finished part.
     """
@@ -171,6 +189,10 @@ def index_command(
         model, images = MODEL_NAME, str(IMAGES)
     if not (model and images):
         raise click.UsageError("Give --model and --images, or --sample.")
+    if repair + join + (ray is not None) > 1:
+        raise click.UsageError("Give one of --join, --ray and --repair.")
+    if (no_finish and not join) or (ray_workers and ray is None):
+        raise click.UsageError("--no-finish goes with --join, --ray-workers with --ray.")
     from .plan import Request
 
     request = Request(
@@ -195,6 +217,8 @@ def index_command(
     try:
         if repair:
             _repair(request)
+        elif join or ray is not None or isinstance(out, str):
+            _build_together(request, not no_finish, ray, ray_workers)
         else:
             _build(request)
     except KeyboardInterrupt:
@@ -209,7 +233,21 @@ def _build(request: Request) -> None:
     _tell_next(out, bar.head)
 
 
-def _tell_next(out: Path, head: bool) -> None:
+def _build_together(request: Request, finish: bool, ray: str | None, workers: int | None) -> None:
+    bar = Bar()
+    if ray is None:
+        from .workers.join import join
+
+        finished = join(request, bar, finish)
+    else:
+        from .workers.by_ray import index_by_ray
+
+        finished = index_by_ray(request, bar, ray, workers)
+    if finished:
+        _tell_next(request.out, bar.head)
+
+
+def _tell_next(out: Path | str, head: bool) -> None:
     _tell("")
     _tell(f"{out} is ready. Next:")
     _tell("")
@@ -225,7 +263,7 @@ def _repair(request: Request) -> None:
     _tell(f"{request.out} is whole.")
 
 
-def next_commands(out: Path, head: bool) -> list[str]:
+def next_commands(out: Path | str, head: bool) -> list[str]:
     """What to try first; a model without a head has no key neurons, but selective ones."""
     if not head:
         return [

@@ -8,21 +8,25 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, TypeVar, Unpack
 
 from ..data.packaged import IMAGES, MODEL_NAME
+from ..schemas.addressed import is_address
 from ..schemas.errors import BadRequest
 from ..schemas.progress import Progress, silent
 from ..schemas.run_spec import Linear, Maps, Precision
 
 if TYPE_CHECKING:
     from .other_head import HeadPlan
-    from .plan import Plan, Request, Settings
+    from .plan import Announced, Plan, Request, Settings
     from .tables.class_order import Accuracy
 
 
+Out = TypeVar("Out", bound=str | Path)
+
+
 def build_index(
-    out: str | Path,
+    out: Out,
     *,
     model: str | None = None,
     images: str | Path | None = None,
@@ -40,15 +44,19 @@ def build_index(
     workers: int | None = None,
     limit: int | None = None,
     inputs: bool = True,
+    join: bool = False,
+    finish: bool = True,
+    ray: str | None = None,
+    ray_workers: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> Path:
+) -> Out:
     """Read images once with a ViT and leave an index, as the command `vitdex index` does.
 
     Stopped at any point, the same call goes on after the last finished part.
 
     Args:
-        out: the index's folder, which is made.
+        out: the index's folder, which is made, or an address in a bucket: s3://, gs://, az://.
         model: timm's name, or 'local-dir:FOLDER' in timm's hub format.
         images: a folder, a folder of class folders, a tar of either, 'NAME-{00..99}.tar', or 'hf:NAME:SPLIT'.
         sample: the packaged model and images instead: no network, no data set.
@@ -69,11 +77,15 @@ def build_index(
             0: this process, for scripts that may not start others.
         limit: only the first so many images.
         inputs: whether the index also keeps the pixels that the model saw.
+        join: help other workers that fill `out` by the same call, on any machine, until it is finished.
+        finish: with join: False ends when no part is free, and leaves the tables to others.
+        ray: let workers of the Ray cluster at this address ('auto', 'local', 'ray://HEAD:10001') make the index.
+        ray_workers: how many; None: one a GPU, or one a node where there are none.
         overwrite: replace a finished index, or an unfinished one of another run.
         progress: told (images done, all images) after every batch.
 
     Returns:
-        The index's folder, to be opened with vitdex.query.Index.
+        `out`, to be opened with vitdex.query.Index.
 
     Raises:
         BadRequest: a setting that there is not, or neither model and images nor sample.
@@ -83,9 +95,9 @@ def build_index(
 
     Example:
         >>> build_index("sample.vitdex", sample=True)
-        PosixPath('sample.vitdex')
+        'sample.vitdex'
         >>> build_index("imagenet.vitdex", model="vit_base_patch16_224", images="imagenet/val", maps="exemplars")
-        PosixPath('imagenet.vitdex')
+        'imagenet.vitdex'
     """
     request = _request(
         out,
@@ -107,9 +119,22 @@ def build_index(
         inputs=inputs,
         overwrite=overwrite,
     )
-    from .build import build
+    if (not finish and not join) or (ray_workers and ray is None) or (join and ray is not None):
+        raise BadRequest("finish=False goes with join, ray_workers with ray, and join without ray", "Leave one out.")
+    listener = _ImagesOnly(progress)
+    if ray is not None:
+        from .workers.by_ray import index_by_ray
 
-    return build(request, _ImagesOnly(progress))
+        index_by_ray(request, listener, ray, ray_workers)
+    elif join or isinstance(request.out, str):
+        from .workers.join import join as join_others
+
+        join_others(request, listener, finish)
+    else:
+        from .build import build
+
+        build(request, listener)
+    return out
 
 
 def repair_index(
@@ -199,7 +224,8 @@ def _request(
         raise BadRequest("an index needs a model and images", "Give model and images, or sample=True.")
     from .plan import Request
 
-    return Request(Path(out), model, str(images), **settings)
+    place = out if isinstance(out, str) and is_address(out) else Path(out)
+    return Request(place, model, str(images), **settings)
 
 
 class _ImagesOnly:
@@ -209,10 +235,10 @@ class _ImagesOnly:
         self._tell = progress or silent
         self._done = self._total = 0
 
-    def planned(self, plan: Plan, done: int) -> None:
-        for warning in plan.warnings:
+    def planned(self, run: Announced, done: int) -> None:
+        for warning in run.warnings:
             warnings.warn(warning, stacklevel=4)
-        self._done, self._total = done, plan.spec.images
+        self._done, self._total = done, run.spec.images
 
     def advance(self, images: int, written: int) -> None:
         self._done += images
@@ -225,6 +251,8 @@ class _ImagesOnly:
             warnings.warn(note, stacklevel=4)
         if accuracy is not None and accuracy.warning:
             warnings.warn(accuracy.warning, stacklevel=4)
+
+    def told(self, line: str) -> None: ...
 
     def checking(self, total: int) -> Callable[[int], object]:
         return lambda count: None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 
 from ..schemas.database import check_name
 from ..schemas.errors import BadIndex
@@ -39,9 +40,11 @@ def clear(layout: Layout) -> None:
     extensions.unlink() if extensions.is_symlink() else shutil.rmtree(extensions, ignore_errors=True)
     shutil.rmtree(layout.arrays, ignore_errors=True)
     layout.database.unlink(missing_ok=True)
-    for file in layout.parts.iterdir():
-        if file != layout.lock:
-            file.unlink()
+    for entry in layout.parts.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry != layout.lock:
+            entry.unlink()
 
 
 def tables_bytes(spec: RunSpec, classes: int) -> int:
@@ -51,6 +54,8 @@ def tables_bytes(spec: RunSpec, classes: int) -> int:
 
 
 def remove_leftovers(layout: Layout) -> None:
-    """What a finished index no longer needs. Counts go first: where they are, the candidates still are."""
+    """What a finished index no longer needs."""
     for file in layout.leftovers():
-        file.unlink()
+        file.unlink(missing_ok=True)
+    with suppress(OSError):  # it holds what is not ours, or another worker writes
+        layout.working.rmdir()

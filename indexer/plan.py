@@ -28,7 +28,7 @@ from ..schemas.run_bounds import beyond_bounds
 from ..schemas.run_spec import LayerSpec, Linear, Maps, Precision, RunSpec
 from ..schemas.sizes import bytes_text
 from .memory import fitting_decoders
-from .memory_needed import needed_bytes
+from .memory_needed import lacking, needed_bytes
 from .place import tables_bytes
 from .run.prepared import forward_of, prepared_bytes
 from .run.reduce import without_kernels
@@ -60,7 +60,7 @@ class Settings(TypedDict, total=False):
 class Request:
     """What a user asks for. Raises BadRequest for a setting that there is not."""
 
-    out: Path
+    out: Path | str  # a folder, or an address
     model: str
     images: str
     weights: str | Path | None = None
@@ -94,6 +94,18 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Announced:
+    """What is told of a run before it begins."""
+
+    spec: RunSpec
+    labelled: str  # how many images have a class
+    notes: tuple[str, ...]  # what a user should know before it starts
+    warnings: tuple[str, ...]  # what is likely to be a mistake
+    index_bytes: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """A run of which everything is settled."""
 
@@ -122,6 +134,13 @@ class Plan:
         weights = prepared_bytes(self.anatomy.model, self.spec)
         return needed_bytes(self.spec, self.named_classes, self.decoders) + weights
 
+    def announced(self) -> Announced:
+        """What is told of it; a machine with too little memory among the warnings."""
+        memory = self.memory_bytes
+        short = lacking(memory)
+        warnings = (*self.warnings, short) if short else self.warnings
+        return Announced(self.spec, self.labelled, self.notes, warnings, self.index_bytes, memory)
+
 
 def sample_request(out: Path, part_images: int | None = None, **settings: Unpack[Settings]) -> Request:
     """A request for the packaged images and model."""
@@ -131,7 +150,9 @@ def sample_request(out: Path, part_images: int | None = None, **settings: Unpack
 def make_plan(request: Request) -> Plan:
     """Load the model, list the images, and settle every choice of the run."""
     device = choose_device(request.device)
-    source = _labelled(open_source(request.images, but=request.out), request.labels)
+    source = _labelled(
+        open_source(request.images, but=None if isinstance(request.out, str) else request.out), request.labels
+    )
     count = min(len(source.entries), request.limit or len(source.entries))
     loaded = load_model(request.model, request.weights, request.img_size)
     _, height, width = loaded.preprocessing["input_size"]
@@ -217,12 +238,12 @@ def _labelled(source: Source, labels: str | Path | None) -> Source:
     return source.relabelled(given)
 
 
-def default_workers(device: str = "cpu") -> int:
+def default_workers(device: str = "cpu", cores: int | None = None) -> int:
     """Half the cores, at most eight, the others run the model; where a GPU does, three quarters, at most 32.
 
     A GPU waits for its images: 15 processes decode a fifth of what an H100 could read in bfloat16.
     """
-    cores = os.cpu_count() or 2
+    cores = cores or os.cpu_count() or 2
     return max(1, min(32, 3 * cores // 4) if device.startswith("cuda") else min(8, cores // 2))
 
 

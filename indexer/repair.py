@@ -14,6 +14,7 @@ from pathlib import Path
 
 import duckdb
 
+from ..schemas.addressed import shown_address
 from ..schemas.array_specs import ARRAYS, ATTENTION_ARRAYS, MLP_ARRAYS, arrays, part_files
 from ..schemas.database import tables_record
 from ..schemas.errors import BadIndex, DamagedIndex
@@ -25,11 +26,11 @@ from ..schemas.run_spec import Part, RunSpec
 from ..schemas.storage.atomic_files import write_file, write_voucher
 from ..schemas.storage.only_writer import only_writer
 from ..schemas.storage.zarr_group import write_metadata
-from .build import Listener, describe
-from .ledger import Ledger, PartEntry
+from .build import Listener, describe, left_to_do
+from .ledger import Ledger, PartEntry, Tally
 from .place import remove_leftovers
 from .plan import Plan, Request, make_plan
-from .run.part_runner import Filled, fresh_statistics, run_parts
+from .run.part_runner import Filled, Recorder, fresh_statistics, run_parts
 from .run.part_writer import PartBuffer
 from .statistics.threshold_counts import Statistics
 from .tables.build_tables import build_tables, kept_in_tables, load_kept, save_kept
@@ -44,6 +45,9 @@ def repair(request: Request, listener: Listener) -> list[str]:
     Raises BadIndex where there is none, where it was made with other settings (naming them), and where a part comes
     out otherwise than it was.
     """
+    if isinstance(request.out, str):
+        fact = f"{shown_address(request.out)} is an address, and repairs are made on this machine"
+        raise BadIndex(fact, "Download it, repair it, and publish it again.")
     layout = Layout(request.out)
     if not layout.parts.exists():
         read_manifest(layout)  # says what is in its place
@@ -87,7 +91,7 @@ class _Repair:
         again = kept is None or bool(self._damaged_arrays("exemplar_map"))
         images = sum(p.images for p in parts) + (spec.images if again else 0)
         self.listener.repairing(self.plan, sorted(self.damaged), images)
-        run_parts(self.plan, parts, None, self.listener.advance, self._write_part)
+        run_parts(self.plan, parts, None, self.listener.advance, Recorder(self._write_part))
         statistics = self._gather() if again else kept
         self.listener.finishing()
         if self._path(layout.run) in self.damaged:
@@ -130,18 +134,21 @@ class _Repair:
 
     def _gather(self) -> Statistics:
         """Run all images again for their statistics and the maps of the top exemplars, after the newest counts."""
-        statistics, done = fresh_statistics(self.spec), max(self.ledger.counted(), default=0)
+        ledger, statistics = self.ledger, fresh_statistics(self.spec)
         try:
-            if done:
-                statistics.load(self.ledger.load_counts(done - 1))
+            parts = left_to_do(self.plan, ledger, statistics)
         except BadIndex:  # damaged in their turn
-            done = 0
+            statistics, ledger.tally, parts = fresh_statistics(self.spec), Tally(ledger.worker), list(self.spec.parts)
+        counted = set(ledger.tally.parts)
 
         def write(part: Part, buffer: PartBuffer, filled: Filled) -> None:
-            self.ledger.save_state(part.index, filled)
-            self.ledger.forget_old_counts(part.index)
+            ledger.save_statistics(part.index, filled)
+            counted.add(part.index)
+            if filled.state is not None:
+                ledger.save_counts(counted, filled.state)
 
-        run_parts(self.plan, self.spec.parts[done:], statistics, self.listener.advance, write)
+        run_parts(self.plan, parts, statistics, self.listener.advance, Recorder(write, ledger.settle_bins))
+        ledger.merge_all(statistics, [], len(self.spec.parts))
         return statistics
 
     def _write_whole(self, statistics: Statistics | dict[str, Columns] | None) -> None:
@@ -162,7 +169,8 @@ class _Repair:
             if f"{layer.name}/max_by_neuron" in self._damaged_arrays("max_by_neuron"):
                 self.facts |= write_by_neuron(finish, layer)
             if f"{layer.name}/exemplar_map" in self._damaged_arrays("exemplar_map"):
-                self.facts |= write_exemplar_maps(finish, layer)
+                kept = self.ledger.candidates(layer.name, len(spec.parts))
+                self.facts |= write_exemplar_maps(finish, layer, kept)
         if layout.database.name in self.damaged:
             self.facts |= build_tables(finish)
         elif self._path(layout.statistics) in self.damaged:

@@ -62,9 +62,40 @@ class Layout(FilledFolder):
         """Stands while `vitdex head` fills this folder."""
         return self.parts / "head.partial"
 
-    def counts(self, part: int) -> Path:
-        """The threshold counts up to and including this part; only the newest is kept."""
-        return self.parts / f"{part:05d}.counts"
+    @property
+    def working(self) -> Path:
+        """What only an unfinished index has: below it lies all that follows."""
+        return self.parts / "working"
+
+    @property
+    def bins(self) -> Path:
+        """Where the bins of all neurons lie in which thresholds are counted."""
+        return self.working / "bins"
+
+    @property
+    def joined(self) -> Path:
+        """Stands where several workers fill the index."""
+        return self.working / "joined"
+
+    def sums(self, part: int) -> Path:
+        """The sums of a part's values and of their squares."""
+        return self.working / f"{part:05d}.sums"
+
+    def tally(self, worker: str) -> Path:
+        """Which parts a worker has counted, and the name of the file of its counts."""
+        return self.working / f"{worker}.tally"
+
+    def counts(self, worker: str, number: int) -> Path:
+        """A worker's counts for the thresholds; of several only the one that its tally names holds."""
+        return self.working / f"{worker}.{number}.counts"
+
+    def lease(self, what: str, number: int) -> Path:
+        """Who works on a part, or on the end of the run; of several leases the one of the highest number holds."""
+        return self.working / f"{what}.{number}.lease"
+
+    def beat(self, worker: str) -> Path:
+        """Changes as long as a worker lives."""
+        return self.working / f"{worker}.beat"
 
     @property
     def statistics(self) -> Path:
@@ -73,9 +104,13 @@ class Layout(FilledFolder):
 
     def candidates(self, part: int, layer: str) -> Path:
         """Maps of this part's images that are in a running top 100 (`--maps exemplars` only)."""
-        return self.parts / f"{part:05d}.{layer}.candidates"
+        return self.working / f"{part:05d}.{layer}.candidates"
 
     def leftovers(self) -> list[Path]:
-        """What a finished index no longer needs: counts, candidates, and files that a stopped run did not finish."""
-        working = [*self.parts.glob("*.counts"), *self.parts.glob("*.candidates")]
+        """Files that a finished index no longer needs: what it worked with, and what a stopped run did not finish."""
+        working = [path for path in self.working.glob("*") if not path.is_dir()]
         return working + [p for p in self.root.rglob("*.partial*") if p.is_file()]
+
+    def key(self, path: Path) -> str:
+        """A path of this layout as the key of a store."""
+        return path.relative_to(self.root).as_posix()

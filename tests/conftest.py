@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from bucket import make_bucket, s3_server
 from numpy.typing import NDArray
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
@@ -112,6 +113,21 @@ def reference() -> Reference:
             logits.append(model(torch.stack([transform(image) for image in opened])))
     fc1 = {name: torch.cat(outputs).numpy() for name, outputs in kept.items()}
     return Reference(model, paths, fc1, torch.cat(logits).numpy())
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[dict[str, str]]:
+    """What is in the environment of who may use the server of buckets."""
+    with s3_server() as access:
+        yield access
+
+
+@pytest.fixture
+def bucket(s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a new bucket, to which this process has the rights."""
+    for name, value in s3.items():
+        monkeypatch.setenv(name, value)
+    return make_bucket(f"bucket-{uuid4().hex[:8]}")
 
 
 @pytest.fixture

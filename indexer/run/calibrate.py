@@ -11,18 +11,26 @@ import torch
 
 from ...data.images.entries import Source
 from ...schemas.run_spec import RunSpec
+from ..statistics.threshold_counts import Bins
 from .capture import Capture
 from .feed import Images
 
 LOOKED_AT = 16  # thousands of values a neuron; more images cost time and move the centre by less than its spread
 
 
-def calibrate(capture: Capture, source: Source, spec: RunSpec) -> None:
-    """Lay the bins of all layers. Where one batch holds all images, or none can be read, the first batch lays them."""
-    if spec.images <= spec.batch_size:
-        return
-    images = Images(source, spec.preprocessing)
+def calibrate(capture: Capture, source: Source, spec: RunSpec) -> Bins:
+    """Where the bins of all layers might lie: around what the layers do on images at even distances that can be read.
+
+    Where none can, around nothing.
+    """
+    images, found = Images(source, spec.preprocessing), []
     places = ((np.arange(LOOKED_AT) + 0.5) * spec.images / LOOKED_AT).astype(int)
-    pixels = [p for _, p, _ in (images[i] for i in np.unique(places).tolist()) if p is not None]
-    if pixels:
-        capture.calibrate(torch.from_numpy(np.stack(pixels)))
+    for place in dict.fromkeys([*places.tolist(), *range(spec.images)]):  # the others where these are broken
+        pixels = images[place][1]
+        if pixels is not None:
+            found.append(pixels)
+        if len(found) == min(LOOKED_AT, spec.images):
+            break
+    if not found:
+        return {layer.name: torch.zeros(2, layer.units) for layer in spec.layers}
+    return capture.calibrate(torch.from_numpy(np.stack(found)))

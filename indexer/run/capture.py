@@ -28,7 +28,8 @@ from ...data.models.device import DTYPES
 from ...data.models.head import Head
 from ...schemas.errors import ModelError
 from ...schemas.run_spec import RunSpec
-from ..statistics.threshold_counts import Statistics, pick_patches
+from ..statistics.bins import where_bins_lie
+from ..statistics.threshold_counts import Bins, Statistics, pick_patches
 from .lanes import to_device
 from .reduce import Room, first_rows, reduce_compiled, reduce_fused, reduce_plain, room_for
 
@@ -60,12 +61,13 @@ class _Pass:
 class Capture:
     """Hooks that live inside the `with`. Calling it runs one batch of valid images."""
 
-    def __init__(self, anatomy: Anatomy, spec: RunSpec, head: Head, statistics: Statistics) -> None:
+    def __init__(self, anatomy: Anatomy, spec: RunSpec, head: Head, statistics: Statistics | None) -> None:
+        """statistics: to which every batch is added; None: nobody wants any."""
         self.anatomy, self.spec, self.head, self.statistics = anatomy, spec, head, statistics
         self.device = torch.device(spec.device)
         self.mean, self.std = mean_and_std(spec.preprocessing, self.device)
         self.kept = _Pass()
-        self._calibrating = False
+        self._calibrated: Bins | None = None  # while bins are laid
         self._hooks: list[RemovableHandle] = []
         self._room: dict[str, Room] = {}  # by layer; only where reductions are compiled
         self.fused = spec.compiled and self.device.type == "cuda"
@@ -117,13 +119,14 @@ class Capture:
         return Captured(kept.out, self._sizes())
 
     @torch.inference_mode()
-    def calibrate(self, pixels: Tensor) -> None:
-        """Lay the bins of all layers around what they do on these pixels."""
-        self.kept, self._calibrating = _Pass(), True
+    def calibrate(self, pixels: Tensor) -> Bins:
+        """Bins of all layers around what they do on these pixels."""
+        self.kept, self._calibrated = _Pass(), {}
         try:
             self._forward(pixels)
+            return self._calibrated
         finally:
-            self._calibrating = False
+            self._calibrated = None
 
     def _forward(self, pixels: Tensor) -> Tensor:
         x = normalise(to_device(pixels, self.device), self.mean, self.std)
@@ -192,9 +195,9 @@ class Capture:
 
         def reduce(y: Tensor) -> None:
             self._summaries(layer.name, y if layer.keys is None else self.kept.raw.pop(layer.name), y)
-            if layer.keys is None and not self._calibrating:
+            if layer.keys is None and self._calibrated is None:
                 self._keep_lowest(layer.name, y)
-            if self.anatomy.readout.defined and not self._calibrating:
+            if self.anatomy.readout.defined and self._calibrated is None:
                 self._keep_activated(layer, y)
 
         return reduce
@@ -205,8 +208,8 @@ class Capture:
     def _summaries(self, name: str, x: Tensor, y: Tensor) -> None:
         """Reduce values [image, token, neuron] of one layer, x before and y after the nonlinearity."""
         out, prefix = self.kept.out, self.spec.prefix
-        if self._calibrating:
-            self.statistics.centre_on(name, x[:, prefix:].float().flatten(0, 1).T.contiguous())
+        if self._calibrated is not None:
+            self._calibrated[name] = where_bins_lie(x[:, prefix:].float().flatten(0, 1).T.contiguous())
             return
         if self.fused:
             reduced = reduce_fused(x, y, prefix, self.spec.maps)
@@ -217,7 +220,8 @@ class Capture:
         out |= {f"{name}/{leaf}": values for leaf, values in reduced.items()}
         if self.spec.cls:
             out[f"{name}/cls"] = self._own(name, "cls", x[:, 0])
-        self.statistics.count(name, x, prefix, self.kept.picked, self.spec.compiled)
+        if self.statistics is not None:
+            self.statistics.count(name, x, prefix, self.kept.picked, self.spec.compiled)
 
     def _own(self, name: str, leaf: str, x: Tensor) -> Tensor:
         """Values [image, neuron] in float32 and in memory of their own: a view would keep the whole layer."""

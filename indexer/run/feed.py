@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,18 +64,18 @@ def _start_worker(_: int) -> None:
 
 
 def feed(
-    source: Source, config: Preprocessing, parts: Sequence[Part], batch_size: int, workers: int
+    source: Source, config: Preprocessing, parts: Iterable[Part], batch_size: int, workers: int
 ) -> Iterator[Batch]:
-    """Batches of the given parts, in order.
+    """Batches of the given parts, in order, each of which is asked for when its first images are to be decoded.
 
     The processes that decode start here and not with the first batch: what this process writes anew after that, they
     keep as it was, hundreds of MB where a model has run before.
     """
-    batches = [
+    batches = (
         list(range(start, min(start + batch_size, part.stop)))
         for part in parts
         for start in range(part.start, part.stop, batch_size)
-    ]
+    )
     loader: DataLoader[Item] = DataLoader(
         Images(source, config),
         batch_sampler=batches,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, pairwise, tee
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ...schemas.array_specs import arrays, part_bytes
 from ...schemas.facts import ImageFacts
@@ -16,7 +19,7 @@ from ..memory import keep_freed_memory
 from ..plan import Plan
 from ..statistics.exemplar_maps import RunningMaps
 from ..statistics.saved_state import pack_state
-from ..statistics.threshold_counts import Statistics, tail_length
+from ..statistics.threshold_counts import Bins, Statistics, tail_length
 from .calibrate import calibrate
 from .capture import Capture
 from .feed import Batch, feed
@@ -34,8 +37,16 @@ class Filled:
 
     images: list[ImageFacts]
     seconds: float
-    state: bytes | None  # the statistics up to and including this part (saved_state.py); now and then
+    sums: dict[str, Tensor] | None  # by layer: of the part's values and of their squares
+    state: bytes | None  # the counts of all parts so far, this one included (saved_state.py); now and then
     candidates: dict[str, bytes]  # by layer: maps of a running top (`--maps exemplars` only)
+
+
+class Recorder(NamedTuple):
+    """Who keeps what a run leaves."""
+
+    write: Callable[[Part, PartBuffer, Filled], None]  # a part, in a thread of its own
+    settle_bins: Callable[[Bins], Bins] = lambda bins: bins  # what a run has found, as what all workers use
 
 
 def fresh_statistics(spec: RunSpec) -> Statistics:
@@ -45,40 +56,44 @@ def fresh_statistics(spec: RunSpec) -> Statistics:
 
 def run_parts(
     plan: Plan,
-    parts: Sequence[Part],
+    parts: Iterable[Part],
     statistics: Statistics | None,
     advance: Callable[[int, int], None],
-    write: Callable[[Part, PartBuffer, Filled], None],
+    recorder: Recorder,
 ) -> None:
-    """Run the images of some parts, in order, and hand each part to `write`, in a thread of its own.
+    """Run the images of some parts, in order, and hand each part to the recorder, in a thread of its own.
 
-    They are added to the statistics; None: nobody wants any, as where single parts are made again.
+    Parts are asked for when their images are about to be decoded. What is counted is added to the statistics; None:
+    nobody wants any, as where single parts are made again.
     """
-    if not parts:
+    parts = iter(parts)
+    if (first := next(parts, None)) is None:
         return
     keep_freed_memory()
     spec, running = plan.spec, _running_maps(plan.spec)
     device = torch.device(spec.device)
-    batches = feed(plan.source, spec.preprocessing, parts, spec.batch_size, plan.decoders)
-    writer = PartWriter([a for a in arrays(spec).values() if a.by_part], write)
+    ahead, parts = tee(chain([first], parts))
+    batches = feed(plan.source, spec.preprocessing, ahead, spec.batch_size, plan.decoders)
+    writer = PartWriter([a for a in arrays(spec).values() if a.by_part], recorder.write)
     stated = time.monotonic()
-    counts = fresh_statistics(spec) if statistics is None else statistics
     with page_locked(writer.buffer.memory, device):
         try:
-            with prepared(plan.anatomy.model, spec), Capture(plan.anatomy, spec, plan.head, counts) as capture:
+            with prepared(plan.anatomy.model, spec), Capture(plan.anatomy, spec, plan.head, statistics) as capture:
                 flights = Flights(capture, lane_for(device), running)
-                if statistics is not None and not statistics.centred:
-                    calibrate(capture, plan.source, spec)
-                for part in parts:
+                if statistics is not None and not statistics.bins:
+                    statistics.lay_bins(recorder.settle_bins(calibrate(capture, plan.source, spec)))
+                for part, after in pairwise(chain(parts, [None])):
+                    assert part is not None
                     started = time.monotonic()
                     images = _one_part(flights, batches, part, writer.buffer, advance)
-                    state = None
-                    due = part is parts[-1] or time.monotonic() - stated >= STATE_SECONDS
-                    if statistics is not None and due:  # they have counted this part and no other
-                        state, stated = pack_state(statistics), time.monotonic()
-                    candidates = {name: maps.of_images(part.start) for name, maps in running.items()}
+                    sums = state = None
+                    if statistics is not None:  # they have counted this part and none after it
+                        sums = statistics.take_sums()
+                        if after is None or time.monotonic() - stated >= STATE_SECONDS:
+                            state, stated = pack_state(statistics), time.monotonic()
+                    candidates = {name: maps.of_images(part.start, part.stop) for name, maps in running.items()}
                     seconds = round(time.monotonic() - started, 3)
-                    writer.submit(part, Filled(images, seconds, state, candidates), flights.landing())
+                    writer.submit(part, Filled(images, seconds, sums, state, candidates), flights.landing())
         finally:
             writer.close()
 

@@ -7,12 +7,11 @@ import numpy as np
 from numba.extending import overload
 
 from ...schemas.compiled import compiled
-from .bins import HALF, LOWEST, STEPS
+from .bins import FAR_BINS, FAR_SHIFT, FAR_ZERO, HALF, NEAR_BINS, SHIFT, ZERO
 
 HEAP_TILE = 64
 COUNTED_TILE = 128
 HELD = 536  # values of a neuron that are counted at once; no power of two, or their rows would share cache lines
-_ZERO_BIN = (127 + LOWEST) * STEPS
 
 
 def float32_value(stored):
@@ -60,7 +59,9 @@ def _find_bins(row, centre, unit, place, sums, squares, above):
     for u in range(len(row)):  # without branches, so that it becomes vector instructions
         v = float32_value(row[u])
         bits = np.float32((v - centre[u]) / unit[u]).view(np.int32)
-        magnitude = min(max(((bits & 0x7FFFFFFF) >> 16) - _ZERO_BIN, 0), HALF - 1)
+        size = bits & 0x7FFFFFFF
+        magnitude = min(max((size >> SHIFT) - ZERO, 0), NEAR_BINS - 1)
+        magnitude += min(max((size >> FAR_SHIFT) - FAR_ZERO, 0), FAR_BINS)
         place[u] = HALF - 1 - magnitude if bits < 0 else HALF + magnitude
         sums[u] += v
         squares[u] += v * v

@@ -1,19 +1,18 @@
 """Maps of each neuron's top images alone (`--maps exemplars`): a running top-k on the device, saved part by part.
 
 A part's file holds the maps that are in the top k when the part ends and belong to the part's own images; together the
-parts hold every map of the final top k. A resumed run begins with an empty top k: it keeps some maps too many, never
-one too few.
+parts hold every map of the final top k. A resumed run and each of several workers begin with an empty top k: they keep
+some maps too many, never one too few.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 from torch import Tensor
 
 _ID_BITS = 32
@@ -51,10 +50,10 @@ class RunningMaps:
             self.keys[better, slot[better]] = keys[better]
             self.codes[better, slot[better]] = codes[row, better]
 
-    def of_images(self, start: int) -> bytes:
-        """The kept maps of images from `start` on, as a safetensors file: image, unit, codes."""
+    def of_images(self, start: int, stop: int) -> bytes:
+        """The kept maps of the images [start, stop), as a safetensors file: image, unit, codes."""
         ids = key_ids(self.keys)
-        unit, slot = torch.nonzero((ids >= start) & (self.keys != _NO_KEY), as_tuple=True)
+        unit, slot = torch.nonzero((ids >= start) & (ids < stop) & (self.keys != _NO_KEY), as_tuple=True)
         return save(
             {
                 "image": ids[unit, slot].cpu().numpy().astype(np.int32),
@@ -64,16 +63,16 @@ class RunningMaps:
         )
 
 
-def gather(files: Iterable[Path], top: NDArray[np.int64], images: int) -> NDArray[np.uint8]:
-    """Codes [neuron, rank, patch] of the images top [neuron, rank] (-1: none) from the parts' files."""
+def gather(kept: Iterable[bytes], top: NDArray[np.int64], images: int) -> NDArray[np.uint8]:
+    """Codes [neuron, rank, patch] of the images top [neuron, rank] (-1: none) from what parts have kept."""
     units, ranks = top.shape
     flat = np.arange(units)[:, None] * images + top
     order = np.argsort(flat, axis=None)
     keys = flat.ravel()[order]
     out: NDArray[np.uint8] | None = None
     filled = 0
-    for file in files:
-        saved = load_file(file)
+    for content in kept:
+        saved = load(content)
         own = saved["unit"].astype(np.int64) * images + saved["image"]
         at = np.searchsorted(keys, own)
         hit = (at < len(keys)) & (keys[np.minimum(at, len(keys) - 1)] == own)

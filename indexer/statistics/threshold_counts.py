@@ -1,21 +1,26 @@
 """Statistics of every neuron over patches, gathered while indexing: counts for the thresholds, moments, the tail.
 
-    statistics = Statistics(layers, exact=tail_length(values), device="cpu")
+    statistics = Statistics(layers, tail=tail_length(images, patches), device="cpu")
+    statistics.lay_bins({"blocks.0.mlp.fc1": where_bins_lie(some)})
     statistics.add("blocks.0.mlp.fc1", values)      # [neuron, value], float32
-    state = statistics.state_of("blocks.0.mlp.fc1")  # arrays; saved_state.py packs those of all layers for `load`
+    sums = statistics.take_sums()                    # at the end of every part: they are added in the order of parts
+    state = statistics.state_of("blocks.0.mlp.fc1")  # arrays; saved_state.py packs those of all layers
 
 Values fall into bins on a float scale around the neuron's own 0.99 quantile and in units of its own spread (both of
-images from all over the set, run/calibrate.py): 128 steps an octave from 2**-8 to 2**10, both ways, so that bins are
-finest where the thresholds are. Where many values lie beyond, the bins become wider by octaves (wider_bins.py).
-Between bin edges a quantile is interpolated. Largest rank errors at 0.99 on real activations (benchmarks/NOTES.md):
-bins around zero, alike for all, 0.0015; around the mean 0.0007; these 0.0001. Sets of at most EXACT_VALUES values a
-neuron also keep their largest values themselves: their quantiles from 0.99 upwards are exact (Hazen's definition).
+images from all over the set, run/calibrate.py), so that bins are finest where the thresholds are (bins.py). Between
+bin edges a quantile is interpolated. Largest rank errors at 0.99 on real activations (benchmarks/NOTES.md): bins around
+zero, alike for all, 0.0015; around the mean 0.0007; these 0.0001. Sets of at most EXACT_VALUES values a neuron also
+keep their largest values themselves: their quantiles from 0.99 upwards are exact (Hazen's definition).
+
+Counts, largest values and shares come out alike in whatever order images are added and by whatever workers. Sums of
+floats do not: each part's begin at 0, and are added in the order of the parts at the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +30,7 @@ from torch import Tensor
 from ...schemas.run_spec import LayerSpec
 from ..memory import as_stored, large_zeros
 from . import count_kernels
-from .bins import BINS, EDGES
-from .wider_bins import counted, needed_octaves, overflowing, where_bins_lie, widen
+from .bins import BINS, EDGES, counted
 
 EXACT_VALUES = 2**16
 COUNTED_VALUES = 800_000  # enough for a standard error of 1.1e-4 of rank at 0.99
@@ -56,109 +60,77 @@ def pick_patches(image_ids: Sequence[int], patches: int, count: int) -> Tensor:
     return torch.from_numpy(np.argsort(x, axis=1, kind="stable")[:, :count].copy())
 
 
+State = Mapping[str, NDArray[Any]]  # by LAYER/name
+Bins = dict[str, Tensor]  # where a layer's bins lie: centre and unit, float32 [2, neuron]
+
+
 class Statistics:
-    """Counts, moments and tails of the neurons of some layers. Parts may be added in any order."""
+    """Counts, moments and tails of the neurons of some layers. Images may be added in any order."""
 
     def __init__(self, layers: Sequence[LayerSpec], tail: int, device: str | torch.device) -> None:
         self.tail = tail
         self.counts = {a.name: _zero_counts(a.units, device) for a in layers}
-        # [2, neuron]: 0.99 quantile and deviation of the images that were looked at first; NaN before them
-        self.centre = {a.name: torch.full((2, a.units), torch.nan, device=device) for a in layers}
-        self._centred: set[str] = set()
+        self.bins: Bins = {}
         exact = torch.float32 if torch.device(device).type == "mps" else torch.float64  # MPS has no float64
         self.positive = {a.name: torch.zeros(a.units, dtype=torch.int64, device=device) for a in layers}
-        self.square = {a.name: torch.zeros(a.units, dtype=exact, device=device) for a in layers}
-        self.total = {a.name: torch.zeros(a.units, dtype=exact, device=device) for a in layers}
+        # [2, neuron]: sums of the values and of their squares, since they were last taken
+        self.sums = {a.name: torch.zeros(2, a.units, dtype=exact, device=device) for a in layers}
         self._both_signs = {a.name for a in layers if a.both_signs}
         # the largest value on prefix tokens; of units that write below 0 as well, the largest in size
         self.prefix_max = {a.name: torch.full((a.units,), -torch.inf, device=device) for a in layers}
         self.largest = {a.name: torch.full((a.units, tail), -torch.inf, device=device) for a in layers}
-        self._counted = {a.name: 0 for a in layers}  # values of each neuron so far, where kernels count on the device
+
+    def lay_bins(self, bins: Bins) -> None:
+        """Settle where the bins of every layer lie: before anything is counted, and once."""
+        self.bins = {layer: bins[layer].to(counts.device) for layer, counts in self.counts.items()}
 
     def count(self, layer: str, x: Tensor, prefix: int, picked: Tensor | None, compiled: bool) -> None:
         """Add a batch of one layer, [image, token, neuron]: of the patches the picked ones [image, k], or all."""
         self.add_prefix(layer, x[:, :prefix].float())
-        values = None
-        if not compiled or layer not in self._centred:
-            values = _values_of(x, prefix, picked)
         if not compiled:
-            assert values is not None
-            self.add(layer, values)
+            self.add(layer, _values_of(x, prefix, picked))
             return
-        if values is not None:
-            self.centre_on(layer, values)
         if picked is None:
             picked = torch.arange(x.shape[1] - prefix, device=x.device).repeat(x.shape[0], 1)
-        if x.device.type == "cpu":
-            self._add_compiled(layer, x, prefix, picked)
-            self._widen(layer, lambda units: _values_of(x[..., units], prefix, picked))
-        else:
-            self._add_fused(layer, x, prefix, picked)
+        add = self._add_compiled if x.device.type == "cpu" else self._add_fused
+        add(layer, x, prefix, picked)
 
     def _add_fused(self, layer: str, x: Tensor, prefix: int, picked: Tensor) -> None:
-        """On the device, widening included: nothing waits for the host."""
+        """On the device: nothing waits for the host."""
         from .fused_counts import count  # Triton is there where torch is made for CUDA
 
         shape, x = (x.shape[0], x.shape[2]), x.contiguous()
         total, square = (torch.empty(shape, dtype=torch.float32, device=x.device) for _ in range(2))
         positive = torch.empty(shape, dtype=torch.int32, device=x.device)
-        self._counted[layer] += picked.numel()
-        counts, counted = self.counts[layer], self._counted[layer]
-        count(x, prefix, picked, *self.centre[layer], counts, counted, total, square, positive)
-        self.total[layer] += total.sum(0, dtype=self.total[layer].dtype)
-        self.square[layer] += square.sum(0, dtype=self.square[layer].dtype)
+        count(x, prefix, picked, *self.bins[layer], self.counts[layer], total, square, positive)
+        for sums, of_images in zip(self.sums[layer], (total, square), strict=True):
+            sums += of_images.sum(0, dtype=sums.dtype)
         self.positive[layer] += positive.sum(0)
         if self.tail:
-            both = torch.cat([self.largest[layer], _values_of(x, prefix, None)], 1)
-            self.largest[layer] = both.topk(self.tail, 1).values
+            self._keep_largest(layer, _values_of(x, prefix, None))
 
     def _add_compiled(self, layer: str, x: Tensor, prefix: int, picked: Tensor) -> None:
         raw = as_stored(x)
-        totals = (sums[layer].numpy() for sums in (self.total, self.square, self.positive))
-        centre = self.centre[layer].numpy()
-        count_kernels.count(raw, prefix, picked.numpy(), *centre, self.counts[layer].numpy(), *totals)
+        totals = (*self.sums[layer].numpy(), self.positive[layer].numpy())
+        counts, bins = self.counts[layer].numpy(), self.bins[layer].numpy()
+        count_kernels.count(raw, prefix, picked.numpy(), *bins, counts, *totals)
         if self.tail:
             count_kernels.keep_largest(raw, prefix, self.largest[layer].numpy())
 
-    @property
-    def centred(self) -> bool:
-        """Whether every layer knows where its bins lie."""
-        return self._centred == set(self.counts)
-
-    def centre_on(self, layer: str, values: Tensor) -> None:
-        """Lay a layer's bins around values [neuron, value] that stand for all that will come."""
-        torch.stack(where_bins_lie(values), out=self.centre[layer])
-        self._centred.add(layer)
-
     def add(self, layer: str, values: Tensor) -> None:
         """Add values [neuron, value] of one layer."""
-        if layer not in self._centred:
-            self.centre_on(layer, values)
-        centre, spread = self.centre[layer][..., None]
+        centre, spread = self.bins[layer][..., None]
+        total, square = self.sums[layer]
         self.positive[layer] += (values > 0).sum(1)
         self.counts[layer] += counted((values - centre) / spread)
-        self.total[layer] += values.sum(1, dtype=self.total[layer].dtype)
-        self.square[layer] += values.square().sum(1, dtype=self.square[layer].dtype)
+        total += values.sum(1, dtype=total.dtype)
+        square += values.square().sum(1, dtype=square.dtype)
         if self.tail:
-            both = torch.cat([self.largest[layer], values], 1)
-            self.largest[layer] = both.topk(self.tail, 1).values
-        self._widen(layer, lambda units: values[units])
+            self._keep_largest(layer, values)
 
-    def _widen(self, layer: str, values_of: Callable[[Tensor], Tensor]) -> None:
-        """Where too many values lie beyond the bins, make them wider and count this batch's values once more.
-
-        `values_of` gives the batch's values [neuron, value] of some neurons.
-        """
-        counts, (centre, spread) = self.counts[layer], self.centre[layer]
-        units = overflowing(counts)
-        if not len(units):
-            return
-        values = (values_of(units) - centre[units, None]) / spread[units, None]
-        octaves = needed_octaves(values)
-        units, values, octaves = (of[octaves > 0] for of in (units, values, octaves))
-        widened = widen(counts[units] - counted(values), octaves) + counted(torch.ldexp(values, -octaves[:, None]))
-        counts[units] = widened
-        spread[units] = torch.ldexp(spread[units], octaves)
+    def _keep_largest(self, layer: str, values: Tensor) -> None:
+        both = torch.cat([self.largest[layer], values], 1)
+        self.largest[layer] = both.topk(self.tail, 1).values
 
     def add_prefix(self, layer: str, values: Tensor) -> None:
         """Prefix tokens' values [image, token, neuron]: they decide with the patches whether a neuron is dead."""
@@ -167,44 +139,42 @@ class Statistics:
                 values = values.abs()
             torch.maximum(self.prefix_max[layer], values.amax((0, 1)), out=self.prefix_max[layer])
 
+    def take_sums(self) -> dict[str, Tensor]:
+        """The sums since they were last taken, by layer [2, neuron], on the device; they begin at 0 again."""
+        taken = {layer: sums.clone() for layer, sums in self.sums.items()}
+        for sums in self.sums.values():
+            sums.zero_()
+        return taken
+
+    def add_sums(self, sums: Mapping[str, NDArray[np.float64]]) -> None:
+        """Add what was taken: part by part in their order, it gives the same sums each time."""
+        for layer, own in self.sums.items():
+            own += torch.from_numpy(sums[layer]).to(own.dtype).to(own.device)
+
     def state_of(self, layer: str) -> dict[str, NDArray[np.generic]]:
-        """Everything of a layer as arrays on the host."""
+        """All that comes out alike in whatever order images are added, of a layer, as arrays on the host."""
         counts = self.counts[layer].cpu().numpy()
         return {
             "counts": counts.astype(np.uint16 if counts.max() < 2**16 else np.int32),
-            "centre": self.centre_of(layer),
             "positive": self.positive[layer].cpu().numpy().copy(),
-            "total": self.total[layer].cpu().numpy().astype(np.float64),
-            "square": self.square[layer].cpu().numpy().astype(np.float64),
             "prefix_max": self.prefix_max[layer].cpu().numpy().copy(),
             "largest": np.sort(self.largest[layer].cpu().numpy(), 1),  # ascending is also a heap
         }
 
-    def centre_of(self, layer: str) -> NDArray[np.float32]:
-        """Centre and unit of a layer's bins: float32 [2, neuron]; NaN while nothing was counted."""
-        centre: NDArray[np.float32] = self.centre[layer].cpu().numpy().copy()
-        return centre
-
-    def load(self, state: dict[str, NDArray[np.generic]]) -> None:
-        """Go on from what `state_of` gave for every layer, by LAYER/name."""
-        for layer, counts in self.counts.items():
-            device = counts.device
-            before = state[f"{layer}/counts"].astype(np.int32)
-            counts.copy_(torch.from_numpy(before))
-            self._counted[layer] = int(before[0].sum())
-            centre = torch.tensor(state[f"{layer}/centre"], device=device)
-            if not bool(centre.isnan().any()):
-                self.centre[layer].copy_(centre)
-                self._centred.add(layer)
-            for name, sums in (("positive", self.positive), ("total", self.total), ("square", self.square)):
-                sums[layer] = torch.tensor(state[f"{layer}/{name}"], dtype=sums[layer].dtype, device=device)
-            self.prefix_max[layer] = torch.tensor(state[f"{layer}/prefix_max"], device=device)
-            self.largest[layer] = torch.tensor(state[f"{layer}/largest"], device=device)
+    def merge(self, layer: str, state: State) -> None:
+        """Add what `state_of` gave for a layer, here or elsewhere, of other images in the same bins."""
+        device = self.counts[layer].device
+        self.counts[layer] += torch.from_numpy(state["counts"].astype(np.int32)).to(device)
+        self.positive[layer] += torch.from_numpy(state["positive"]).to(device)
+        prefix_max = torch.from_numpy(state["prefix_max"]).to(device)
+        torch.maximum(self.prefix_max[layer], prefix_max, out=self.prefix_max[layer])
+        both = torch.cat([self.largest[layer], torch.from_numpy(state["largest"]).to(device)], 1)
+        self.largest[layer] = both.topk(self.tail, 1).values.flip(1).contiguous()  # ascending is also a heap
 
     def quantiles(self, layer: str, shares: Sequence[float]) -> NDArray[np.float32]:
         """Quantiles of every neuron: float32 [neuron, share]; NaN where nothing was counted."""
         counts = self.counts[layer].cpu().numpy()
-        centre, spread = self.centre_of(layer).astype(np.float64)[..., None]
+        centre, spread = self.bins[layer].double().cpu().numpy()[..., None]
         out: NDArray[np.float64] = np.stack([_from_counts(row, shares) for row in counts]) * spread + centre
         if self.tail:
             total = int(counts[0].sum())
@@ -227,7 +197,7 @@ class Statistics:
     def deviation(self, layer: str) -> NDArray[np.float32]:
         """Standard deviation over the counted patches."""
         n = np.maximum(self.counts[layer].cpu().numpy().sum(1, dtype=np.int64), 1)
-        square, total = (sums[layer].cpu().numpy().astype(np.float64) for sums in (self.square, self.total))
+        total, square = self.sums[layer].cpu().numpy().astype(np.float64)
         variance = square / n - (total / n) ** 2
         deviation: NDArray[np.float64] = np.sqrt(np.maximum(variance, 0))
         return deviation.astype(np.float32)

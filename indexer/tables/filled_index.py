@@ -20,6 +20,7 @@ from ...schemas.layout import Layout
 from ...schemas.run_spec import LayerSpec, RunSpec
 from ...schemas.storage.array_reader import ArrayReader
 from ...schemas.storage.local_store import LocalStore
+from ...schemas.storage.store import Store
 from ..statistics.threshold_counts import Statistics
 from .class_order import Accuracy, Ints, accuracy, settled_order
 from .class_space import ClassSpace
@@ -56,10 +57,11 @@ class Finish:
     statistics: Statistics | dict[str, Columns]
     images: list[ImageFacts]
     exemplars_of: tuple[Layout, RunSpec] | None = None
+    store: Store | None = None  # where the arrays lie; None: in `layout`
 
     def __post_init__(self) -> None:
         self.arrays = arrays(self.spec)
-        self.reader = ArrayReader(LocalStore(self.layout.root), self.arrays)
+        self.reader = ArrayReader(self.store or LocalStore(self.layout.root), self.arrays)
         self.valid: NDArray[np.bool_] = self.reader.whole("valid")
 
     @cached_property

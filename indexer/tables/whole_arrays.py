@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,10 +56,9 @@ def write_by_neuron(finish: Finish, layer: LayerSpec) -> Files:
     return _write_whole(finish, f"{layer.name}/max_by_neuron", by_neuron)
 
 
-def write_exemplar_maps(finish: Finish, layer: LayerSpec) -> Files:
+def write_exemplar_maps(finish: Finish, layer: LayerSpec, candidates: Iterable[bytes]) -> Files:
     """exemplar_map, from the candidates that all parts have left; only with `--maps exemplars`."""
     path = f"{layer.name}/exemplar_map"
-    candidates = [finish.layout.candidates(part.index, layer.name) for part in finish.spec.parts]
     by_neuron = finish.reader.whole(f"{layer.name}/max_by_neuron")
     no_class = np.full(finish.spec.images, -1)
     top = rank_images(by_neuron, finish.valid, no_class, 0).sides["top"]

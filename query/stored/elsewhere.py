@@ -27,8 +27,9 @@ from ...schemas.layout import Layout
 from ...schemas.manifest import LARGEST, read_manifest
 from ...schemas.progress import Progress, silent
 from ...schemas.storage.array_reader import ArrayReader
+from ...schemas.storage.elsewhere import CHANGED, Elsewhere
 from ...schemas.storage.local_store import LocalStore
-from ...schemas.storage.remote_store import CHANGED, Elsewhere, RemoteStore
+from ...schemas.storage.remote_store import RemoteStore
 from ...schemas.storage.room import check_room
 
 LIMIT = 20_000_000_000  # bytes of all folders; the longest unused go first

@@ -30,7 +30,9 @@ def told() -> list[tuple[int, int]]:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, told: list[tuple[int, int]]) -> Path:
     out = tmp_path_factory.mktemp("made") / "sample.vitdex"
-    assert build_index(str(out), sample=True, **SMALL, progress=lambda done, total: told.append((done, total))) == out
+    assert build_index(str(out), sample=True, **SMALL, progress=lambda done, total: told.append((done, total))) == str(
+        out
+    )
     return out
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from vitdex.indexer.run.reduce import reduce_fused, reduce_plain
+from vitdex.indexer.statistics.bins import HALF, NEAR_BINS, where_bins_lie
 from vitdex.indexer.statistics.threshold_counts import Statistics
 from vitdex.schemas.run_spec import LayerSpec, Maps
 
@@ -47,29 +48,29 @@ def test_fused_reductions_are_the_plain_ones(kind: torch.dtype, maps: Maps, patc
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("some", "tail"), [(True, 0), (False, 0), (False, 9)])
 def test_fused_counts_are_the_plain_ones(kind: torch.dtype, some: bool, tail: int) -> None:
-    """Batches of growing size: some neurons' bins have to become wider, others not."""
+    """Values of all sizes, in near bins and in far ones."""
     layers = [LayerSpec("a", 0, "hidden", COUNTED)]
     plain, fused = Statistics(layers, tail, DEVICE), Statistics(layers, tail, DEVICE)
     picked = torch.tensor([[0, 7, 20]], device=DEVICE).expand(IMAGES, -1).contiguous() if some else None
+    bins = {"a": where_bins_lie(values(torch.float32)[:, PREFIX:, :COUNTED].flatten(0, 1).T.contiguous())}
+    plain.lay_bins(bins)
+    fused.lay_bins(bins)
     every = torch.arange(PATCHES, device=DEVICE).repeat(IMAGES, 1)
     for seed, scale in enumerate((1.0, 2.0, 0.1, 5e4)):
         x = values(torch.float32, seed)[..., :COUNTED] * scale
         x[..., 16:] /= scale  # these stay as they are
         x = x.to(kind)
         plain.count("a", x, PREFIX, picked, False)
-        if not seed:
-            fused.centre["a"].copy_(plain.centre["a"])
         fused.add_prefix("a", x[:, :PREFIX].float())
         fused._add_fused("a", x, PREFIX, every if picked is None else picked)
     assert plain.counts["a"].sum() == COUNTED * IMAGES * 4 * (3 if some else PATCHES)
-    narrow = plain.centre["a"][1] < 1e3
-    assert narrow[16:].all()
-    assert not narrow[:16].all()
+    assert bool(plain.counts["a"][:16, HALF + NEAR_BINS :].any())
     ours, theirs = fused.state_of("a"), plain.state_of("a")
-    for name in ("counts", "centre", "positive", "prefix_max", "largest"):
+    for name in ("counts", "positive", "prefix_max", "largest"):
         assert (ours[name] == theirs[name]).all(), name
-    torch.testing.assert_close(fused.square, plain.square, rtol=1e-6, atol=0)
-    torch.testing.assert_close(fused.total, plain.total, rtol=1e-5, atol=1e-3)
+    (total, square), (plain_total, plain_square) = fused.sums["a"], plain.sums["a"]
+    torch.testing.assert_close(square, plain_square, rtol=1e-6, atol=0)
+    torch.testing.assert_close(total, plain_total, rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])

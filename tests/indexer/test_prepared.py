@@ -15,7 +15,6 @@ from vitdex.indexer.build import Quiet, build
 from vitdex.indexer.plan import Plan, make_plan, sample_request
 from vitdex.indexer.repair import repair
 from vitdex.indexer.run.capture import Capture
-from vitdex.indexer.run.part_runner import fresh_statistics
 from vitdex.indexer.run.prepared import _norms_before_products, forward_of, prepared, prepared_bytes
 from vitdex.schemas.run_spec import Forward, Precision
 
@@ -32,8 +31,7 @@ def captured(plan: Plan, forward: Forward) -> dict[str, torch.Tensor]:
     size = plan.spec.preprocessing["input_size"][1]
     random = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (IMAGES, size, size, 3), dtype=torch.uint8, generator=random)
-    statistics = fresh_statistics(plan.spec)
-    with prepared(plan.anatomy.model, plan.spec), Capture(plan.anatomy, plan.spec, plan.head, statistics) as capture:
+    with prepared(plan.anatomy.model, plan.spec), Capture(plan.anatomy, plan.spec, plan.head, None) as capture:
         arrays = capture(pixels, range(IMAGES)).arrays
     return {path: values.double() for path, values in arrays.items() if values.is_floating_point()}
 

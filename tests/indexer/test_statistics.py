@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from vitdex.indexer.statistics.bins import EDGES, bin_of
+from vitdex.indexer.statistics.bins import EDGES, HALF, bin_of, where_bins_lie
 from vitdex.indexer.statistics.exemplar_maps import RunningMaps, key_ids
 from vitdex.indexer.statistics.image_ranks import Means, largest, rank_images, score_ranks
-from vitdex.indexer.statistics.saved_state import pack_state, unpack_state
+from vitdex.indexer.statistics.saved_state import merge_state, pack_by_layer, pack_state, sums_in_order
 from vitdex.indexer.statistics.sorting import transpose
 from vitdex.indexer.statistics.threshold_counts import Statistics, counted_patches, pick_patches, tail_length
-from vitdex.indexer.statistics.wider_bins import counted, needed_octaves, widen
 from vitdex.schemas.array_specs import units_per_chunk
 from vitdex.schemas.run_spec import LayerSpec
 
@@ -105,7 +104,9 @@ def test_running_maps_keep_the_best_images_whatever_the_batches() -> None:
 
 
 def test_bins_hold_the_values_between_their_edges() -> None:
-    values = np.concatenate([RNG.standard_normal(1000) * s for s in (1e-6, 1e-2, 1, 30, 200)]).astype(np.float32)
+    sizes = (1e-6, 1e-2, 1, 30, 200, 1e5, 1e9)
+    values = np.concatenate([RNG.standard_normal(1000) * s for s in sizes]).astype(np.float32)
+    values = np.concatenate([values, np.float32(EDGES[[1, 300, HALF, -2]]), -np.float32(EDGES[[300, HALF + 1, -300]])])
     at = bin_of(torch.from_numpy(values)).numpy()
     assert (EDGES[at] <= values).all()
     assert (values <= EDGES[at + 1]).all()
@@ -116,6 +117,7 @@ def test_thresholds_of_a_large_set_stand_within_half_a_thousandth() -> None:
     draws = np.stack([RNG.normal(-1, 1, 400_000), RNG.gamma(2, 0.3, 400_000) - 1, RNG.standard_t(3, 400_000),
                       RNG.normal(-3.1, 0.02, 400_000)])  # fmt: skip
     statistics = Statistics([LayerSpec("x", 0, "hidden", 4)], 0, "cpu")
+    statistics.lay_bins({"x": where_bins_lie(torch.from_numpy(draws[:, :1000].astype(np.float32)))})
     for block in np.split(draws.astype(np.float32), 8, axis=1):
         statistics.add("x", torch.from_numpy(np.ascontiguousarray(block)))
     for share, found in zip((0.99, 0.995), statistics.quantiles("x", (0.99, 0.995)).T, strict=True):
@@ -148,30 +150,48 @@ def test_thresholds_do_not_depend_on_what_comes_first(order: str, compiled: bool
     elif order == "an outlier first":
         values[0, 0] = 1e6
     statistics = Statistics([LayerSpec("x", 0, "hidden", units)], 0, "cpu")
-    if order != "dust alone first":  # else the first batch lays the bins
-        spread = values[:: images // 16].reshape(-1, units).T
-        statistics.centre_on("x", torch.from_numpy(spread.copy()))
+    looked_at = values[:16] if order == "dust alone first" else values[:: images // 16]
+    statistics.lay_bins({"x": where_bins_lie(torch.from_numpy(looked_at.reshape(-1, units).T.copy()))})
     for batch in np.split(values, 10):
         statistics.count("x", torch.from_numpy(batch), 0, None, compiled)
     found = statistics.quantiles("x", SHARES)
     assert rank_error(values.reshape(-1, units).T, found) <= 0.005
-    assert int(statistics.counts["x"].sum()) == values.size  # counted once, however often the bins changed
+    assert int(statistics.counts["x"].sum()) == values.size
 
 
-def test_wider_bins_are_the_bins_of_smaller_values() -> None:
-    values = torch.from_numpy(RNG.standard_normal((3, 4000)).astype(np.float32) * 100)
-    octaves = torch.tensor([1, 3, 7], dtype=torch.int32)
-    assert torch.equal(widen(counted(values), octaves), counted(torch.ldexp(values, -octaves[:, None])))
-    assert torch.equal(widen(counted(values), torch.full((3,), 40)).sum(1), torch.full((3,), 4000))
+@pytest.mark.parametrize("tail", [0, 14])
+def test_counts_of_parts_add_up_in_any_order(tail: int) -> None:
+    """Of values of all sizes, by two workers: the same numbers as by one, bit for bit; sums in the order of parts."""
+    layers = [LayerSpec("x", 0, "hidden", 6), LayerSpec("y", 0, "attention", 6)]
+    sizes = 10.0 ** RNG.integers(-9, 9, (4, 6, 300))
+    parts = torch.from_numpy((RNG.standard_normal((4, 6, 300)) * sizes).astype(np.float32))
+    bins = {layer.name: where_bins_lie(torch.from_numpy(TIED[[0, 0, 1, 2, 3, 4]])) for layer in layers}
 
+    def counted(order: tuple[int, ...]) -> tuple[Statistics, dict[int, bytes]]:
+        statistics, sums = Statistics(layers, tail, "cpu"), {}
+        statistics.lay_bins(bins)
+        for part in order:
+            for layer in layers:
+                statistics.add_prefix(layer.name, parts[part, None, :, :1].transpose(1, 2))
+                statistics.add(layer.name, parts[part])
+            sums[part] = pack_by_layer(statistics.take_sums())
+        return statistics, sums
 
-@pytest.mark.parametrize(("reach", "octaves"), [(1000.0, 0), (1024.0, 1), (5e3, 4), (float("inf"), 0), (0.0, 0)])
-def test_octaves_that_are_needed(reach: float, octaves: int) -> None:
-    values = torch.full((1, 4000), 0.5)
-    values[0, :40] = reach
-    assert needed_octaves(values).tolist() == [octaves]
-    values[0, 1:] = 0.5  # one alone is left outside
-    assert needed_octaves(values).tolist() == [0]
+    one, sums = counted((0, 1, 2, 3))
+    one.add_sums(sums_in_order(sums[i] for i in range(4)))
+    for halves in (((3, 1), (2, 0)), ((2,), (1, 0, 3))):
+        (a, of_a), (b, of_b) = map(counted, halves)
+        both = Statistics(layers, tail, "cpu")
+        both.lay_bins(bins)
+        for some in (b, a):
+            merge_state(both, pack_state(some))
+        both.add_sums(sums_in_order({**of_a, **of_b}[i] for i in range(4)))
+        for layer in layers:
+            ours, theirs = both.state_of(layer.name), one.state_of(layer.name)
+            assert {k: v.tolist() for k, v in ours.items()} == {k: v.tolist() for k, v in theirs.items()}
+            assert torch.equal(both.sums[layer.name], one.sums[layer.name])
+            assert (both.quantiles(layer.name, SHARES) == one.quantiles(layer.name, SHARES)).all()
+            assert (both.deviation(layer.name) == one.deviation(layer.name)).all()
 
 
 def test_how_much_is_counted() -> None:
@@ -188,11 +208,13 @@ def test_how_much_is_counted() -> None:
 def test_state_goes_round() -> None:
     layers = [LayerSpec("x", 0, "hidden", 5)]
     one, two = Statistics(layers, 3, "cpu"), Statistics(layers, 3, "cpu")
+    for statistics in (one, two):
+        statistics.lay_bins({"x": where_bins_lie(torch.from_numpy(TIED))})
     one.add("x", torch.from_numpy(TIED[:, :20].copy()))
-    two.load(unpack_state(pack_state(one)))
+    merge_state(two, pack_state(one))
     for statistics in (one, two):
         statistics.add("x", torch.from_numpy(TIED[:, 20:].copy()))
-    states = [unpack_state(pack_state(statistics)) for statistics in (one, two)]
+    states = [statistics.state_of("x") for statistics in (one, two)]
     assert {k: v.tolist() for k, v in states[0].items()} == {k: v.tolist() for k, v in states[1].items()}
 
 

@@ -18,7 +18,7 @@ from vitdex.indexer.plan import Plan, make_plan, sample_request
 from vitdex.indexer.run import capture as captures
 from vitdex.indexer.run import lanes, part_runner
 from vitdex.indexer.run.capture import Capture, Captured
-from vitdex.indexer.run.part_runner import Filled, fresh_statistics, run_parts
+from vitdex.indexer.run.part_runner import Filled, Recorder, fresh_statistics, run_parts
 from vitdex.indexer.run.part_writer import PartBuffer
 from vitdex.indexer.run.prepared import forward_of, prepared
 from vitdex.schemas.array_specs import arrays
@@ -62,7 +62,9 @@ def traced(
     size = plan.spec.preprocessing["input_size"][1]
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         on_fake_cuda(plan.anatomy.model, mode)
-        capture = Capture(plan.anatomy, plan.spec, plan.head, fresh_statistics(plan.spec))
+        statistics = fresh_statistics(plan.spec)
+        statistics.lay_bins({layer.name: torch.ones(2, layer.units) for layer in plan.spec.layers})
+        capture = Capture(plan.anatomy, plan.spec, plan.head, statistics)
         if fault:
             fault(capture)
         with prepared(plan.anatomy.model, plan.spec), capture, Crossings() as crossings:
@@ -165,7 +167,7 @@ def files_of(plan: Plan) -> dict[str, bytes]:
     def keep(part: Part, buffer: PartBuffer, filled: Filled) -> None:
         kept.update(buffer.store(part.index, lambda path, content: (path, bytes(content))).values())
 
-    run_parts(plan, plan.spec.parts, fresh_statistics(plan.spec), lambda images, written: None, keep)
+    run_parts(plan, plan.spec.parts, fresh_statistics(plan.spec), lambda images, written: None, Recorder(keep))
     return kept
 
 

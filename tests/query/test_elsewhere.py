@@ -20,7 +20,7 @@ from vitdex.query.stored import elsewhere
 from vitdex.schemas.addressed import ADDRESS, address_of, is_address
 from vitdex.schemas.errors import BadIndex, DamagedIndex, QueryError, VitdexError
 from vitdex.schemas.manifest import seal_manifest
-from vitdex.schemas.storage.remote_store import hub_address
+from vitdex.schemas.storage.elsewhere import hub_address
 from web_server import Web, on_the_web
 
 pytest.importorskip("obstore", reason="the extra vitdex[remote] is not installed")

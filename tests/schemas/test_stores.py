@@ -16,8 +16,9 @@ from vitdex.query import Index
 from vitdex.schemas.array_specs import arrays
 from vitdex.schemas.errors import DamagedIndex
 from vitdex.schemas.storage.array_reader import ArrayReader
+from vitdex.schemas.storage.elsewhere import CHANGED
 from vitdex.schemas.storage.local_store import LocalStore
-from vitdex.schemas.storage.remote_store import CHANGED, RemoteStore
+from vitdex.schemas.storage.remote_store import RemoteStore
 from vitdex.schemas.storage.store import Bytes, Piece, Store
 from web_server import on_the_web
 

@@ -1,0 +1,1 @@
+"""Many workers that fill one index: leases of its parts, joining, a Ray cluster."""

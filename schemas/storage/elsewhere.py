@@ -1,0 +1,166 @@
+"""Requests for the files below an address: a bucket of S3, Google or Azure, a web server, a data set of the hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..addressed import shown_address
+from ..errors import BadIndex, DamagedIndex, QueryError
+from .store import Bytes
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+NEAR = 32_768  # bytes between two pieces of a file that are rather read than asked for apart
+RETRIES = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
+CHANGED = "The index there may have been changed or removed since: open it again."
+PATIENCE = {"timeout": "60s", "connect_timeout": "10s"}
+
+_began_in: int | None = None  # the process whose threads make the requests
+
+
+class Elsewhere:
+    """The files below an address, whole or in pieces. Raises BadIndex where it cannot be used."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.store = _store(address)
+
+    def content(self, key: str, at_most: int) -> bytes | None:
+        """A whole file; None where there is none. Raises BadIndex where it is larger or cannot be read."""
+        with self._requesting(key):
+            try:
+                found = self.store.get(key)
+            except FileNotFoundError:
+                return None
+            if found.meta["size"] > at_most:
+                raise BadIndex(f"{self.shown(key)} is larger than {at_most:,} bytes", "This is no index.")
+            return found.bytes().to_bytes()
+
+    def pieces(self, key: str) -> Iterator[bytes]:
+        """A whole file, piece by piece."""
+        with self._requesting(key):
+            for piece in self.store.get(key).stream(min_chunk_size=4_000_000):
+                yield bytes(piece)
+
+    def ranges(self, key: str, starts: list[int], lengths: list[int]) -> list[Bytes]:
+        """Some pieces of a file. Raises DamagedIndex where it is missing or shorter."""
+        with self._requesting(key):
+            found = self.store.get_ranges(key, starts=starts, lengths=lengths, coalesce=NEAR)
+        return [np.frombuffer(piece.to_bytes(), np.uint8) for piece in found]
+
+    def shown(self, key: str) -> str:
+        return f"{shown_address(self.address).rstrip('/')}/{key}"
+
+    def put(self, key: str, content: bytes | memoryview | Path) -> None:
+        """Write a file, in place of what is there: in one piece, or, a large one, in several that appear at once."""
+        with self._requesting(key, "written"):
+            self.store.put(key, content)
+
+    def create(self, key: str, content: bytes) -> bool:
+        """Write a small file where there is none; whether there was none."""
+        from obstore import exceptions
+
+        with self._requesting(key, "written"):
+            try:
+                self.store.put(key, content, mode="create", use_multipart=False)
+            except exceptions.AlreadyExistsError:
+                return False
+            return True
+
+    def sizes(self, inside: str, deep: bool) -> dict[str, int]:
+        """The bytes of every file in a folder, by its path in there; with those of folders below, if `deep`."""
+        prefix = f"{inside}/" if inside else ""
+        with self._requesting(inside):
+            if deep:
+                found = [one for some in self.store.list(prefix or None) for one in some]
+            else:
+                found = list(self.store.list_with_delimiter(prefix or None)["objects"])
+        return {one["path"].removeprefix(prefix): one["size"] for one in found}
+
+    def remove(self, key: str) -> None:
+        """Remove a file, if it is there."""
+        with self._requesting(key, "written"), suppress(FileNotFoundError):
+            self.store.delete(key)
+
+    def remove_all(self, keys: Iterable[str]) -> None:
+        """Remove many files."""
+        with self._requesting("", "written"):
+            if there := list(keys):
+                self.store.delete(there)
+
+    @contextmanager
+    def _requesting(self, key: str, done: str = "read") -> Iterator[None]:
+        """What goes wrong in requests as ours, in words that hold no secret: theirs quote whole addresses."""
+        _must_be_its_process()
+        from obstore import exceptions
+
+        refused = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise DamagedIndex(f"{self.shown(key)} is missing or cannot be read", CHANGED) from error
+        except refused as error:
+            remedy = "Give this machine the right to it."
+            raise BadIndex(f"{self.shown(key)} may not be {done}", remedy) from error
+        except exceptions.NotSupportedError as error:
+            remedy = "Use a server that does, or download the index."
+            raise BadIndex(f"{shown_address(self.address)} does not answer ranges of a file", remedy) from error
+        except exceptions.BaseError as error:
+            remedy = "Look at the address and the connection, and repeat."
+            raise BadIndex(f"{self.shown(key)} cannot be reached", remedy) from error
+
+
+def _must_be_its_process() -> None:
+    """Raise QueryError in a forked child: who makes requests are the parent's threads, and it would wait for ever."""
+    global _began_in
+    if _began_in is None:
+        _began_in = os.getpid()
+    if _began_in != os.getpid():
+        raise QueryError(
+            "a forked process cannot read an index at an address",
+            "Start processes by 'spawn' (of a DataLoader: multiprocessing_context='spawn').",
+        )
+
+
+def _store(address: str) -> ObjectStore:
+    """Who makes the requests; rights come from the environment, as of the tools of each service."""
+    try:
+        from obstore import store
+    except ImportError as error:
+        raise BadIndex("an index at an address needs the extra 'remote'", "pip install 'vitdex[remote]'") from error
+    from_url: Any = store.from_url  # whose types allow each service its own settings alone
+    options: dict[str, Any] = {**PATIENCE}
+    if any(where.startswith("http://") for where in (address, os.environ.get("AWS_ENDPOINT_URL", ""))):
+        options["allow_http"] = True
+    if address.startswith("hf://"):
+        from huggingface_hub import get_token
+
+        if token := get_token():
+            options["default_headers"] = {"authorization": f"Bearer {token}"}
+        address = hub_address(address)
+    try:
+        made: ObjectStore = from_url(address, client_options=options, retry_config=RETRIES)
+    except Exception as error:  # obstore's own classes for wrong settings are many, and their texts quote these
+        fact = f"{shown_address(address)} is no address of an index"
+        raise BadIndex(fact, "See the page 'Read from anywhere'.") from error
+    return made
+
+
+def hub_address(address: str) -> str:
+    """Where the hub serves the files of hf://datasets/OWNER/NAME[@REVISION][/FOLDER]. Raises BadIndex for others."""
+    from huggingface_hub import constants
+
+    found = re.fullmatch(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([\w./-]+?))?(?:/([\w./-]*))?", address, re.ASCII)
+    if found is None or ".." in address:
+        raise BadIndex(f"{address} is no data set of the hub", "Write hf://datasets/OWNER/NAME, or .../NAME/FOLDER.")
+    name, revision, folder = found.groups()
+    return f"{constants.ENDPOINT}/datasets/{name}/resolve/{revision or 'main'}/{folder or ''}".rstrip("/")
