@@ -7,6 +7,8 @@ part, and whether it counts, is settled in OUT, as without Ray.
 from __future__ import annotations
 
 import logging
+import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from ..tables.class_order import Accuracy
 
 LOOK_SECONDS = 0.5
+CONNECT_SECONDS = 10.0
 
 
 class Share(NamedTuple):
@@ -141,13 +144,10 @@ def _connected(address: str) -> Iterator[Any]:
     except ImportError as error:
         raise BadRequest("--ray needs the extra 'ray'", "pip install 'vitdex[ray]'") from error
     try:
-        ray.init(
-            address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            include_dashboard=False if address == "local" else None,
-        )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+        if found := re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", address):  # Ray itself tries for five minutes
+            socket.create_connection((found[1], int(found[2])), CONNECT_SECONDS).close()
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, RuntimeError) as error:
         raise BadRequest(f"there is no Ray cluster at {address!r}", "Start one by 'ray start --head'.") from error
     try:
         yield ray

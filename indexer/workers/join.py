@@ -31,6 +31,8 @@ def join(request: Request, listener: Listener, finish_it: bool = True) -> bool:
     with site_at(request.out) as site:
         if request.overwrite and site.address is None:
             raise BadRequest("--join goes with other workers, and --overwrite would take their work", "Leave one out.")
+        if not request.overwrite and site.manifest() is None:
+            site.check()
         plan = make_plan(request)
         if request.overwrite:
             _clear(site)
@@ -60,7 +62,7 @@ def _clear(site: Site) -> None:
 def _begin(site: Site, plan: Plan) -> Ledger:
     """A ledger of this worker's own, in a place that no run fills alone."""
     layout, files = site.layout, site.files
-    layout.parts.mkdir(parents=True, exist_ok=True)
+    layout.parts.mkdir(parents=True, exist_ok=True)  # for the lock
     ledger, joined = Ledger(layout, files, worker_name()), layout.key(layout.joined)
     if files.content(joined) is None:
         with site.only_writer():

@@ -58,7 +58,7 @@ class Elsewhere:
         return [np.frombuffer(piece.to_bytes(), np.uint8) for piece in found]
 
     def shown(self, key: str) -> str:
-        return f"{shown_address(self.address).rstrip('/')}/{key}"
+        return f"{shown_address(self.address).rstrip('/')}/{key}".rstrip("/")
 
     def put(self, key: str, content: bytes | memoryview | Path) -> None:
         """Write a file, in place of what is there: in one piece, or, a large one, in several that appear at once."""

@@ -180,6 +180,10 @@ def test_who_fills_alone_keeps_out_of_it(tmp_path: Path) -> None:
     out = tmp_path / "a"
     with pytest.raises(BadRequest, match="--overwrite would take their work"):
         join(request(out, overwrite=True), Quiet())
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(BadIndex, match="holds other files"):
+        join(request(tmp_path / "mine"), Quiet())
     with pytest.raises(KeyboardInterrupt):
         join(request(out), StopAfter(40))
     with pytest.raises(BadIndex, match=r"several workers fill .*\. Join them by --join"):
