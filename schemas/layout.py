@@ -63,6 +63,16 @@ class Layout(FilledFolder):
         return self.parts / "head.partial"
 
     @property
+    def publishing(self) -> Path:
+        """Stands while `vitdex publish` fills this folder."""
+        return self.parts / "publish.partial"
+
+    @property
+    def filling(self) -> dict[str, Path]:
+        """What stands while a command other than `vitdex index` fills this folder."""
+        return {"head": self.head_run, "publish": self.publishing}
+
+    @property
     def working(self) -> Path:
         """What only an unfinished index has: below it lies all that follows."""
         return self.parts / "working"

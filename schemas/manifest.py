@@ -137,7 +137,7 @@ def _read(layout: Layout) -> Any:
         return json.loads(read_plain(root, layout.manifest.name, LARGEST))
     except FileNotFoundError:
         if layout.run.exists():
-            verb = "head" if layout.head_run.exists() else "index"
+            verb = next((v for v, run in layout.filling.items() if run.exists()), "index")
             raise BadIndex(f"{root} is unfinished", f"Repeat the 'vitdex {verb}' command that began it.") from None
         raise BadIndex(f"{root} is not a vitdex index", "Make one with 'vitdex index'.") from None
     except OSError as error:
