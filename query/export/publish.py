@@ -6,11 +6,9 @@ being published, and the sizes of files, which appear whole. In the end every fi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Literal, get_args
@@ -32,10 +30,6 @@ from .publish_place import Place
 from .published import WholeIndex
 
 Cut = Literal["exemplars"]
-_LAYOUT = Layout(Path())
-MANIFEST, DATABASE, PARTS = _LAYOUT.manifest.name, _LAYOUT.database.name, _LAYOUT.parts.name
-MARKER = _LAYOUT.publishing.as_posix()  # stands until all is there, and says what is being published
-OURS = {MANIFEST, DATABASE, PARTS, ARRAYS, EXTENSIONS}  # what an index has in its folder
 
 
 @dataclass(frozen=True)
