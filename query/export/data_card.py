@@ -87,7 +87,7 @@ def _opening(where: str) -> str:
     shown = escaped(where)
     return (
         f"```sh\npip install {extra}\nvitdex info {json.dumps(shown)}\n```\n\n"
-        f"```python\nfrom vitdex.query import Index\n\nindex = Index({json.dumps(shown)})\n```\n\n"
+        f"```python\nfrom vitdex.query import Index\n\nindex = Index({json.dumps(shown)})\n```\n"
     )
 
 
