@@ -69,8 +69,8 @@ class Layout(FilledFolder):
 
     @property
     def filling(self) -> dict[str, Path]:
-        """What stands while a command other than `vitdex index` fills this folder."""
-        return {"head": self.head_run, "publish": self.publishing}
+        """What stands while a command fills this folder: of several the first says which."""
+        return {"publish": self.publishing, "head": self.head_run, "index": self.run}
 
     @property
     def working(self) -> Path:
