@@ -90,7 +90,11 @@ class Hub:
     @contextmanager
     def _asking(self) -> Iterator[None]:
         """What goes wrong as ours, in words that hold no secret; without the bars that the library draws."""
-        from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+        from huggingface_hub.utils.tqdm import (
+            are_progress_bars_disabled,
+            disable_progress_bars,
+            enable_progress_bars,
+        )
 
         drawn = not are_progress_bars_disabled()
         disable_progress_bars()

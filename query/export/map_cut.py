@@ -97,7 +97,8 @@ class MapCut(WholeIndex):
     def last(self, made: Files) -> dict[str, bytes]:
         """Also the run.json of extensions, which name the index that they belong to."""
         manifest = self.sealed(made)
-        bound, out = {"index_sha256": content_sha256(manifest)}, {}
+        bound = {"index_sha256": content_sha256(manifest)}
+        out: dict[str, bytes] = {}
         for extension, its in self.extensions.items():
             path = extension.run.relative_to(extension.root).as_posix()
             facts = its["files"].get(path)
