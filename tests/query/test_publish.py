@@ -53,7 +53,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def stopped(after: int, source: Path, dest: str | Path, kind: type = Folder, **options: Any) -> None:
+def stopped(after: int, source: Path, dest: str | Path, kind: Any = Folder, **options: Any) -> None:
     """Publish, and Ctrl-C when so many files are sent."""
     put, sent = kind.put, [0]
 
