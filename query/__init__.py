@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .export.descriptions import import_descriptions
     from .export.milan import export_milan
     from .export.milan_sheet import milan_sheet
+    from .export.publish import publish
     from .export.tables import export_tables
     from .generate.picture import generated_figure
     from .generate.run import generate_images
@@ -151,6 +152,7 @@ _WHERE = {
     ".generate.picture": ("generated_figure",),
     ".atlas.embedding": ("export_embedding_atlas",),
     ".export.tables": ("export_tables",),
+    ".export.publish": ("publish",),
     ".export.milan": ("export_milan",),
     ".export.milan_sheet": ("milan_sheet",),
     ".export.clip_dissect": ("export_clip_dissect",),
@@ -215,6 +217,7 @@ __all__ = [
     "open_masks",
     "open_model",
     "own_neurons",
+    "publish",
     "quantiles",
     "ranking_means",
     "ranking_pairs",

@@ -29,8 +29,11 @@ from .run_spec import RunSpec
 Fault = Literal["missing", "damaged", "foreign"]
 
 READERS = 4
-# Not the index's own: its user's notes, and extensions, which have manifests of their own.
-BESIDE = frozenset({"notes", "notes.duckdb", "notes.duckdb.wal", EXTENSIONS})
+CARD = "README.md"  # what `vitdex publish` says of an index to people
+# Not the index's own: its user's notes, extensions, which have manifests of their own, and what a hub lays beside it.
+BESIDE = frozenset(
+    {"notes", "notes.duckdb", "notes.duckdb.wal", EXTENSIONS, CARD, ".gitattributes", ".cache/huggingface"}
+)
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,16 @@ class Layout(FilledFolder):
         return self.parts / "head.partial"
 
     @property
+    def publishing(self) -> Path:
+        """Stands while `vitdex publish` fills this folder."""
+        return self.parts / "publish.partial"
+
+    @property
+    def filling(self) -> dict[str, Path]:
+        """What stands while a command fills this folder: of several the first says which."""
+        return {"publish": self.publishing, "head": self.head_run, "index": self.run}
+
+    @property
     def working(self) -> Path:
         """What only an unfinished index has: below it lies all that follows."""
         return self.parts / "working"

@@ -136,8 +136,8 @@ def _read(layout: Layout) -> Any:
     try:
         return json.loads(read_plain(root, layout.manifest.name, LARGEST))
     except FileNotFoundError:
-        if layout.run.exists():
-            verb = "head" if layout.head_run.exists() else "index"
+        verb = next((verb for verb, run in layout.filling.items() if run.exists()), None)
+        if verb is not None:
             raise BadIndex(f"{root} is unfinished", f"Repeat the 'vitdex {verb}' command that began it.") from None
         raise BadIndex(f"{root} is not a vitdex index", "Make one with 'vitdex index'.") from None
     except OSError as error:

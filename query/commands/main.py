@@ -22,6 +22,10 @@ COMMANDS = {
     "head": ("vitdex.indexer.command:head_command", "Make an index with another head from a finished one."),
     "info": ("vitdex.query.commands.info:info_command", "What an index holds, how it was made, what failed."),
     "verify": ("vitdex.query.commands.info:verify_command", "Compare every file of an index with its checksum."),
+    "publish": (
+        "vitdex.query.commands.publish:publish_command",
+        "Copy an index to a folder, a bucket or the hub, and check it.",
+    ),
     "sql": ("vitdex.query.commands.sql:sql_command", "Ask an index in SQL (read-only)."),
     "top": ("vitdex.query.commands.lookups:top_command", "Key neurons of a class, or images that drive neurons."),
     "neighbours": (

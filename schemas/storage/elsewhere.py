@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 NEAR = 32_768  # bytes between two pieces of a file that are rather read than asked for apart
+PIECE = 8_000_000  # bytes of a file that are sent at once
+PIECES_AT_ONCE = 4  # of one file
+MOST_PIECES = 10_000  # that S3 takes
 RETRIES = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
 CHANGED = "The index there may have been changed or removed since: open it again."
 PATIENCE = {"timeout": "60s", "connect_timeout": "10s"}
@@ -64,6 +67,15 @@ class Elsewhere:
         """Write a file, in place of what is there: in one piece, or, a large one, in several that appear at once."""
         with self._requesting(key, "written"):
             self.store.put(key, content)
+
+    def put_pieces(self, key: str, size: int, pieces: Iterator[bytes]) -> None:
+        """Write a file of so many bytes as they come. It appears whole, and not at all where `pieces` raises."""
+        with self._requesting(key, "written"):
+            if size <= PIECE:
+                self.store.put(key, b"".join(pieces), use_multipart=False)
+                return
+            each = max(PIECE, -(-size // MOST_PIECES))
+            self.store.put(key, pieces, use_multipart=True, chunk_size=each, max_concurrency=PIECES_AT_ONCE)
 
     def create(self, key: str, content: bytes) -> bool:
         """Write a small file where there is none; whether there was none."""

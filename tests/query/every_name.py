@@ -43,6 +43,8 @@ def look_up(index: Index) -> None:
     top: DataFrame = query.top_images(index, [NEURON, "blocks.4.mlp.fc1:473", ("blocks.4.mlp.fc1", 9)], 3, "min")
     near: DataFrame = query.neighbours(index, 0, [NEURON.layer], 3, "l1")
     assert all(len(found) for found in (classes, threshold, top, near))
+    done = query.publish(index, index.layout.root.with_name("published"), maps="exemplars", overwrite=True)
+    assert done.files
     card: NeuronCard = query.neuron(index, *NEURON)
     assert card.unit == NEURON.unit
     assert not query.verify(index.layout.root, quick=True)
