@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ...schemas.errors import BadRequest, VitdexError
 from ..build import Listener, Quiet
 from ..plan import Announced, Request, default_workers
+from .site import site_at
 
 if TYPE_CHECKING:
     from ..tables.class_order import Accuracy
@@ -93,24 +94,31 @@ def index_by_ray(request: Request, listener: Listener, address: str, workers: in
     """
     with _connected(address) as ray:
         share = _share(ray.nodes(), request.device, workers)
+        if request.workers is None:
+            request = replace(request, workers=default_workers("cuda" if share.gpus else "cpu", share.cores))
         here = ray.get_runtime_context().get_node_id()
         beside = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=True)
         board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=beside).remote()
-        if request.workers is None:
-            request = replace(request, workers=default_workers("cuda" if share.gpus else "cpu", share.cores))
         placed = ray.remote(Worker).options(
             num_cpus=share.cores, num_gpus=share.gpus, max_restarts=-1, max_task_retries=-1
         )
         actors = [placed.remote(request, board) for _ in range(share.workers)]
-        told = _Told(listener)
-        left = [actor.work.remote() for actor in actors]
-        while True:
-            ready, left = ray.wait(left, timeout=LOOK_SECONDS)
+        finished = _watch(ray, board, [actor.work.remote() for actor in actors], listener)
+    with site_at(request.out) as site:
+        site.clean_up()  # workers that ended with the cluster leave their beats
+    return finished
+
+
+def _watch(ray: Any, board: Any, answers: list[Any], listener: Listener) -> bool:
+    """Tell what is on the board until the first worker has seen the index finished; raises what a worker raises."""
+    told = _Told(listener)
+    while True:
+        ready, answers = ray.wait(answers, timeout=LOOK_SECONDS)
+        told.tell(ray.get(board.look.remote()))
+        if ready:
+            finished = bool(_result(ray, ready[0]))
             told.tell(ray.get(board.look.remote()))
-            for answer in ready:
-                finished = bool(_result(ray, answer))
-                told.tell(ray.get(board.look.remote()))
-                return finished
+            return finished
 
 
 class _Told:

@@ -41,7 +41,7 @@ def beating(ledger: Ledger) -> Iterator[None]:
 
     def beat() -> None:
         number = 0
-        while not ended.wait(LEASE_SECONDS / BEATS):
+        while not ended.wait(LEASE_SECONDS / BEATS) and not ledger.is_finished():
             number += 1
             ledger.files.write(key, str(number).encode())
 

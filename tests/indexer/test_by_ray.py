@@ -44,7 +44,7 @@ def cluster() -> Iterator[Any]:
     for _ in range(2):
         nodes.add_node(num_cpus=1, object_store_memory=80_000_000)
     yield nodes
-    nodes.shutdown()
+    nodes.shutdown()  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture

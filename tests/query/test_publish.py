@@ -203,12 +203,12 @@ def test_what_is_in_the_way(copy: Path, sample_path: Path, cut_path: Path, tmp_p
     for place in (copy, copy / "inside", copy.parent):
         with pytest.raises(BadIndex, match="lie in each other"):
             published(copy, place)
-    for place, fault in (
+    for refused, fault in (
         ("https://example.org/a", "cannot be written to"),
         (str(cut_path / "manifest.json"), "is a file"),
     ):
         with pytest.raises(BadIndex, match=fault):
-            published(sample_path, place)
+            published(sample_path, refused)
 
 
 def test_overwriting_takes_the_manifest_first(sample_path: Path, cut_path: Path, tmp_path: Path) -> None:
