@@ -98,27 +98,46 @@ def index_by_ray(request: Request, listener: Listener, address: str, workers: in
             request = replace(request, workers=default_workers("cuda" if share.gpus else "cpu", share.cores))
         here = ray.get_runtime_context().get_node_id()
         beside = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=True)
-        board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=beside).remote()
+        board = ray.remote(Board).options(num_cpus=0, max_restarts=-1, scheduling_strategy=beside).remote()
         placed = ray.remote(Worker).options(
             num_cpus=share.cores, num_gpus=share.gpus, max_restarts=-1, max_task_retries=-1
         )
         actors = [placed.remote(request, board) for _ in range(share.workers)]
-        finished = _watch(ray, board, [actor.work.remote() for actor in actors], listener)
+        finished = _watch(ray, board, actors, listener)
     with site_at(request.out) as site:
         site.clean_up()  # workers that ended with the cluster leave their beats
     return finished
 
 
-def _watch(ray: Any, board: Any, answers: list[Any], listener: Listener) -> bool:
+def _watch(ray: Any, board: Any, actors: list[Any], listener: Listener) -> bool:
     """Tell what is on the board until the first worker has seen the index finished; raises what a worker raises."""
     told = _Told(listener)
+    working = {actor.work.remote(): actor for actor in actors}
     while True:
-        ready, answers = ray.wait(answers, timeout=LOOK_SECONDS)
-        told.tell(ray.get(board.look.remote()))
-        if ready:
-            finished = bool(_result(ray, ready[0]))
-            told.tell(ray.get(board.look.remote()))
+        ready, _ = ray.wait(list(working), timeout=LOOK_SECONDS)
+        told.tell(_looked_at(ray, board))
+        for answer in ready:
+            try:
+                finished = bool(ray.get(answer))
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, VitdexError):
+                    raise error.cause from None
+                raise
+            except ray.exceptions.RayActorError:  # it died; Ray starts it again, but may not repeat what it was at
+                actor = working.pop(answer)
+                working[actor.work.remote()] = actor
+                continue
+            told.tell(_looked_at(ray, board))
             return finished
+
+
+def _looked_at(ray: Any, board: Any) -> Board:
+    """What is new on the board; nothing while it is started again, after its node has died."""
+    try:
+        seen: Board = ray.get(board.look.remote())
+    except ray.exceptions.RayActorError:
+        return Board()
+    return seen
 
 
 class _Told:
@@ -128,9 +147,9 @@ class _Told:
         self.listener, self.seen = listener, Board()
 
     def tell(self, board: Board) -> None:
-        listener, seen, self.seen = self.listener, self.seen, board
         if board.announced is None:
             return
+        listener, seen, self.seen = self.listener, self.seen, board
         if seen.announced is None:
             listener.planned(board.announced, board.first)
         before = max(seen.done, board.first)
@@ -181,13 +200,3 @@ def _share(nodes: list[dict[str, Any]], device: str | None, workers: int | None)
             return Share(count, cores, 0)
     total = sum(int(node["CPU"]) for node in with_cores)
     raise BadRequest(f"{count} workers are asked for and the cluster has {total} cores", "One a core at most.")
-
-
-def _result(ray: Any, answer: Any) -> Any:
-    """What a worker returned; raises what it raised."""
-    try:
-        return ray.get(answer)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, VitdexError):
-            raise error.cause from None
-        raise

@@ -6,9 +6,9 @@ import os
 import random
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -121,29 +121,19 @@ def test_killed_workers_and_nodes_change_nothing(
     turn: int, cluster: Any, hasty: None, tmp_path: Path, whole: dict[str, Any]
 ) -> None:
     """SIGKILL of a worker, or of a node with all that is on it, at a random moment; a node that died comes back."""
-    chance = random.Random(turn)
-    parts, ended = tmp_path / "a" / "parts", threading.Event()
-
-    def kill() -> None:
-        wanted = chance.randrange(6)
-        while not ended.is_set() and len(list(parts.glob("0*.json"))) < wanted:
+    chance, parts = random.Random(turn), tmp_path / "a" / "parts"
+    with ThreadPoolExecutor(1) as driver:  # nodes are started by the main thread alone
+        ended = driver.submit(index_by_ray, request(tmp_path / "a", workers=0), Quiet(), cluster.address, 3)
+        wanted = chance.randrange(1, 4)
+        while not ended.done() and len(list(parts.glob("0*.json"))) < wanted:
             time.sleep(0.01)
-        time.sleep(chance.random() / 2)
+        time.sleep(chance.random() / 4)
         if turn % 2:
-            victim = chance.choice([n for n in cluster.worker_nodes])
-            cluster.remove_node(victim, allow_graceful=False)
+            cluster.remove_node(chance.choice(list(cluster.worker_nodes)), allow_graceful=False)
             cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
-            return
-        workers = [p.pid for p in psutil.process_iter(["cmdline"]) if "ray::Hasty" in " ".join(p.info["cmdline"] or [])]
-        if workers:
-            os.kill(chance.choice(workers), signal.SIGKILL)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
-        assert index_by_ray(request(tmp_path / "a", workers=0), Quiet(), cluster.address, 3)
-    finally:
-        ended.set()
-        killer.join()
+        else:
+            lines = {p.pid: " ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])}
+            os.kill(chance.choice([pid for pid, line in lines.items() if "ray::Hasty" in line]), signal.SIGKILL)
+        assert ended.result(timeout=120)
     assert content(tmp_path / "a") == whole
     assert verify(tmp_path / "a") == []
