@@ -256,6 +256,9 @@ def test_effects_go_with_the_cut(effects_path: Path, tmp_path: Path) -> None:
     (source / "extensions" / "begun" / "parts" / "run.json").write_text("{}")
     done = published(source, tmp_path / "out", maps="exemplars")
     assert done.notes == ["extensions/begun is unfinished and was left out"]
+    effects = tmp_path / "out" / "extensions" / "effects"
+    said = [json.loads((effects / name).read_text())["index_sha256"] for name in ("manifest.json", "parts/run.json")]
+    assert said[0] == said[1]
     assert verify(tmp_path / "out") == []
     with Index(tmp_path / "out") as there, Index(effects_path) as here:
         assert there.key_neurons("coin", by="effect").equals(here.key_neurons("coin", by="effect"))
@@ -339,6 +342,11 @@ def test_no_secret_in_a_line(fake_hub: tuple[Web, FakeApi], sample_path: Path, m
         raise Refused("https://hub/?token=s3cret")
 
     monkeypatch.setattr(FakeApi, "create_commit", refuse)
+    monkeypatch.setattr(Refused, "response", SimpleNamespace(status_code=500))
+    with pytest.raises(BadIndex, match="cannot be written. Look at its name") as failed:
+        published(sample_path, "hf://datasets/me/y")
+    assert "s3cret" not in str(failed.value)
+    monkeypatch.setattr(Refused, "response", SimpleNamespace(status_code=403))
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret")
     for dest, fault in (("hf://datasets/me/x", "may not be written"), ("s3://me:s3cret@b/x?key=s3cret", "no address")):
