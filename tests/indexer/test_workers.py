@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,19 @@ def test_a_part_has_one_living_worker(tmp_path: Path, spec: RunSpec) -> None:
         with pytest.raises(Superseded):
             of_a.check_own({0, 2})
     assert not any_alive(a)
+
+
+def test_parts_that_are_made_quickly_are_leased_together(tmp_path: Path, spec: RunSpec) -> None:
+    """Fewer the fewer are left, so that others have work too."""
+    many = replace(spec, images=100, part_images=1)
+    (a, of_a), (_, of_b) = (worker(tmp_path, many, name) for name in "ab")
+    held, asked = [], of_a.parts()
+    with beating(a):
+        for _ in range(40):
+            next(asked)
+            held.append(len(list(Layout(tmp_path).working.glob("*.lease"))))
+        assert held[:2] == [1, 1 + 99 // 8]
+        assert [part.index for part in of_b.parts()] == [*range(held[-1], 100)]
 
 
 def test_a_worker_is_dead_when_its_beat_stands_still(tmp_path: Path, spec: RunSpec) -> None:
