@@ -138,7 +138,7 @@ def recorder(ledger: Ledger, leases: Leases | None = None) -> Recorder:
 
     def write(part: Part, buffer: PartBuffer, filled: Filled) -> None:
         """Files first, then what the part leaves for the end, the entry that vouches for them, the tally of counts."""
-        files = buffer.store(part.index, ledger.files.write)
+        files = buffer.store(part.index, ledger.files.write, ledger.files.at_once)
         ledger.save_statistics(part.index, filled)
         entry = PartEntry(part.index, files, filled.images, filled.seconds)
         ledger.finish_part(entry) if leases is None else leases.enter(entry)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,8 +16,7 @@ from ...schemas.array_specs import CHECKSUM_BYTES, ArraySpec
 from ...schemas.run_spec import Part
 from ...schemas.storage.atomic_files import page_aligned
 from ...schemas.storage.chunk_files import chunk_values, seal
-
-FILES_AT_ONCE = min(16, max(4, os.cpu_count() or 4))
+from ...schemas.storage.writable import LocalFolder
 
 
 class Mark(Protocol):
@@ -130,7 +128,9 @@ class PartBuffer:
         """Path and content of each file, with checksums and shard indices filled in."""
         return {spec.part_file(part): self._sealed(spec) for spec in self.specs.values()}
 
-    def store(self, part: int, keep: Callable[[str, memoryview], T]) -> dict[str, T]:
+    def store(
+        self, part: int, keep: Callable[[str, memoryview], T], at_once: int = LocalFolder.at_once
+    ) -> dict[str, T]:
         """What `keep` makes of each file's path and content, some at once: one is written while another is summed.
 
         An array whose file is kept may change again.
@@ -142,7 +142,7 @@ class PartBuffer:
             self._free[spec.path].set()
             return name, kept
 
-        with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        with ThreadPoolExecutor(at_once) as pool:
             return dict(pool.map(one, self.specs.values()))
 
     def _sealed(self, spec: ArraySpec) -> memoryview:

@@ -20,6 +20,8 @@ LARGEST = 4_000_000_000  # bytes of a file that is read whole: counts, entries
 class RemoteFolder:
     """The files below an address."""
 
+    at_once = 64  # each waits for the distance
+
     def __init__(self, address: str) -> None:
         """Raises BadIndex where files at an address can only be read."""
         if not address.startswith(BUCKETS):

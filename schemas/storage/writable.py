@@ -18,7 +18,9 @@ from .atomic_files import write_file, write_voucher
 
 
 class Writable(Protocol):
-    """Files by key: this machine's folder, or one elsewhere."""
+    """Files by key: this machine's folder, or one elsewhere. `at_once`: how many are best written together."""
+
+    at_once: int
 
     def write(self, key: str, content: bytes | memoryview) -> FileFacts:
         """Write a file, in place of what is there."""
@@ -59,6 +61,8 @@ class Writable(Protocol):
 
 class LocalFolder:
     """A folder of this machine, or one that it shares with others."""
+
+    at_once = min(16, max(4, os.cpu_count() or 4))
 
     def __init__(self, root: Path) -> None:
         self.root = root
