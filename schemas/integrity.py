@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Literal
 
+from .addressed import address_of
 from .effects import EFFECTS, fault_of_effects
 from .errors import BadIndex, DamagedIndex
 from .extension import (
@@ -21,6 +22,7 @@ from .extension import (
     seal_extension,
 )
 from .facts import FileFacts, Files, file_facts
+from .integrity_elsewhere import faults_elsewhere
 from .layout import FilledFolder, Layout
 from .manifest import Manifest, read_manifest, seal_manifest
 from .progress import Progress, silent
@@ -49,7 +51,7 @@ def verify(path: str | Path, quick: bool = False, *, progress: Progress | None =
     """Compare every file of an index, and of its extensions, with its checksum; `quick`: with its size alone.
 
     Args:
-        path: the index's folder.
+        path: the index's folder, or the one of the cache that stands for an index at an address (`Index.layout.root`).
         quick: sizes only.
         progress: told the bytes read, and all bytes.
 
@@ -57,7 +59,8 @@ def verify(path: str | Path, quick: bool = False, *, progress: Progress | None =
         What is damaged, missing or foreign, by path; where the manifest is damaged, that alone.
 
     Raises:
-        BadIndex: no finished index of this format, or a manifest that names files outside it.
+        BadIndex: no finished index of this format, a manifest that names files outside it, or an address that cannot
+            be reached.
 
     Example:
         >>> verify("imagenet.vitdex")
@@ -84,11 +87,35 @@ def verify(path: str | Path, quick: bool = False, *, progress: Progress | None =
         except BadIndex as error:
             findings.append(Finding(f"{extension.inside}/{extension.manifest.name}", "damaged", error.args[0]))
     advance = _counted(sum(size for _, files, _ in folders for size, _ in files.values()), progress)
+    address = address_of(layout.root)
+    if address is not None:
+        findings += _elsewhere(address, layout, folders, quick, advance)
     for folder, files, sealed in folders:
-        findings += _inside(layout.root, folder, check_files(folder, files, quick, advance))
+        if address is None:
+            findings += _inside(layout.root, folder, check_files(folder, files, quick, advance))
         if folder.manifest.read_bytes() != sealed:  # the same values in other bytes: 1E5 for 1e5
             findings += _inside(layout.root, folder, [_bad_manifest(folder)])
     return sorted(findings, key=lambda finding: finding.path)
+
+
+def _elsewhere(
+    address: str,
+    layout: Layout,
+    folders: Sequence[tuple[FilledFolder, Files, bytes]],
+    quick: bool,
+    advance: Callable[[int], object],
+) -> list[Finding]:
+    """Findings of an index at an address, with its extensions; `layout`: the folder of the cache that stands for it."""
+    listed, manifests = Files(), set()
+    for folder, files, _ in folders:
+        inside = folder.root.relative_to(layout.root)
+        listed |= {(inside / path).as_posix(): facts for path, facts in files.items()}
+        manifests.add((inside / folder.manifest.name).as_posix())
+    beside = manifests | (BESIDE - {EXTENSIONS})
+    return [
+        Finding(path, fault, detail)
+        for path, fault, detail in faults_elsewhere(address, listed, beside, quick, advance)
+    ]
 
 
 def _inside(root: Path, folder: FilledFolder, findings: list[Finding]) -> list[Finding]:

@@ -43,6 +43,9 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
 
         def log_message(self, *told: Any) -> None: ...
 
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
         def do_GET(self) -> None:
             began = time.monotonic()
             time.sleep(web.delay)
@@ -68,7 +71,7 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
             for name, value in {**headers, "Content-Length": str(len(content))}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(content[:sent])
+            self.wfile.write(b"" if self.command == "HEAD" else content[:sent])
             self.close_connection = sent is not None
 
     return Handler

@@ -149,7 +149,8 @@ class Leases:
             return []
         self._tell_of(entered)
         fresh = [p for p in range(len(self.spec.parts)) if p not in entered and _name(p) not in leased]
-        most, taken = max(1, min(wanted, len(fresh) // FEW)), []
+        taken: list[int] = []
+        most = max(1, min(wanted, len(fresh) // FEW))
         for part in fresh:
             if len(taken) == most:
                 break

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from ...schemas.addressed import must_lie_here
+from ...schemas.addressed import address_of, shown_address
 from ...schemas.array_specs import part_files
 from ...schemas.database import TABLES_SQL, declared, written_by
 from ...schemas.effects import EFFECTS_SQL, REPLACED
@@ -105,7 +105,6 @@ def verify_command(index_path: Path, quick: bool) -> None:
 
     Exit status: 0 all is well, 1 something is damaged, missing or foreign, 2 not a finished index.
     """
-    must_lie_here(index_path, "'vitdex verify' reads an index on this machine")
     with nullcontext() if quick else progress_bar("checking", "B") as progress:
         findings = verify(index_path, quick, progress=progress)
     if findings:
@@ -119,7 +118,9 @@ def verify_command(index_path: Path, quick: bool) -> None:
     size = bytes_text(sum(count for files in every for count, _ in files.values()))
     added = "".join(f", with {one.name}" for one in extensions)
     how = " (sizes alone)" if quick else ""
-    tell(f"{index_path} is whole: {sum(map(len, every)):,} files, {size}{added}{how}")
+    address = address_of(index_path)
+    where = index_path if address is None else shown_address(address)
+    tell(f"{where} is whole: {sum(map(len, every)):,} files, {size}{added}{how}")
 
 
 def report(layout: Layout, findings: Sequence[Finding]) -> list[str]:
@@ -140,7 +141,11 @@ def report(layout: Layout, findings: Sequence[Finding]) -> list[str]:
     if own:
         redone = sorted({parts[f.path] for f in own if f.path in parts})
         some = f" It redoes part{'s' * (len(redone) > 1)} {', '.join(map(str, redone))}." if redone else ""
-        lines.append(f"{len(own)} damaged or missing: {REPAIR[0].lower()}{REPAIR[1:]}{some}")
+        if address_of(layout.root) is None:
+            remedy = f"{REPAIR[0].lower()}{REPAIR[1:]}{some}"
+        else:
+            remedy = "publish it again from a copy that is whole, or make it again with --overwrite."
+        lines.append(f"{len(own)} damaged or missing: {remedy}")
     for extension in extensions_in(layout.root):
         if of_it := [finding for finding in faulty if finding.path.startswith(f"{extension.inside}/")]:
             lines += [f"{len(of_it)} damaged or missing in {extension.inside}: {extension.remedy}"]

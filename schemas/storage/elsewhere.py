@@ -19,6 +19,7 @@ from .store import Bytes
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
+BUCKETS = ("s3://", "gs://", "az://")
 NEAR = 32_768  # bytes between two pieces of a file that are rather read than asked for apart
 PIECE = 8_000_000  # bytes of a file that are sent at once
 PIECES_AT_ONCE = 4  # of one file
@@ -59,6 +60,16 @@ class Elsewhere:
         with self._requesting(key):
             found = self.store.get_ranges(key, starts=starts, lengths=lengths, coalesce=NEAR)
         return [np.frombuffer(piece.to_bytes(), np.uint8) for piece in found]
+
+    def size(self, key: str) -> int:
+        """The bytes of a file. Raises DamagedIndex where it is missing."""
+        with self._requesting(key):
+            return int(self.store.head(key)["size"])
+
+    @property
+    def lists(self) -> bool:
+        """Whether it can be asked what lies there: a bucket can, a web server cannot."""
+        return self.address.startswith(BUCKETS)
 
     def shown(self, key: str) -> str:
         return f"{shown_address(self.address).rstrip('/')}/{key}".rstrip("/")

@@ -11,9 +11,8 @@ from pathlib import Path
 from ..addressed import shown_address
 from ..errors import BadIndex
 from ..facts import FileFacts, content_facts
-from .elsewhere import Elsewhere
+from .elsewhere import BUCKETS, Elsewhere
 
-BUCKETS = ("s3://", "gs://", "az://")
 LARGEST = 4_000_000_000  # bytes of a file that is read whole: counts, entries
 
 

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import vitdex
-from vitdex.query import Index
+from vitdex.query import Index, publish
 from vitdex.query.atlas.atlas import Atlas
 from vitdex.query.atlas.files import data_file
 from vitdex.query.stored import elsewhere
 from vitdex.schemas.addressed import ADDRESS, address_of, is_address
 from vitdex.schemas.errors import BadIndex, DamagedIndex, QueryError, VitdexError
 from vitdex.schemas.manifest import seal_manifest
-from vitdex.schemas.storage.elsewhere import hub_address
+from vitdex.schemas.storage.elsewhere import Elsewhere, hub_address
 from web_server import Web, on_the_web
 
 pytest.importorskip("obstore", reason="the extra vitdex[remote] is not installed")
@@ -178,7 +178,6 @@ def test_secrets_are_in_no_line(web: Web) -> None:
 def test_what_writes_wants_it_here(address: str, tmp_path: Path) -> None:
     (tmp_path / "said.csv").write_text("layer,unit,description\nblocks.4.mlp.fc1,3,round\n")
     for words in (
-        ["verify", address],
         ["effects", address],
         ["import", "descriptions", address, tmp_path / "said.csv", "--source", "me"],
     ):
@@ -188,6 +187,40 @@ def test_what_writes_wants_it_here(address: str, tmp_path: Path) -> None:
         assert "Download it first." in ended.stderr
     with Index(address) as index, pytest.raises(QueryError, match="on this machine"):
         _ = index.arrays
+
+
+def test_a_web_server_is_verified(web: Web, address: str) -> None:
+    ended = vitdex("verify", address)
+    assert ended.returncode == 0, ended.stdout
+    assert ended.stdout.startswith(f"{address} is whole: ")
+    broken = f"activations.zarr/{LAYER}/max/c/0/0"
+    web.status = lambda path: 404 if path.endswith(broken) else 200
+    with Index(address) as index:
+        found = index.verify()
+        assert [(one.path, one.fault) for one in found] == [(broken, "missing")]
+        assert index.verify(quick=True) == found
+    ended = vitdex("verify", address)
+    assert (ended.returncode, "publish it again from a copy" in ended.stdout) == (1, True)
+
+
+def test_a_bucket_is_verified(bucket: str, effects_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    address = f"{bucket}/a"
+    with Index(effects_path) as index:
+        publish(index, address)
+    there = Elsewhere(address)
+    with Index(address) as index:
+        assert index.verify() == []
+        files = {"activations.zarr/valid/c/0": b"short", "extensions/effects/parts/run.json": b"{}", "stray.txt": b"x"}
+        logits = bytearray(there.content("activations.zarr/logits/c/0/0", 10**9) or b"")
+        logits[7] ^= 1
+        for path, content in {**files, "activations.zarr/logits/c/0/0": bytes(logits)}.items():
+            there.put(path, content)
+        found = {(one.path, one.fault) for one in index.verify()}
+        quick = {(one.path, one.fault) for one in index.verify(quick=True)}
+    damaged = {(path, "foreign" if path == "stray.txt" else "damaged") for path in files}
+    assert quick == damaged
+    assert found == damaged | {("activations.zarr/logits/c/0/0", "damaged")}
 
 
 def test_commands_take_addresses(address: str, effects_path: Path) -> None:
