@@ -18,7 +18,7 @@ from ..schemas.facts import Files, ImageFacts, content_facts
 from ..schemas.layout import Layout
 from ..schemas.manifest import Manifest, seal_manifest, this_machine
 from ..schemas.run_spec import Part
-from ..schemas.storage.only_writer import only_writer
+from ..schemas.storage.only_writer import AnotherWrites, only_writer
 from ..schemas.storage.store import Store
 from ..schemas.storage.zarr_group import write_metadata
 from .ledger import Ledger, PartEntry
@@ -180,6 +180,8 @@ def finish(
         if spec.maps == "exemplars":
             files |= write_exemplar_maps(made, layer, ledger.candidates(layer.name, len(spec.parts)))
     files |= build_tables(made)
+    if ledger.is_finished():  # by a worker that took this one for dead, where no lock tells (workers/site.py)
+        raise AnotherWrites(f"another worker has finished {folder.shown('')}")
     for path in files:
         folder.adopt(path, layout.root / path)
     files |= of_parts

@@ -88,7 +88,8 @@ class Ledger:
                 f"{self.files.shown('')} holds an unfinished index of another run ({'; '.join(different)})",
                 "Repeat that run's command, or give --overwrite.",
             )
-        if len(self.entered()) == len(spec.parts) and not self.files.names(self._key(self.layout.working)):
+        working = self.files.names(self._key(self.layout.working))
+        if len(self.entered()) == len(spec.parts) and not working and not self.is_finished():
             raise BadIndex(
                 f"{self.files.shown(self.layout.manifest.name)} is missing", "Repeat the command with --repair."
             )

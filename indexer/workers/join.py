@@ -66,7 +66,8 @@ def _begin(site: Site, plan: Plan) -> Ledger:
     ledger, joined = Ledger(layout, files, worker_name()), layout.key(layout.joined)
     if files.content(joined) is None:
         with site.only_writer():
-            site.check()
+            if not ledger.is_finished():  # by others, since this worker has looked
+                site.check()
             ledger.begin(plan.spec)
             files.create(joined, b"")
     ledger.begin(plan.spec)
@@ -95,6 +96,8 @@ class _Joint:
         while not self.ledger.is_finished():
             self._work()
             missing = len(spec.parts) - len(self.leases.done())
+            if self.ledger.is_finished():  # what is counted as missing went with the end
+                break
             if not missing and finish_it and self._finish():
                 return True
             if not finish_it:
