@@ -147,6 +147,8 @@ def recorder(ledger: Ledger, leases: Leases | None = None) -> Recorder:
             if leases is not None:
                 leases.check_own(counted)
             ledger.save_counts(counted, filled.state)
+            if leases is not None:
+                leases.tallied(counted)
 
     return Recorder(write, ledger.settle_bins)
 

@@ -107,10 +107,11 @@ class Leases:
         if ledger.create_entry(entry):
             return
         there = ledger.entry(entry.part)
-        if there is not None and there.worker != ledger.worker:
-            tallied = entry.part in ledger.tally_of(there.worker).parts
+        if there is not None:
+            if entry.part in ledger.tally_of(there.worker).parts:  # this worker's own too: nothing is counted twice
+                raise Superseded
             held = self._numbers().get(name)
-            if tallied or held is None or self._holder(name, held) != ledger.worker:
+            if there.worker != ledger.worker and (held is None or self._holder(name, held) != ledger.worker):
                 raise Superseded
         ledger.finish_part(entry)
 
@@ -120,6 +121,9 @@ class Leases:
             entry = self.ledger.entry(part)
             if entry is None or entry.worker != self.ledger.worker:
                 raise Superseded
+
+    def tallied(self, parts: set[int]) -> None:
+        """Parts whose tally is written: until then they are nobody's to take, this worker's neither."""
         self._open -= parts
 
     def done(self) -> set[int]:
@@ -160,12 +164,13 @@ class Leases:
 
     def _take_over(self, leased: dict[str, int]) -> list[int]:
         """Lease one part anew that is not done and that no living worker has."""
+        own = set(self._open)  # looked at first: what is tallied in the meantime is done by then
         done = self.done()
         if self.ledger.is_finished():
             return []
         for part in range(len(self.spec.parts)):
             held = leased.get(_name(part))
-            is_free = part not in done and part not in self._open and not self._is_busy(part, held)
+            is_free = part not in done and part not in own and not self._is_busy(part, held)
             if is_free and self._create(_name(part), 0 if held is None else held + 1):
                 return [part]
         return []

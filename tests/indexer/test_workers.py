@@ -222,13 +222,16 @@ def test_a_part_has_one_living_worker(tmp_path: Path, spec: RunSpec) -> None:
             assert [part.index for part in of_b.parts()] == [4, 5]  # and none of the living one's
             of_a.enter(entry(0))
             of_a.check_own({0})
+            assert list(of_a.parts()) == []  # nor is it its own again before it is tallied
             a.save_counts({0}, b"")
+            of_a.tallied({0})
         # a has gone, and tallied one part of four
         assert [part.index for part in of_b.parts()] == [1, 2, 3]
         of_b.enter(entry(1))
         with pytest.raises(Superseded):  # it was b's by then
             of_a.enter(entry(1))
         of_b.check_own({1})
+        of_b.tallied({1})
         of_a.enter(entry(2))  # b has not come to it
         of_b.enter(entry(2))
         with pytest.raises(Superseded):
