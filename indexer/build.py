@@ -90,8 +90,7 @@ def build(request: Request, listener: Listener) -> Path:
             clear(layout)
         ledger = Ledger(layout)
         ledger.begin(plan.spec)
-        statistics = fresh_statistics(plan.spec)
-        parts = left_to_do(plan, ledger, statistics)
+        statistics, parts = taken_up(plan, ledger)
         done = plan.spec.images - sum(part.images for part in parts)
         check_space(plan, out, (len(plan.spec.parts) - len(parts)) * part_bytes(plan.spec))
         listener.planned(plan.announced(), done)
@@ -122,14 +121,14 @@ def own_weights(request: Request) -> str | Path | None:
     return request.model.removeprefix(LOCAL) if request.model.startswith(LOCAL) else None
 
 
-def left_to_do(plan: Plan, ledger: Ledger, statistics: Statistics) -> list[Part]:
-    """The parts of an unfinished run that are not done; what was counted of the others is added to the statistics."""
+def taken_up(plan: Plan, ledger: Ledger) -> tuple[Statistics, list[Part]]:
+    """What this worker has counted of an unfinished run, and the parts that it has not."""
+    statistics, done = fresh_statistics(plan.spec), frozenset[int]()
     bins = ledger.bins()
-    if bins is None:
-        return list(plan.spec.parts)
-    statistics.lay_bins(bins)
-    done = ledger.take_up(statistics)
-    return [part for part in plan.spec.parts if part.index not in done]
+    if bins is not None:
+        statistics.lay_bins(bins)
+        done = ledger.take_up(statistics)
+    return statistics, [part for part in plan.spec.parts if part.index not in done]
 
 
 def recorder(ledger: Ledger, leases: Leases | None = None) -> Recorder:
@@ -165,7 +164,8 @@ def finish(
     layout: where they are made. store_of: where the parts' files are read, if not there. Returns notes and accuracy.
     """
     spec, folder = plan.spec, ledger.files
-    entries = ledger.entries(len(spec.parts))
+    contents = ledger.entry_contents(len(spec.parts))
+    entries = [PartEntry.parsed(content) for content in contents]
     ledger.merge_all(statistics, ledger.tallies(), len(spec.parts))
     images = [image for entry in entries for image in entry.images]
     _check_images(images)
@@ -187,8 +187,8 @@ def finish(
     for path in files:
         folder.adopt(path, layout.root / path)
     files |= of_parts
-    for key in map(layout.key, (layout.run, *(layout.entry(part.index) for part in spec.parts))):
-        files[key] = content_facts(folder.content(key) or b"")
+    files[layout.key(layout.run)] = content_facts(folder.content(layout.key(layout.run)) or b"")
+    files |= {layout.key(layout.entry(e.part)): content_facts(c) for e, c in zip(entries, contents, strict=True)}
     notes = [note for note in (made.settled.note,) if note is not None]
     content = {"tables": tables_record(), **describe(plan, entries, files, notes)}
     accuracy = made.accuracy()

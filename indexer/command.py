@@ -14,6 +14,7 @@ from ..schemas.addressed import is_address
 from ..schemas.run_spec import Linear, Maps, Precision
 from ..schemas.shown_text import escaped
 from ..schemas.sizes import bytes_text
+from .make_index import make_index
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -189,10 +190,8 @@ def index_command(
         model, images = MODEL_NAME, str(IMAGES)
     if not (model and images):
         raise click.UsageError("Give --model and --images, or --sample.")
-    if repair + join + (ray is not None) > 1:
-        raise click.UsageError("Give one of --join, --ray and --repair.")
-    if (no_finish and not join) or (ray_workers and ray is None):
-        raise click.UsageError("--no-finish goes with --join, --ray-workers with --ray.")
+    if repair and (join or ray is not None):
+        raise click.UsageError("Give --repair without --join and --ray.")
     from .plan import Request
 
     request = Request(
@@ -217,34 +216,12 @@ def index_command(
     try:
         if repair:
             _repair(request)
-        elif join or ray is not None or isinstance(out, str):
-            _build_together(request, not no_finish, ray, ray_workers)
         else:
-            _build(request)
+            bar = Bar()
+            if make_index(request, bar, join, not no_finish, ray, ray_workers):
+                _tell_next(out, bar.head)
     except KeyboardInterrupt:
         raise click.Abort("The same command goes on where it was.") from None
-
-
-def _build(request: Request) -> None:
-    from .build import build
-
-    bar = Bar()
-    out = build(request, bar)
-    _tell_next(out, bar.head)
-
-
-def _build_together(request: Request, finish: bool, ray: str | None, workers: int | None) -> None:
-    bar = Bar()
-    if ray is None:
-        from .workers.join import join
-
-        finished = join(request, bar, finish)
-    else:
-        from .workers.by_ray import index_by_ray
-
-        finished = index_by_ray(request, bar, ray, workers)
-    if finished:
-        _tell_next(request.out, bar.head)
 
 
 def _tell_next(out: Path | str, head: bool) -> None:

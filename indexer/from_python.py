@@ -15,6 +15,7 @@ from ..schemas.addressed import is_address
 from ..schemas.errors import BadRequest
 from ..schemas.progress import Progress, silent
 from ..schemas.run_spec import Linear, Maps, Precision
+from .make_index import make_index
 
 if TYPE_CHECKING:
     from .other_head import HeadPlan
@@ -119,21 +120,7 @@ def build_index(
         inputs=inputs,
         overwrite=overwrite,
     )
-    if (not finish and not join) or (ray_workers and ray is None) or (join and ray is not None):
-        raise BadRequest("finish=False goes with join, ray_workers with ray, and join without ray", "Leave one out.")
-    listener = _ImagesOnly(progress)
-    if ray is not None:
-        from .workers.by_ray import index_by_ray
-
-        index_by_ray(request, listener, ray, ray_workers)
-    elif join or isinstance(request.out, str):
-        from .workers.join import join as join_others
-
-        join_others(request, listener, finish)
-    else:
-        from .build import build
-
-        build(request, listener)
+    make_index(request, _ImagesOnly(progress), join, finish, ray, ray_workers)
     return out
 
 
@@ -237,7 +224,7 @@ class _ImagesOnly:
 
     def planned(self, run: Announced, done: int) -> None:
         for warning in run.warnings:
-            warnings.warn(warning, stacklevel=4)
+            warnings.warn(warning, stacklevel=5)
         self._done, self._total = done, run.spec.images
 
     def advance(self, images: int, written: int) -> None:
@@ -248,9 +235,9 @@ class _ImagesOnly:
 
     def finished(self, notes: list[str], accuracy: Accuracy | None) -> None:
         for note in notes:
-            warnings.warn(note, stacklevel=4)
+            warnings.warn(note, stacklevel=5)
         if accuracy is not None and accuracy.warning:
-            warnings.warn(accuracy.warning, stacklevel=4)
+            warnings.warn(accuracy.warning, stacklevel=5)
 
     def told(self, line: str) -> None: ...
 

@@ -8,7 +8,8 @@ of MB, dear beside a part that takes seconds. So a part is done where its entry 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,8 @@ class PartEntry:
         return value
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> PartEntry:
+    def parsed(cls, content: bytes) -> PartEntry:
+        value: dict[str, Any] = json.loads(content)
         files = {path: FileFacts(*facts) for path, facts in value["files"].items()}
         images = [ImageFacts.from_json(image) for image in value["images"]]
         return cls(value["part"], files, images, value["seconds"], value.get("worker", ALONE))
@@ -108,12 +110,17 @@ class Ledger:
 
     def entry(self, part: int) -> PartEntry | None:
         content = self.files.content(self._key(self.layout.entry(part)))
-        return None if content is None else PartEntry.from_json(json.loads(content))
+        return None if content is None else PartEntry.parsed(content)
+
+    def entry_contents(self, parts: int) -> list[bytes]:
+        """The entries of so many parts as they are written, without those that are missing; several read at once."""
+        keys = [self._key(self.layout.entry(part)) for part in range(parts)]
+        with ThreadPoolExecutor(self.files.at_once) as readers:
+            return [content for content in readers.map(self.files.content, keys) if content is not None]
 
     def entries(self, parts: int) -> list[PartEntry]:
-        """Those of so many parts, of which every one is finished."""
-        found = [self.entry(part) for part in range(parts)]
-        return [entry for entry in found if entry is not None]
+        """Those of so many parts, without those that are missing."""
+        return [PartEntry.parsed(content) for content in self.entry_contents(parts)]
 
     def finish_part(self, entry: PartEntry) -> None:
         self.files.vouch(self._key(self.layout.entry(entry.part)), self._content(entry))
@@ -186,10 +193,6 @@ class Ledger:
     def candidates(self, layer: str, parts: int) -> Iterator[bytes]:
         """What every part has kept of the maps of a layer, part by part."""
         return (self._needed(self._key(self.layout.candidates(part, layer))) for part in range(parts))
-
-    def clean_up(self) -> None:
-        """Remove what only an unfinished index needs."""
-        self.files.clear(self._key(self.layout.working))
 
     def _merged(self, statistics: Statistics, tally: Tally) -> frozenset[int]:
         if tally.parts:

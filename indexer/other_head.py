@@ -220,7 +220,7 @@ class _Making:
             files = {path: self.files[path] for path in part_files(self.plan.spec, part.index)}
             self.ledger.finish_part(PartEntry(part.index, files, self.plan.images[part.start : part.stop], 0.0))
         for path in (self.out.run, *(self.out.entry(part.index) for part in self.plan.spec.parts)):
-            self.files[path.relative_to(self.out.root).as_posix()] = file_facts(path)
+            self.files[self.out.key(path)] = file_facts(path)
 
     def _manifest(self, notes: Sequence[str], accuracy: Accuracy | None) -> dict[str, object]:
         made = self.source.manifest

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import duckdb
 
@@ -26,7 +25,7 @@ from ..schemas.run_spec import Part, RunSpec
 from ..schemas.storage.atomic_files import write_file, write_voucher
 from ..schemas.storage.only_writer import only_writer
 from ..schemas.storage.zarr_group import write_metadata
-from .build import Listener, describe, left_to_do
+from .build import Listener, describe, taken_up
 from .ledger import Ledger, PartEntry, Tally
 from .place import remove_leftovers
 from .plan import Plan, Request, make_plan
@@ -94,8 +93,8 @@ class _Repair:
         run_parts(self.plan, parts, None, self.listener.advance, Recorder(self._write_part))
         statistics = self._gather() if again else kept
         self.listener.finishing()
-        if self._path(layout.run) in self.damaged:
-            self.facts[self._path(layout.run)] = self.ledger.write_run(spec)
+        if self.layout.key(layout.run) in self.damaged:
+            self.facts[self.layout.key(layout.run)] = self.ledger.write_run(spec)
         self.plan.anatomy.model.cpu()
         self._write_whole(statistics if kept is None else kept)
         entries = self.ledger.entries(len(spec.parts))
@@ -119,13 +118,13 @@ class _Repair:
             write_file(self.layout.root / path, content[path])
         self.facts |= facts
         entry = self.layout.entry(part.index)
-        if self._path(entry) in self.damaged:
+        if self.layout.key(entry) in self.damaged:
             self.ledger.finish_part(PartEntry(part.index, facts, filled.images, filled.seconds))
-            self.facts[self._path(entry)] = file_facts(entry)
+            self.facts[self.layout.key(entry)] = file_facts(entry)
 
     def _kept_statistics(self) -> dict[str, Columns] | None:
         """From their file, else from the tables; None where both are damaged."""
-        if self._path(self.layout.statistics) in self.facts:
+        if self.layout.key(self.layout.statistics) in self.facts:
             return load_kept(self.layout.statistics.read_bytes())
         if self.layout.database.name in self.facts:
             with contextlib.suppress(duckdb.Error):
@@ -134,9 +133,9 @@ class _Repair:
 
     def _gather(self) -> Statistics:
         """Run all images again for their statistics and the maps of the top exemplars, after the newest counts."""
-        ledger, statistics = self.ledger, fresh_statistics(self.spec)
+        ledger = self.ledger
         try:
-            parts = left_to_do(self.plan, ledger, statistics)
+            statistics, parts = taken_up(self.plan, ledger)
         except BadIndex:  # damaged in their turn
             statistics, ledger.tally, parts = fresh_statistics(self.spec), Tally(ledger.worker), list(self.spec.parts)
         counted = set(ledger.tally.parts)
@@ -173,9 +172,9 @@ class _Repair:
                 self.facts |= write_exemplar_maps(finish, layer, kept)
         if layout.database.name in self.damaged:
             self.facts |= build_tables(finish)
-        elif self._path(layout.statistics) in self.damaged:
+        elif self.layout.key(layout.statistics) in self.damaged:
             content = save_kept(kept_in_tables(layout, spec), finish)
-            self.facts[self._path(layout.statistics)] = write_file(layout.statistics, content)
+            self.facts[self.layout.key(layout.statistics)] = write_file(layout.statistics, content)
 
     def _damaged_arrays(self, leaf: str) -> set[str]:
         """Arrays of this name that have a damaged file."""
@@ -183,10 +182,7 @@ class _Repair:
         return {name for name in names if name.split("/")[-1] == leaf}
 
     def _files_of(self, part: Part) -> list[str]:
-        return [*part_files(self.spec, part.index), self._path(self.layout.entry(part.index))]
-
-    def _path(self, file: Path) -> str:
-        return file.relative_to(self.layout.root).as_posix()
+        return [*part_files(self.spec, part.index), self.layout.key(self.layout.entry(part.index))]
 
 
 def _same_run(spec: RunSpec, layout: Layout) -> tuple[Manifest | None, RunSpec]:
@@ -235,4 +231,4 @@ def _every_file(spec: RunSpec, layout: Layout) -> set[str]:
         names = array.path.split("/")
         paths |= {"/".join([ARRAYS, *names[:depth], "zarr.json"]) for depth in range(len(names) + 1)}
     others = (layout.run, layout.statistics, layout.database, *(layout.entry(p.index) for p in spec.parts))
-    return paths | {file.relative_to(layout.root).as_posix() for file in others}
+    return paths | set(map(layout.key, others))

@@ -5,7 +5,6 @@ No file of an index is written again once it has its name, so both may hold the 
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 
@@ -15,9 +14,8 @@ from ..schemas.errors import DamagedIndex
 from ..schemas.facts import BLOCK_BYTES, FileFacts, Files
 from ..schemas.layout import Layout
 from ..schemas.storage.plain_files import open_plain, plain_size, replacing
-from ..schemas.storage.room import check_room
+from ..schemas.storage.room import FULL, check_room
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
 LINKED_ITSELF = {"follow_symlinks": False} if os.link in os.supports_follow_symlinks else {}
 
 

@@ -50,7 +50,7 @@ def build_tables(finish: Finish, progress: Progress | None = None) -> Files:
         kept = _fill_tables(finish, db, progress)
     # the statistics first: with them, and not without, the tables can be made again
     statistics = finish.layout.statistics
-    written = {statistics.relative_to(finish.layout.root).as_posix(): write_file(statistics, save_kept(kept, finish))}
+    written = {finish.layout.key(statistics): write_file(statistics, save_kept(kept, finish))}
     written[finish.layout.database.name] = adopt_file(temporary, finish.layout.database)
     return written
 

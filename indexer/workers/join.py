@@ -13,10 +13,10 @@ from ...schemas.errors import BadIndex, BadRequest
 from ...schemas.manifest import Manifest
 from ...schemas.run_spec import RunSpec
 from ...schemas.storage.only_writer import AnotherWrites
-from ..build import Listener, finish, left_to_do, own_weights, recorder
+from ..build import Listener, finish, own_weights, recorder, taken_up
 from ..ledger import Ledger
 from ..plan import Plan, Request, check_space, make_plan
-from ..run.part_runner import fresh_statistics, run_parts
+from ..run.part_runner import run_parts
 from .leases import Leases, Superseded, any_alive, beating, worker_name
 from .site import Site, site_at
 
@@ -113,8 +113,7 @@ class _Joint:
     def _work(self) -> None:
         """Make parts until none is free."""
         while True:
-            statistics = fresh_statistics(self.plan.spec)
-            left_to_do(self.plan, self.ledger, statistics)  # of this worker's own; who is free, leases say
+            statistics, _ = taken_up(self.plan, self.ledger)  # who may make the rest, leases say
             try:
                 run_parts(
                     self.plan,
@@ -140,8 +139,7 @@ class _Joint:
                     self.leases.give_finish_back()
                     return False
                 self.listener.finishing()
-                statistics = fresh_statistics(self.plan.spec)
-                left_to_do(self.plan, self.ledger, statistics)  # what this worker has counted
+                statistics, _ = taken_up(self.plan, self.ledger)
                 end = finish(self.plan, self.site.layout, self.ledger, statistics, self.site.store)
                 self.site.clean_up()
                 self.listener.finished(*end)
@@ -152,15 +150,15 @@ class _Joint:
     def _all_hold(self) -> bool:
         """Whether every part is counted once, by the worker that its entry names. Tallies of which a part has become
         another's are removed: their other parts are free again."""
-        parts = range(len(self.plan.spec.parts))
-        made_by = {entry.part: entry.worker for part in parts if (entry := self.ledger.entry(part)) is not None}
+        parts = len(self.plan.spec.parts)
+        made_by = {entry.part: entry.worker for entry in self.ledger.entries(parts)}
         held: set[int] = set()
         for tally in self.ledger.tallies():
             if all(made_by.get(part) == tally.worker for part in tally.parts):
                 held |= tally.parts
             else:
                 self.ledger.drop_tally(tally)
-        return held == set(parts)
+        return held == set(range(parts))
 
 
 def _what_is_waited_for(missing: int) -> str:

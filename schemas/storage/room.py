@@ -11,6 +11,8 @@ from typing import IO, Any
 from ..errors import QueryError
 from ..sizes import bytes_text
 
+FULL = (errno.ENOSPC, errno.EDQUOT)  # what the system says of a full disk
+
 
 def trouble(error: Exception) -> str:
     """What DuckDB says of a file that it could not write, in a line."""

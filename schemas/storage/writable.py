@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from ..facts import FileFacts
 from .atomic_files import write_file, write_voucher
+from .room import FULL
 
 
 class Writable(Protocol):
@@ -81,6 +82,10 @@ class LocalFolder:
             os.link(whole, target)  # a rename would replace what another has written in the meantime
         except FileExistsError:
             return False
+        except OSError as error:  # a file system without hard links, where it may be seen before it is whole
+            if error.errno in FULL:
+                raise
+            return _created(target, content)
         finally:
             whole.unlink(missing_ok=True)
         return True
@@ -110,3 +115,15 @@ class LocalFolder:
 
     def shown(self, key: str) -> str:
         return str(self.root / key)
+
+
+def _created(target: Path, content: bytes) -> bool:
+    """Write a file where there is none, in place; whether there was none."""
+    try:
+        with target.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError:
+        return False
+    return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +59,19 @@ def test_one_of_many_creates(place: Writable) -> None:
     assert place.content("parts/00000.lease") == str(created[0]).encode()
     assert place.names("parts") == {"00000.lease"}
     assert not place.create("parts/00000.lease", b"later")
+
+
+def test_a_disk_without_hard_links_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """exFAT, some shared folders."""
+
+    def no_link(*of: object, **options: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_link)
+    folder = LocalFolder(tmp_path)
+    assert [folder.create("parts/a", content) for content in (b"one", b"two")] == [True, False]
+    assert folder.content("parts/a") == b"one"
+    assert folder.names("parts") == {"a"}
 
 
 def test_a_web_server_cannot_be_written_to() -> None:
