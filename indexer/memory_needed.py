@@ -60,7 +60,8 @@ def _run(spec: RunSpec, decoders: int) -> int:
     codes = code * batch * spec.neurons * spec.patches
     running = spec.neurons * min(EXEMPLARS, spec.images) * spec.patches if spec.maps == "exemplars" else 0
     decoding = decoders * (DECODER + BATCHES_HELD * pixels)
-    return KERNELS + part_bytes(spec) + values + neurons + codes + running + (1 + FLOAT) * pixels + decoding
+    parts = part_bytes(spec) * (2 if spec.device.startswith("cuda") else 1)  # one is written, one is filled (lanes.py)
+    return KERNELS + parts + values + neurons + codes + running + (1 + FLOAT) * pixels + decoding
 
 
 def _tables(spec: RunSpec, classes: int) -> int:

@@ -48,7 +48,6 @@ class Captured:
 class _Pass:
     """What one forward pass keeps until its end."""
 
-    ids: Sequence[int] = ()
     picked: Tensor | None = None
     raw: dict[str, Tensor] = field(default_factory=dict)  # values before the nonlinearity until they are read
     out: dict[str, Tensor] = field(default_factory=dict)
@@ -109,9 +108,19 @@ class Capture:
     @torch.inference_mode()
     def __call__(self, pixels: Tensor, ids: Sequence[int]) -> Captured:
         """Arrays of a batch from its pixels uint8 [image, y, x, channel]."""
-        self.kept = kept = _Pass(ids)
-        if self.spec.counted_patches < self.spec.patches:
-            kept.picked = to_device(pick_patches(ids, self.spec.patches, self.spec.counted_patches), self.device)
+        picked = self.picked(ids)
+        return self.launch(to_device(pixels, self.device), picked if picked is None else to_device(picked, self.device))
+
+    def picked(self, ids: Sequence[int]) -> Tensor | None:
+        """The patches of each image that are counted, on the host: int64 [image, k]; None for all."""
+        if self.spec.counted_patches == self.spec.patches:
+            return None
+        return pick_patches(ids, self.spec.patches, self.spec.counted_patches)
+
+    @torch.inference_mode()
+    def launch(self, pixels: Tensor, picked: Tensor | None) -> Captured:
+        """The same from what is on the device: nothing here comes from the host, so that it can be repeated."""
+        self.kept = kept = _Pass(picked)
         self._root(self._forward(pixels))
         for layer in self.spec.layers:
             if layer.name in kept.activated:
@@ -123,13 +132,13 @@ class Capture:
         """Bins of all layers around what they do on these pixels."""
         self.kept, self._calibrated = _Pass(), {}
         try:
-            self._forward(pixels)
+            self._forward(to_device(pixels, self.device))
             return self._calibrated
         finally:
             self._calibrated = None
 
     def _forward(self, pixels: Tensor) -> Tensor:
-        x = normalise(to_device(pixels, self.device), self.mean, self.std)
+        x = normalise(pixels, self.mean, self.std)
         reduced = self.spec.precision != "float32"
         with torch.autocast(self.device.type, DTYPES[self.spec.precision], enabled=reduced):
             output: Tensor = self.anatomy.model(x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -31,6 +31,10 @@ class Batch:
     ids: list[int]
     pixels: Tensor
     facts: list[ImageFacts]
+
+    def pin_memory(self) -> Batch:
+        """What torch's loader asks for where there is CUDA: the same in memory that the device reaches by itself."""
+        return replace(self, pixels=self.pixels.pin_memory())
 
 
 class Images(Dataset[Item]):

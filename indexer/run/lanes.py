@@ -7,7 +7,7 @@ have computed when they return, and settle at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,17 +17,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .part_writer import Mark, PartBuffer
+from .part_writer import Mark, PartBuffer, runs_of
 
 
-class Lane(Protocol):
-    """Brings arrays to the host. `in_flight`: batches that may be unsettled while the next one is launched."""
+@dataclass(frozen=True)
+class Brought:
+    """A tensor on its way to the host. It holds the one on the device: its memory is not used again before."""
 
-    in_flight: int
+    on_device: Tensor
+    on_host: Tensor
+    arrived: Mark | None
 
-    def fetch(self, arrays: dict[str, Tensor], buffer: PartBuffer, rows: NDArray[np.int64], sizes: Tensor) -> Fetched:
-        """Begin to copy arrays into their rows of the part, and sizes to the host."""
-        ...
+    def wait(self) -> Tensor:
+        """The tensor on the host, once it is there."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.on_host
 
 
 @dataclass(frozen=True)
@@ -35,21 +40,32 @@ class Fetched:
     """A batch on its way. It holds the arrays on the device: their memory is not used again before the copies ended."""
 
     arrays: dict[str, Tensor]
-    sizes: Tensor  # on the host, once computed
-    computed: Mark | None
+    sizes: Brought
     copied: Mark | None
 
-    def check(self, check: Callable[[Tensor], None]) -> None:
-        """Wait for what was computed, and check it. The arrays may still be on their way (PartBuffer.arriving)."""
-        if self.computed is not None:
-            self.computed.synchronize()
-        check(self.sizes)
-
     def settle(self, check: Callable[[Tensor], None]) -> None:
-        """Wait for the copies too."""
-        self.check(check)
+        """Wait for what was computed, check it, and wait for the copies too (a part's writing waits for its own)."""
+        check(self.sizes.wait())
         if self.copied is not None:
             self.copied.synchronize()
+
+
+class Lane(Protocol):
+    """Brings arrays to the host.
+
+    `in_flight`: batches that may be unsettled while the next one is launched, and parts that may be unwritten while the
+    next one is filled.
+    """
+
+    in_flight: int
+
+    def bring(self, values: Tensor) -> Brought:
+        """Begin to copy a small tensor to the host."""
+        ...
+
+    def fetch(self, arrays: dict[str, Tensor], buffer: PartBuffer, rows: NDArray[np.int64], sizes: Tensor) -> Fetched:
+        """Begin to copy arrays into their rows of the part, and sizes to the host."""
+        ...
 
 
 class HostLane:
@@ -57,10 +73,13 @@ class HostLane:
 
     in_flight = 0
 
+    def bring(self, values: Tensor) -> Brought:
+        return Brought(values, values.cpu(), None)
+
     def fetch(self, arrays: dict[str, Tensor], buffer: PartBuffer, rows: NDArray[np.int64], sizes: Tensor) -> Fetched:
         for path, values in arrays.items():
             buffer.put(path, rows, values.cpu().numpy())
-        return Fetched({}, sizes.cpu(), None, None)
+        return Fetched({}, self.bring(sizes), None)
 
 
 class Stream(Protocol):
@@ -69,11 +88,8 @@ class Stream(Protocol):
     def follow(self) -> None:
         """Let what comes now wait for all that the device was asked for so far."""
 
-    def copy(self, place: Tensor, piece: Tensor) -> None:
-        """Copy a piece on the device to its place on the host, some time."""
-
-    def mark(self) -> Mark:
-        """The end of the copies so far."""
+    def copy(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Mark:
+        """Copy pieces on the device to their places on the host, some time: (place, piece). The end of the copies."""
         ...
 
 
@@ -85,19 +101,18 @@ class CopyLane:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
 
+    def bring(self, values: Tensor) -> Brought:
+        on_host = torch.empty(values.shape, dtype=values.dtype, pin_memory=values.is_cuda)
+        self._stream.follow()
+        return Brought(values, on_host, self._stream.copy([(on_host, values)]))
+
     def fetch(self, arrays: dict[str, Tensor], buffer: PartBuffer, rows: NDArray[np.int64], sizes: Tensor) -> Fetched:
-        stream = self._stream
-        on_host = torch.empty(sizes.shape, dtype=sizes.dtype, pin_memory=sizes.is_cuda)
         laid_out = {path: buffer.as_stored(path, values) for path, values in arrays.items()}
-        stream.follow()
-        stream.copy(on_host, sizes)
-        computed = copied = stream.mark()
+        brought, copied, runs = self.bring(sizes), None, runs_of(rows)
         for path, values in laid_out.items():
-            for place, piece in buffer.places(path, rows, values):
-                stream.copy(place, piece)
-            copied = stream.mark()
+            copied = self._stream.copy(buffer.places(path, runs, values))
             buffer.arriving(path, copied)
-        return Fetched(laid_out | {"": sizes}, on_host, computed, copied)
+        return Fetched(laid_out, brought, copied)
 
 
 class CudaStream:
@@ -110,11 +125,10 @@ class CudaStream:
     def follow(self) -> None:
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
 
-    def copy(self, place: Tensor, piece: Tensor) -> None:
+    def copy(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Mark:
         with torch.cuda.stream(self._stream):
-            place.copy_(piece, non_blocking=True)
-
-    def mark(self) -> Mark:
+            for place, piece in pairs:
+                place.copy_(piece, non_blocking=True)
         event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         event.record(self._stream)
         return event

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ...schemas.array_specs import arrays, part_bytes
 from ...schemas.facts import ImageFacts
@@ -23,9 +22,10 @@ from ..statistics.threshold_counts import Bins, Statistics, tail_length
 from .calibrate import calibrate
 from .capture import Capture
 from .feed import Batch, feed
-from .lanes import Fetched, Lane, lane_for, page_locked
+from .lanes import Brought, Fetched, Lane, lane_for, page_locked
 from .part_writer import PartBuffer, PartWriter
 from .prepared import prepared
+from .replay import repeating
 
 # Between two states: hundreds of MB, dear beside a part that takes seconds; a killed run redoes them.
 STATE_SECONDS = 60
@@ -37,7 +37,7 @@ class Filled:
 
     images: list[ImageFacts]
     seconds: float
-    sums: dict[str, Tensor] | None  # by layer: of the part's values and of their squares
+    sums: dict[str, Brought] | None  # by layer: of the part's values and of their squares
     state: bytes | None  # the counts of all parts so far, this one included (saved_state.py); now and then
     candidates: dict[str, bytes]  # by layer: maps of a running top (`--maps exemplars` only)
 
@@ -74,12 +74,13 @@ def run_parts(
     device = torch.device(spec.device)
     ahead, parts = tee(chain([first], parts))
     batches = feed(plan.source, spec.preprocessing, ahead, spec.batch_size, plan.decoders)
-    writer = PartWriter([a for a in arrays(spec).values() if a.by_part], recorder.write)
+    lane = lane_for(device)
+    writer = PartWriter([a for a in arrays(spec).values() if a.by_part], recorder.write, 1 + lane.in_flight)
     stated = time.monotonic()
-    with page_locked(writer.buffer.memory, device):
+    with page_locked(writer.memory, device):
         try:
             with prepared(plan.anatomy.model, spec), Capture(plan.anatomy, spec, plan.head, statistics) as capture:
-                flights = Flights(capture, lane_for(device), running)
+                flights = Flights(capture, lane, running)
                 if statistics is not None and not statistics.bins:
                     statistics.lay_bins(recorder.settle_bins(calibrate(capture, plan.source, spec)))
                 for part, after in pairwise(chain(parts, [None])):
@@ -88,7 +89,7 @@ def run_parts(
                     images = _one_part(flights, batches, part, writer.buffer, advance)
                     sums = state = None
                     if statistics is not None:  # they have counted this part and none after it
-                        sums = statistics.take_sums()
+                        sums = {name: lane.bring(taken) for name, taken in statistics.take_sums().items()}
                         if after is None or time.monotonic() - stated >= STATE_SECONDS:
                             state, stated = pack_state(statistics), time.monotonic()
                     candidates = {name: maps.of_images(part.start, part.stop) for name, maps in running.items()}
@@ -122,6 +123,7 @@ class Flights:
 
     def __init__(self, capture: Capture, lane: Lane, running: dict[str, RunningMaps]) -> None:
         self.capture, self.spec, self.lane, self.running = capture, capture.spec, lane, running
+        self._run = repeating(capture, lane.in_flight + 1)
         self._flying: list[Fetched] = []
 
     def launch(self, batch: Batch, part: Part, buffer: PartBuffer) -> None:
@@ -130,7 +132,7 @@ class Flights:
         buffer.blank(np.setdiff1d(batch.first - part.start + np.arange(len(batch.facts)), rows))
         if not batch.ids:
             return
-        captured = self.capture(batch.pixels, batch.ids)
+        captured = self._run(batch.pixels, batch.ids)
         for name, maps in self.running.items():
             maps.add(captured.arrays[f"{name}/max"], batch.ids, captured.arrays.pop(f"{name}/map"))
         self._flying.append(self.lane.fetch(captured.arrays, buffer, rows, captured.sizes))
@@ -146,7 +148,7 @@ class Flights:
 
         def check() -> None:
             for fetched in flying:
-                fetched.check(self.capture.check)
+                self.capture.check(fetched.sizes.wait())
 
         return check
 

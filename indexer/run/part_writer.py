@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, Protocol, TypeVar
@@ -28,6 +29,16 @@ class Mark(Protocol):
 T = TypeVar("T")
 
 
+Run = tuple[int, int, int]  # of images whose rows follow each other: the first, the one after the last, its first row
+
+
+def runs_of(rows: NDArray[np.int64]) -> list[Run]:
+    """Rows of a part as runs: images that could not be read lie between."""
+    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+    firsts, lasts = [0, *breaks.tolist()], [*breaks.tolist(), len(rows)]
+    return [(first, last, int(rows[first])) for first, last in zip(firsts, lasts, strict=True)]
+
+
 class PartBuffer:
     """All by-part arrays of one part, in memory as they will lie on disk.
 
@@ -39,9 +50,11 @@ class PartBuffer:
         self.specs = {a.path: a for a in specs}
         self._free = {a.path: threading.Event() for a in specs}
         self._arriving: dict[str, Mark] = {}
+        self._pool: ThreadPoolExecutor | None = None  # for all parts: threads are slow to begin on some systems
         self.release()
         self._raw = {a.path: page_aligned(a.file_bytes) for a in specs}
         self._views = {path: chunk_values(self._raw[path], a) for path, a in self.specs.items()}
+        self._tensors = {path: torch.from_numpy(view) for path, view in self._views.items()}
         self.blank(np.arange(specs[0].file_shape[0]), [a.path for a in specs if not a.path.endswith("/map")])
 
     def blank(self, rows: NDArray[np.int64], paths: Sequence[str] | None = None) -> None:
@@ -75,9 +88,9 @@ class PartBuffer:
             values = values.reshape(len(values), view.shape[0], *view.shape[2:]).transpose(0, 1)
         if self._fills(spec, values):  # with room for the checksums: then one copy moves all chunks
             room = values.new_empty((view.shape[0], spec.chunk_bytes), dtype=torch.uint8)
-            room[:, :-CHECKSUM_BYTES].view(torch.from_numpy(view).dtype).view(values.shape).copy_(values)
+            room[:, :-CHECKSUM_BYTES].view(self._tensors[path].dtype).view(values.shape).copy_(values)
             return room
-        return values.to(torch.from_numpy(view).dtype).contiguous()
+        return values.to(self._tensors[path].dtype).contiguous()
 
     @staticmethod
     def _by_chunk(spec: ArraySpec) -> bool:
@@ -88,16 +101,14 @@ class PartBuffer:
         """Whether one batch is a whole part of chunked bytes."""
         return self._by_chunk(spec) and values.dtype == torch.uint8 and values.shape[1] == spec.chunks[0]
 
-    def places(self, path: str, rows: NDArray[np.int64], values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def places(self, path: str, runs: list[Run], values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Where pieces of `as_stored` values go, once the file before is written: (in the part, on the device)."""
-        view, spec = torch.from_numpy(self._views[path]), self.specs[path]
+        view, spec = self._tensors[path], self.specs[path]
         self._free[path].wait()
         if values.ndim == 2 and self._by_chunk(spec):
             yield torch.from_numpy(self._raw[path])[: values.numel()], values.view(-1)
             return
-        breaks = np.flatnonzero(np.diff(rows) != 1) + 1  # images that could not be read lie between
-        for places in np.split(np.arange(len(rows)), breaks):
-            first, last, row = places[0], places[-1] + 1, rows[places[0]]
+        for first, last, row in runs:
             to = slice(row, row + last - first)
             if spec.chunks_per_file == 1:
                 yield view[0, to], values[first:last]
@@ -142,8 +153,9 @@ class PartBuffer:
             self._free[spec.path].set()
             return name, kept
 
-        with ThreadPoolExecutor(at_once) as pool:
-            return dict(pool.map(one, self.specs.values()))
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="files")
+        return dict(self._pool.map(one, self.specs.values()))
 
     def _sealed(self, spec: ArraySpec) -> memoryview:
         if spec.path in self._arriving:
@@ -159,38 +171,55 @@ def _as_slice(rows: NDArray[np.int64]) -> NDArray[np.int64] | slice:
 
 
 class PartWriter(Generic[T]):
-    """Writes a part in a thread while the next one is computed, into the same memory as files leave it.
+    """Writes a part in a thread while the next ones are computed, into the same memory as files leave it.
 
-    `write` gets the part, the buffer and what was submitted with it.
+    `write` gets the part, the buffer and what was submitted with it. buffers: parts that are in memory at once; into
+    the only one of a single buffer the next part comes as fast as files leave it.
     """
 
-    def __init__(self, specs: list[ArraySpec], write: Callable[[Part, PartBuffer, T], None]) -> None:
-        self.buffer = PartBuffer(specs)
+    def __init__(self, specs: list[ArraySpec], write: Callable[[Part, PartBuffer, T], None], buffers: int = 1) -> None:
+        self._buffers = deque(PartBuffer(specs) for _ in range(buffers))
         self._write = write
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
-        self._written: Future[None] | None = None
+        self._written: deque[Future[None]] = deque()
+        self._failed = False
+
+    @property
+    def buffer(self) -> PartBuffer:
+        """Where the next part belongs."""
+        return self._buffers[0]
+
+    @property
+    def memory(self) -> list[NDArray[np.uint8]]:
+        """The arrays' files of all buffers."""
+        return [block for buffer in self._buffers for block in buffer.memory]
 
     def submit(self, part: Part, extra: T, check: Callable[[], None]) -> None:
-        """Have what the buffer holds written, if `check` lets it; raises what the writing of the part before raised."""
-        self._wait()
+        """Have what the buffer holds written, if `check` lets it; raises what the writing of a part before raised."""
+        self._wait(len(self._buffers) - 1)
         self.buffer.hold()
-        self._written = self._thread.submit(self._run, part, extra, check)
+        self._written.append(self._thread.submit(self._run, part, self.buffer, extra, check))
+        self._buffers.rotate(-1)
 
     def close(self) -> None:
-        """Wait for the last part; raises what its writing raised."""
+        """Wait for the last parts; raises what their writing raised."""
         try:
-            self._wait()
+            self._wait(0)
         finally:
             self._thread.shutdown()
 
-    def _wait(self) -> None:
-        written, self._written = self._written, None
-        if written:
-            written.result()
+    def _wait(self, unwritten: int) -> None:
+        while len(self._written) > unwritten:
+            self._written.popleft().result()
 
-    def _run(self, part: Part, extra: T, check: Callable[[], None]) -> None:
+    def _run(self, part: Part, buffer: PartBuffer, extra: T, check: Callable[[], None]) -> None:
+        """After a part that could not be written none is: what is submitted with it counts those before it too."""
         try:
-            check()
-            self._write(part, self.buffer, extra)
+            if not self._failed:
+                check()
+                self._write(part, buffer, extra)
+        except BaseException:
+            self._failed = True
+            raise
         finally:
-            self.buffer.release()
+            buffer.release()

@@ -130,7 +130,9 @@ class Statistics:
 
     def _keep_largest(self, layer: str, values: Tensor) -> None:
         both = torch.cat([self.largest[layer], values], 1)
-        self.largest[layer] = both.topk(self.tail, 1).values
+        self.largest[layer].copy_(
+            both.topk(self.tail, 1).values
+        )  # in place: recorded batches know no other (replay.py)
 
     def add_prefix(self, layer: str, values: Tensor) -> None:
         """Prefix tokens' values [image, token, neuron]: they decide with the patches whether a neuron is dead."""

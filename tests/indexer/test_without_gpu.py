@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from vitdex.indexer.run.capture import Capture, Captured
 from vitdex.indexer.run.part_runner import Filled, Recorder, fresh_statistics, run_parts
 from vitdex.indexer.run.part_writer import PartBuffer
 from vitdex.indexer.run.prepared import forward_of, prepared
+from vitdex.indexer.run.replay import LAUNCHED, Recorded, Replay
 from vitdex.schemas.array_specs import arrays
 from vitdex.schemas.run_spec import Maps, Part, Precision
 
@@ -139,11 +140,10 @@ class LateStream:
 
     def follow(self) -> None: ...
 
-    def copy(self, place: Tensor, piece: Tensor) -> None:
-        place.view(torch.uint8).random_(1, 255)
-        self.copies.append(LateCopy(place, piece))
-
-    def mark(self) -> LateMark:
+    def copy(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> LateMark:
+        for place, piece in pairs:
+            place.view(torch.uint8).random_(1, 255)
+            self.copies.append(LateCopy(place, piece))
         return LateMark(list(self.copies))
 
 
@@ -160,14 +160,31 @@ class LateMark:
                     copy.done = True
 
 
-def files_of(plan: Plan) -> dict[str, bytes]:
+def recorded(launch: Callable[[], Captured]) -> Recorded:
+    """A recording as CUDA makes it: always the same memory, which holds nothing until it is repeated."""
+    kept = {path: values.clone() for path, values in launch().arrays.items()}
+    sizes = launch().sizes.clone()
+    for place in (*kept.values(), sizes):
+        place.view(torch.uint8).random_(1, 255)
+
+    def repeat() -> None:
+        now = launch()
+        sizes.copy_(now.sizes)
+        for path, values in now.arrays.items():
+            kept[path].copy_(values)
+
+    return Recorded(repeat, Captured(kept, sizes))
+
+
+def files_of(plan: Plan, counting: bool = True) -> dict[str, bytes]:
     """The content of every file of a run's parts."""
     kept: dict[str, bytes] = {}
 
     def keep(part: Part, buffer: PartBuffer, filled: Filled) -> None:
         kept.update(buffer.store(part.index, lambda path, content: (path, bytes(content))).values())
 
-    run_parts(plan, plan.spec.parts, fresh_statistics(plan.spec), lambda images, written: None, Recorder(keep))
+    statistics = fresh_statistics(plan.spec) if counting else None
+    run_parts(plan, plan.spec.parts, statistics, lambda images, written: None, Recorder(keep))
     return kept
 
 
@@ -194,3 +211,45 @@ def test_a_part_that_is_read_too_early_is_found(plan: Plan, monkeypatch: pytest.
     monkeypatch.setattr(PartBuffer, "arriving", lambda buffer, path, mark: None)
     late = files_of(plan)
     assert [path for path in at_once if at_once[path] != late[path]]
+
+
+@pytest.mark.parametrize(("too_few", "alike"), [(0, True), (1, False)])
+def test_recorded_batches_leave_the_same(
+    too_few: int, alike: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And with one recording fewer than batches are in flight, what is overwritten too early is found."""
+    request = sample_request(tmp_path / "a", part_images=11, limit=40, batch_size=4, device="cpu", workers=0)
+    plan = make_plan(request)
+    plan = replace(plan, spec=replace(plan.spec, compiled=False))
+    launched = files_of(plan, counting=False)
+    made: list[Recorded] = []
+
+    def record(launch: Callable[[], Captured]) -> Recorded:
+        made.append(recorded(launch))
+        return made[-1]
+
+    def repeating(capture: Capture, turns: int) -> Replay:
+        return Replay(capture, 4, turns - too_few, record)
+
+    monkeypatch.setattr(part_runner, "lane_for", lambda device: lanes.CopyLane(LateStream()))
+    monkeypatch.setattr(part_runner, "repeating", repeating)
+    repeated = files_of(plan, counting=False)
+    assert len(made) == 2 - too_few
+    assert ([path for path in launched if launched[path] != repeated[path]] == []) is alike
+
+
+def test_what_cannot_be_recorded_is_launched_and_said(tmp_path: Path) -> None:
+    plan = make_plan(sample_request(tmp_path / "a", limit=16, batch_size=4, device="cpu", workers=0))
+    size = plan.spec.preprocessing["input_size"][1]
+    pixels = torch.randint(0, 256, (4, size, size, 3), dtype=torch.uint8)
+
+    def refuse(launch: Callable[[], Captured]) -> Recorded:
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    with Capture(plan.anatomy, replace(plan.spec, compiled=False), plan.head, None) as capture:
+        replay = Replay(capture, 4, 2, refuse)
+        wanted = [replay(pixels, range(4)).arrays["features"] for _ in range(LAUNCHED)]
+        with pytest.warns(UserWarning, match=r"not permitted when stream is capturing$"):
+            found = replay(pixels, range(4))
+        assert torch.equal(found.arrays["features"], wanted[0])
+        assert torch.equal(replay(pixels, range(4)).arrays["features"], wanted[0])  # and is not tried again
