@@ -108,8 +108,7 @@ def indexing(plan: Plan) -> Run:
     def thrown_away(part: Part, buffer: PartBuffer, filled: Filled) -> None:
         buffer.store(part.index, lambda path, content: None)
         assert filled.sums is not None
-        for sums in filled.sums.values():
-            sums.wait()
+        filled.sums.result()
         written.append((time.perf_counter(), part.stop))
 
     counts = fresh_statistics(plan.spec)

@@ -148,10 +148,7 @@ class Ledger:
         for layer, content in filled.candidates.items():
             self.files.write(self._key(self.layout.candidates(part, layer)), content)
         if filled.sums is not None:
-            self.files.write(
-                self._key(self.layout.sums(part)),
-                pack_by_layer({layer: sums.wait() for layer, sums in filled.sums.items()}),
-            )
+            self.files.write(self._key(self.layout.sums(part)), pack_by_layer(filled.sums.result()))
 
     def save_counts(self, parts: Iterable[int], state: bytes) -> None:
         """The counts of all parts of this worker, in place of those before."""

@@ -63,7 +63,7 @@ class ArraySpec:
         """Bytes of one encoded chunk: chunks are padded to full size at the array's edge."""
         return prod(self.chunks) * np.dtype(self.dtype).itemsize + CHECKSUM_BYTES
 
-    @property
+    @cached_property
     def chunks_per_file(self) -> int:
         return prod(s // c for s, c in zip(self.file_shape, self.chunks, strict=True))
 

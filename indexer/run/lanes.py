@@ -1,53 +1,41 @@
-"""How a batch's arrays get from the device into the part while the next batch is computed.
+"""How a batch's arrays get from the device into the part while the next ones are computed.
 
-On CUDA a launch returns before anything is computed. Copies go in a stream of their own, into memory that the device
-reaches by itself (page-locked), and a batch is settled once they have ended: two batches are in flight. Other devices
-have computed when they return, and settle at once.
+On CUDA a launch returns before anything is computed. A thread waits until a batch is, and sends copies in a stream of
+their own into memory that the device reaches by itself (page-locked): asked for any earlier, they would keep the thread
+that launches waiting. Other devices have computed when they return, and settle at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .part_writer import Mark, PartBuffer, runs_of
+from .part_writer import Mark, PartBuffer, Run, runs_of
 
-
-@dataclass(frozen=True)
-class Brought:
-    """A tensor on its way to the host. It holds the one on the device: its memory is not used again before."""
-
-    on_device: Tensor
-    on_host: Tensor
-    arrived: Mark | None
-
-    def wait(self) -> Tensor:
-        """The tensor on the host, once it is there."""
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        return self.on_host
+Tensors = dict[str, Tensor]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Fetched:
     """A batch on its way. It holds the arrays on the device: their memory is not used again before the copies ended."""
 
-    arrays: dict[str, Tensor]
-    sizes: Brought
-    copied: Mark | None
+    arrays: Tensors
+    sizes: Future[Tensor]  # on the host, when the batch is computed and its copies are asked for
+    copied: Future[Mark]
 
     def settle(self, check: Callable[[Tensor], None]) -> None:
         """Wait for what was computed, check it, and wait for the copies too (a part's writing waits for its own)."""
-        check(self.sizes.wait())
-        if self.copied is not None:
-            self.copied.synchronize()
+        check(self.sizes.result())
+        self.copied.result().synchronize()
 
 
 class Lane(Protocol):
@@ -59,13 +47,28 @@ class Lane(Protocol):
 
     in_flight: int
 
-    def bring(self, values: Tensor) -> Brought:
-        """Begin to copy a small tensor to the host."""
+    def bring(self, values: Tensors) -> Future[Tensors]:
+        """Small tensors on the host, when they are computed."""
         ...
 
-    def fetch(self, arrays: dict[str, Tensor], buffer: PartBuffer, rows: NDArray[np.int64], sizes: Tensor) -> Fetched:
+    def fetch(self, arrays: Tensors, buffer: PartBuffer, rows: NDArray[np.int64], sizes: Tensor) -> Fetched:
         """Begin to copy arrays into their rows of the part, and sizes to the host."""
         ...
+
+    def close(self) -> None:
+        """Wait until all copies were asked for."""
+
+
+def _done(result: T) -> Future[T]:
+    future: Future[T] = Future()
+    future.set_result(result)
+    return future
+
+
+class Reached:
+    """A mark that is behind us."""
+
+    def synchronize(self) -> None: ...
 
 
 class HostLane:
@@ -73,20 +76,26 @@ class HostLane:
 
     in_flight = 0
 
-    def bring(self, values: Tensor) -> Brought:
-        return Brought(values, values.cpu(), None)
+    def bring(self, values: Tensors) -> Future[Tensors]:
+        return _done({name: tensor.cpu() for name, tensor in values.items()})
 
-    def fetch(self, arrays: dict[str, Tensor], buffer: PartBuffer, rows: NDArray[np.int64], sizes: Tensor) -> Fetched:
+    def fetch(self, arrays: Tensors, buffer: PartBuffer, rows: NDArray[np.int64], sizes: Tensor) -> Fetched:
         for path, values in arrays.items():
             buffer.put(path, rows, values.cpu().numpy())
-        return Fetched({}, self.bring(sizes), None)
+        return Fetched({}, _done(sizes.cpu()), _done(Reached()))
+
+    def close(self) -> None: ...
 
 
 class Stream(Protocol):
     """Copies from the device, in order, while it computes."""
 
-    def follow(self) -> None:
-        """Let what comes now wait for all that the device was asked for so far."""
+    def enter(self) -> None:
+        """The calling thread sends its copies here from now on."""
+
+    def computed(self) -> Mark:
+        """The end of all that the calling thread asked the device for so far."""
+        ...
 
     def copy(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Mark:
         """Copy pieces on the device to their places on the host, some time: (place, piece). The end of the copies."""
@@ -94,43 +103,63 @@ class Stream(Protocol):
 
 
 class CopyLane:
-    """Copies in a stream of their own."""
+    """Copies in a stream of their own, asked for by a thread of their own."""
 
     in_flight = 1
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="copies", initializer=stream.enter)
 
-    def bring(self, values: Tensor) -> Brought:
-        on_host = torch.empty(values.shape, dtype=values.dtype, pin_memory=values.is_cuda)
-        self._stream.follow()
-        return Brought(values, on_host, self._stream.copy([(on_host, values)]))
+    def bring(self, values: Tensors) -> Future[Tensors]:
+        return self._thread.submit(self._to_host, self._stream.computed(), values)
 
-    def fetch(self, arrays: dict[str, Tensor], buffer: PartBuffer, rows: NDArray[np.int64], sizes: Tensor) -> Fetched:
+    def fetch(self, arrays: Tensors, buffer: PartBuffer, rows: NDArray[np.int64], sizes: Tensor) -> Fetched:
         laid_out = {path: buffer.as_stored(path, values) for path, values in arrays.items()}
-        brought, copied, runs = self.bring(sizes), None, runs_of(rows)
+        buffer.wait()  # here, for soon the part that is filled now is held as well
+        computed = self._stream.computed()
+        on_host = self._thread.submit(lambda: self._to_host(computed, {"": sizes})[""])
+        copied = self._thread.submit(self._copy, laid_out, buffer, runs_of(rows))
+        return Fetched(laid_out | {"": sizes}, on_host, copied)
+
+    def close(self) -> None:
+        self._thread.shutdown()
+
+    def _to_host(self, computed: Mark, values: Tensors) -> Tensors:
+        computed.synchronize()
+        on_host = {name: torch.empty_like(tensor, device="cpu") for name, tensor in values.items()}
+        self._stream.copy((on_host[name], tensor) for name, tensor in values.items()).synchronize()
+        return on_host
+
+    def _copy(self, laid_out: Tensors, buffer: PartBuffer, runs: list[Run]) -> Mark:
+        copied: Mark = Reached()
         for path, values in laid_out.items():
             copied = self._stream.copy(buffer.places(path, runs, values))
             buffer.arriving(path, copied)
-        return Fetched(laid_out, brought, copied)
+        return copied
 
 
 class CudaStream:
-    """Where copies go, the memory must be page-locked, or each waits for all that the device does."""
+    """Where copies go, the memory must be page-locked, or each waits until it is done."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
-    def follow(self) -> None:
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+    def enter(self) -> None:
+        torch.cuda.set_stream(self._stream)
+
+    def computed(self) -> Mark:
+        return self._mark(torch.cuda.current_stream(self._device))
 
     def copy(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Mark:
-        with torch.cuda.stream(self._stream):
-            for place, piece in pairs:
-                place.copy_(piece, non_blocking=True)
+        for place, piece in pairs:
+            place.copy_(piece, non_blocking=True)
+        return self._mark(self._stream)
+
+    def _mark(self, stream: torch.cuda.Stream) -> Mark:
         event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-        event.record(self._stream)
+        event.record(stream)
         return event
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, pairwise, tee
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ...schemas.array_specs import arrays, part_bytes
 from ...schemas.facts import ImageFacts
@@ -22,7 +25,7 @@ from ..statistics.threshold_counts import Bins, Statistics, tail_length
 from .calibrate import calibrate
 from .capture import Capture
 from .feed import Batch, feed
-from .lanes import Brought, Fetched, Lane, lane_for, page_locked
+from .lanes import Fetched, Lane, lane_for, page_locked
 from .part_writer import PartBuffer, PartWriter
 from .prepared import prepared
 from .replay import repeating
@@ -37,7 +40,7 @@ class Filled:
 
     images: list[ImageFacts]
     seconds: float
-    sums: dict[str, Brought] | None  # by layer: of the part's values and of their squares
+    sums: Future[dict[str, Tensor]] | None  # by layer: of the part's values and of their squares
     state: bytes | None  # the counts of all parts so far, this one included (saved_state.py); now and then
     candidates: dict[str, bytes]  # by layer: maps of a running top (`--maps exemplars` only)
 
@@ -77,7 +80,7 @@ def run_parts(
     lane = lane_for(device)
     writer = PartWriter([a for a in arrays(spec).values() if a.by_part], recorder.write, 1 + lane.in_flight)
     stated = time.monotonic()
-    with page_locked(writer.memory, device):
+    with page_locked(writer.memory, device), closing(lane):
         try:
             with prepared(plan.anatomy.model, spec), Capture(plan.anatomy, spec, plan.head, statistics) as capture:
                 flights = Flights(capture, lane, running)
@@ -89,7 +92,7 @@ def run_parts(
                     images = _one_part(flights, batches, part, writer.buffer, advance)
                     sums = state = None
                     if statistics is not None:  # they have counted this part and none after it
-                        sums = {name: lane.bring(taken) for name, taken in statistics.take_sums().items()}
+                        sums = lane.bring(statistics.take_sums())
                         if after is None or time.monotonic() - stated >= STATE_SECONDS:
                             state, stated = pack_state(statistics), time.monotonic()
                     candidates = {name: maps.of_images(part.start, part.stop) for name, maps in running.items()}
@@ -148,7 +151,8 @@ class Flights:
 
         def check() -> None:
             for fetched in flying:
-                self.capture.check(fetched.sizes.wait())
+                fetched.copied.result()  # asked for: a file is written when its own have ended
+                self.capture.check(fetched.sizes.result())
 
         return check
 

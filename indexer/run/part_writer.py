@@ -102,9 +102,8 @@ class PartBuffer:
         return self._by_chunk(spec) and values.dtype == torch.uint8 and values.shape[1] == spec.chunks[0]
 
     def places(self, path: str, runs: list[Run], values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Where pieces of `as_stored` values go, once the file before is written: (in the part, on the device)."""
+        """Where pieces of `as_stored` values go: (in the part, on the device). `wait` first."""
         view, spec = self._tensors[path], self.specs[path]
-        self._free[path].wait()
         if values.ndim == 2 and self._by_chunk(spec):
             yield torch.from_numpy(self._raw[path])[: values.numel()], values.view(-1)
             return
@@ -130,6 +129,11 @@ class PartBuffer:
         """Keep all values as they are until they are stored."""
         for free in self._free.values():
             free.clear()
+
+    def wait(self) -> None:
+        """Wait until what is held is stored."""
+        for free in self._free.values():
+            free.wait()
 
     def release(self) -> None:
         for free in self._free.values():

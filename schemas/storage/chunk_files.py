@@ -23,18 +23,18 @@ def seal(raw: NDArray[np.uint8], spec: ArraySpec) -> memoryview:
     """Fill in every chunk's crc32c and, for a shard, the index of offsets and lengths with its own crc32c."""
     size, count = spec.chunk_bytes, spec.chunks_per_file
     for start in range(0, count * size, size):
-        end = start + size - 4
-        raw[end : end + 4] = _crc(raw[start:end])
+        _sum(raw.data, start, start + size - 4)
     if spec.shards:
         index = np.empty((count, 2), "<u8")
         index[:, 0], index[:, 1] = np.arange(count) * size, size
         raw[count * size : -4] = index.reshape(-1).view(np.uint8)
-        raw[-4:] = _crc(raw[count * size : -4])
+        _sum(raw.data, count * size, len(raw) - 4)
     return raw.data
 
 
-def _crc(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.frombuffer(crc32c.crc32c(data.data).to_bytes(4, "little"), np.uint8)
+def _sum(raw: memoryview, start: int, end: int) -> None:
+    """Write the crc32c of some bytes behind them."""
+    raw[end : end + 4] = crc32c.crc32c(raw[start:end]).to_bytes(4, "little")
 
 
 def encode_file(values: NDArray[Any], spec: ArraySpec) -> memoryview:
