@@ -126,7 +126,7 @@ class Flights:
 
     def __init__(self, capture: Capture, lane: Lane, running: dict[str, RunningMaps]) -> None:
         self.capture, self.spec, self.lane, self.running = capture, capture.spec, lane, running
-        self._run = repeating(capture, lane.in_flight + 1)
+        self._run = repeating(capture)
         self._flying: list[Fetched] = []
 
     def launch(self, batch: Batch, part: Part, buffer: PartBuffer) -> None:
