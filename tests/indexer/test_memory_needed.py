@@ -74,6 +74,8 @@ def test_what_settings_add(plan: Plan) -> None:
     codes = spec.batch_size * spec.neurons * spec.patches
     half = replace(spec, maps="float16")
     assert needed_bytes(half, 12, 0, own) - least == codes + part_bytes(half) - part_bytes(spec)
+    on_gpu = [needed_bytes(replace(of, device="cuda"), 12, 0, own) for of in (half, spec)]  # two parts in memory
+    assert on_gpu[0] - on_gpu[1] == codes + 2 * (part_bytes(half) - part_bytes(spec))
     many = needed_bytes(replace(spec, classes=100_000), 100_000, 0, own)  # now the tables are the larger stage
     assert many - needed_bytes(replace(spec, classes=99_000), 99_000, 0, own) == 8 * 1000 * spec.neurons * 4
 
