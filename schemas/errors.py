@@ -18,6 +18,10 @@ class VitdexError(Exception):
         return f"{fact}. {self.remedy}" if self.remedy else fact
 
 
+class VitdexWarning(UserWarning):
+    """Something that a user wants to know, while the work goes on. The command line prints it as a line."""
+
+
 class SourceError(VitdexError):
     """The images cannot be listed: missing, empty or of a kind that is not supported."""
 

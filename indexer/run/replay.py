@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...schemas.errors import VitdexWarning
 from .capture import Capture, Captured
 from .lanes import to_device
 
@@ -58,7 +59,8 @@ class Replay:
                 self._recorded = self._record(self._capture, self._launch)
             except RuntimeError as error:  # a model that asks the host, or too little memory
                 why = str(error).strip().split("\n")[0]
-                warnings.warn(f"batches cannot be recorded, and launching them takes longer: {why}", stacklevel=2)
+                fact = f"batches cannot be recorded, and launching them takes longer ({why})"
+                warnings.warn(fact, VitdexWarning, stacklevel=2)
                 self._refused, self._inputs = True, []
                 return self._capture(pixels, ids)
         self._recorded.repeat()

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from ...schemas.errors import VitdexError
+from ...schemas.errors import VitdexError, VitdexWarning
 from ...schemas.shown_text import escaped
 from .terminal import say
 
@@ -96,9 +96,16 @@ def _is_raw(word: str) -> bool:
 _format_warning = warnings.formatwarning
 
 
-def _warning(*told: Any, **more: Any) -> str:
-    """A library's warning, which may hold a name: matplotlib's of a letter that the font lacks does."""
-    return escaped(_format_warning(*told, **more), lines=True)
+def _warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> str:
+    """Our own as a line. A library's may hold a name: matplotlib's of a letter that the font lacks does."""
+    if category is VitdexWarning:
+        return escaped(f"Warning: {message}.") + "\n"
+    return escaped(_format_warning(message, category, *where, **more), lines=True)
+
+
+def _lacks_memory(error: RuntimeError) -> bool:
+    """Whether torch, which is not loaded here, says that a device or the machine has too little memory."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 def main() -> None:
@@ -131,6 +138,11 @@ def main() -> None:
         if "--debug" in sys.argv:
             raise
         say("Error: there is not enough memory for that. Ask for less.")
+        sys.exit(2)
+    except RuntimeError as error:
+        if "--debug" in sys.argv or not _lacks_memory(error):
+            raise
+        say("Error: there is not enough memory for that, on the GPU if it is one. A smaller --batch-size needs less.")
         sys.exit(2)
     except OSError as error:  # a full or failing disk, a folder without permission
         if "--debug" in sys.argv:

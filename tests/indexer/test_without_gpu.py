@@ -23,6 +23,7 @@ from vitdex.indexer.run.part_writer import PartBuffer
 from vitdex.indexer.run.prepared import forward_of, prepared
 from vitdex.indexer.run.replay import LAUNCHED, Recorded, Replay
 from vitdex.schemas.array_specs import arrays
+from vitdex.schemas.errors import VitdexWarning
 from vitdex.schemas.run_spec import Maps, Part, Precision
 
 pytest.importorskip("triton")  # not on every system
@@ -249,7 +250,7 @@ def test_what_cannot_be_recorded_is_launched_and_said(tmp_path: Path) -> None:
     with Capture(plan.anatomy, replace(plan.spec, compiled=False), plan.head, None) as capture:
         replay = Replay(capture, 4, refuse)
         wanted = [replay(pixels, range(4)).arrays["features"] for _ in range(LAUNCHED)]
-        with pytest.warns(UserWarning, match=r"not permitted when stream is capturing$"):
+        with pytest.warns(VitdexWarning, match=r"not permitted when stream is capturing\)$"):
             found = replay(pixels, range(4))
         assert torch.equal(found.arrays["features"], wanted[0])
         assert torch.equal(replay(pixels, range(4)).arrays["features"], wanted[0])  # and is not tried again
