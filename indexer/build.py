@@ -32,7 +32,7 @@ from .tables.class_order import Accuracy
 from .tables.class_space import ModelSpace
 from .tables.filled_index import Finish
 from .tables.whole_arrays import write_by_neuron, write_exemplar_maps, write_weights
-from .workers.leases import Leases, any_alive
+from .workers.leases import Leases, must_be_alone
 
 
 class Listener(Protocol):
@@ -110,8 +110,7 @@ def _check_alone(layout: Layout, overwrite: bool) -> None:
         return
     if not overwrite:
         raise BadIndex(f"several workers fill {layout.root}", "Join them by --join, or give --overwrite.")
-    if any_alive(Ledger(layout)):
-        raise BadIndex(f"a worker is filling {layout.root}", "Stop all workers first.")
+    must_be_alone(Ledger(layout))
 
 
 def own_weights(request: Request) -> str | Path | None:

@@ -122,8 +122,8 @@ class Ledger:
         """Those of so many parts, without those that are missing."""
         return [PartEntry.parsed(content) for content in self.entry_contents(parts)]
 
-    def finish_part(self, entry: PartEntry) -> None:
-        self.files.vouch(self._key(self.layout.entry(entry.part)), self._content(entry))
+    def finish_part(self, entry: PartEntry) -> FileFacts:
+        return self.files.vouch(self._key(self.layout.entry(entry.part)), self._content(entry))
 
     def create_entry(self, entry: PartEntry) -> bool:
         """Write an entry where there is none; whether there was none."""

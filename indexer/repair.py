@@ -3,31 +3,32 @@
 A repaired file of a part has the checksum that the manifest lists, or the repair is refused: so a repair that was
 stopped has only to be repeated. Tables need the statistics of all patches: they are kept in the index, stand in the
 tables as well, and only where both are damaged do all images run through the model again.
+
+At an address files are compared where they lie. What is made again goes up whole, tables and arrays of all images from
+a folder of this machine: of the index itself only the manifest, and tables that are asked for statistics, come down.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import duckdb
 
-from ..schemas.addressed import shown_address
 from ..schemas.array_specs import ARRAYS, ATTENTION_ARRAYS, MLP_ARRAYS, arrays, part_files
 from ..schemas.database import tables_record
 from ..schemas.errors import BadIndex, DamagedIndex
-from ..schemas.facts import FileFacts, Files, content_facts, file_facts
-from ..schemas.integrity import check_files, listed_files
+from ..schemas.facts import FileFacts, Files, content_facts
+from ..schemas.integrity import listed_files
 from ..schemas.layout import Layout
-from ..schemas.manifest import Manifest, read_manifest, salvage_files, seal_manifest
+from ..schemas.manifest import Manifest, salvage_files, seal_manifest
 from ..schemas.run_spec import Part, RunSpec
-from ..schemas.storage.atomic_files import write_file, write_voucher
-from ..schemas.storage.only_writer import only_writer
+from ..schemas.storage.atomic_files import write_file
 from ..schemas.storage.zarr_group import write_metadata
 from .build import Listener, describe, taken_up
 from .ledger import Ledger, PartEntry, Tally
-from .place import remove_leftovers
 from .plan import Plan, Request, make_plan
 from .run.part_runner import Filled, Recorder, fresh_statistics, run_parts
 from .run.part_writer import PartBuffer
@@ -36,52 +37,56 @@ from .tables.build_tables import build_tables, kept_in_tables, load_kept, save_k
 from .tables.class_space import ModelSpace
 from .tables.filled_index import Columns, Finish
 from .tables.whole_arrays import write_by_neuron, write_exemplar_maps, write_weights
+from .workers.leases import beating, must_be_alone, worker_name
+from .workers.site import Site, site_at
 
 
 def repair(request: Request, listener: Listener) -> list[str]:
     """Make every damaged or missing file of an index again. Returns their paths.
 
-    Raises BadIndex where there is none, where it was made with other settings (naming them), and where a part comes
-    out otherwise than it was.
+    Raises BadIndex where there is none, where it was made with other settings (naming them), where a part comes out
+    otherwise than it was, and where another worker is at it.
     """
-    if isinstance(request.out, str):
-        fact = f"{shown_address(request.out)} is an address, and repairs are made on this machine"
-        raise BadIndex(fact, "Download it, repair it, and publish it again.")
-    layout = Layout(request.out)
-    if not layout.parts.exists():
-        read_manifest(layout)  # says what is in its place
-        raise BadIndex(f"{request.out} has no ledger of its parts", "Index again with --overwrite.")
-    plan = make_plan(request)
-    with only_writer(layout):
-        return _Repair(plan, layout, listener).run()
+    with site_at(request.out) as site:
+        layout, files = site.layout, site.files
+        if not files.names(layout.key(layout.parts)):
+            site.read_manifest()  # says what is in its place
+            raise BadIndex(f"{site.name} has no ledger of its parts", "Index again with --overwrite.")
+        plan = make_plan(request)
+        layout.parts.mkdir(parents=True, exist_ok=True)  # for the lock
+        with site.only_writer():
+            must_be_alone(Ledger(layout, files))
+            with beating(Ledger(layout, files, worker_name())):  # a bucket has no lock
+                made = _Repair(plan, site, listener).run()
+            site.clean_up()
+    return made
 
 
 class _Repair:
     """One repair. `facts` grows from the files that are as they were to all files of the index."""
 
-    def __init__(self, plan: Plan, layout: Layout, listener: Listener) -> None:
-        self.layout, self.listener = layout, listener
-        self.ledger = Ledger(layout)
-        self.manifest, self.spec = _same_run(plan.spec, layout)
+    def __init__(self, plan: Plan, site: Site, listener: Listener) -> None:
+        self.site, self.layout, self.listener = site, site.layout, listener
+        self.ledger = Ledger(site.layout, site.files)
+        self.manifest, self.spec = _same_run(plan.spec, site)
         self.plan = replace(plan, spec=self.spec)
-        self.listed = listed_files(self.manifest) if self.manifest else _salvaged(layout, self.spec)
-        every = _every_file(self.spec, layout)
+        self.listed = listed_files(self.manifest) if self.manifest else _salvaged(self.ledger, self.spec)
+        every = _every_file(self.spec, site.layout)
         total = sum(size for size, _ in self.listed.values())
-        faulty = {finding.path for finding in check_files(layout, self.listed, advance=listener.checking(total))}
+        faulty = site.faulty(self.listed, listener.checking(total))
         self.facts: Files = {p: f for p, f in self.listed.items() if p in every and p not in faulty}
         self.damaged = every - set(self.facts)
 
     def run(self) -> list[str]:
         if self.damaged or not self.manifest:
             self._redo()
-        remove_leftovers(self.layout)
         return sorted(self.damaged)
 
     def _redo(self) -> None:
         if self.manifest and "source_index" in self.manifest:
             name = self.manifest["source_index"]["name"]
             raise BadIndex(
-                f"{self.layout.root} was made by 'vitdex head' and shares its arrays with {name!r}",
+                f"{self.site.name} was made by 'vitdex head' and shares its arrays with {name!r}",
                 f"Repair {name!r}, then repeat that command with --overwrite.",
             )
         spec, layout = self.spec, self.layout
@@ -102,7 +107,7 @@ class _Repair:
         if layout.database.name in self.damaged:
             content["tables"] = tables_record()
         sealed = seal_manifest({**content, "files": dict(sorted(self.facts.items()))})
-        write_voucher(layout.manifest, sealed)
+        self.site.files.vouch(layout.manifest.name, sealed)
 
     def _write_part(self, part: Part, buffer: PartBuffer, filled: Filled) -> None:
         """Write a part's damaged files, once all are known to be as they were."""
@@ -115,18 +120,20 @@ class _Repair:
                     "Repair where the index was made, or index again with --overwrite.",
                 )
         for path in self.damaged & set(facts):
-            write_file(self.layout.root / path, content[path])
+            self.site.files.write(path, content[path])
         self.facts |= facts
-        entry = self.layout.entry(part.index)
-        if self.layout.key(entry) in self.damaged:
-            self.ledger.finish_part(PartEntry(part.index, facts, filled.images, filled.seconds))
-            self.facts[self.layout.key(entry)] = file_facts(entry)
+        entry = self.layout.key(self.layout.entry(part.index))
+        if entry in self.damaged:
+            made = PartEntry(part.index, facts, filled.images, filled.seconds)
+            self.facts[entry] = self.ledger.finish_part(made)
 
     def _kept_statistics(self) -> dict[str, Columns] | None:
         """From their file, else from the tables; None where both are damaged."""
-        if self.layout.key(self.layout.statistics) in self.facts:
-            return load_kept(self.layout.statistics.read_bytes())
+        statistics = self.layout.key(self.layout.statistics)
+        if statistics in self.facts:
+            return load_kept(self.site.files.content(statistics) or b"")
         if self.layout.database.name in self.facts:
+            self.site.bring(self.layout.database)
             with contextlib.suppress(duckdb.Error):
                 return kept_in_tables(self.layout, self.spec)
         return None
@@ -156,25 +163,30 @@ class _Repair:
         spec, layout = self.spec, self.layout
         roots = {p for p in self.damaged if p.startswith(f"{ARRAYS}/")}
         if any(p.endswith("/zarr.json") for p in roots):
-            self.facts |= write_metadata(layout.root, ARRAYS, arrays(spec))
+            self._adopt(write_metadata(layout.root, ARRAYS, arrays(spec)))
         if any(self._damaged_arrays(leaf) for leaf in ("head", *MLP_ARRAYS, *ATTENTION_ARRAYS)):
-            self.facts |= write_weights(self.plan, layout)
+            self._adopt(write_weights(self.plan, layout))
         images = [image for entry in self.ledger.entries(len(spec.parts)) for image in entry.images]
         plan = self.plan
-        finish = Finish(
-            layout, spec, ModelSpace(plan.anatomy), plan.head, plan.names, plan.label_rows, statistics, images
-        )
+        space, store = ModelSpace(plan.anatomy), self.site.store(self.facts)
+        finish = Finish(layout, spec, space, plan.head, plan.names, plan.label_rows, statistics, images, store=store)
         for layer in spec.layers:
             if f"{layer.name}/max_by_neuron" in self._damaged_arrays("max_by_neuron"):
-                self.facts |= write_by_neuron(finish, layer)
+                self._adopt(write_by_neuron(finish, layer))
             if f"{layer.name}/exemplar_map" in self._damaged_arrays("exemplar_map"):
                 kept = self.ledger.candidates(layer.name, len(spec.parts))
-                self.facts |= write_exemplar_maps(finish, layer, kept)
+                self._adopt(write_exemplar_maps(finish, layer, kept))
         if layout.database.name in self.damaged:
-            self.facts |= build_tables(finish)
+            self._adopt(build_tables(finish))
         elif self.layout.key(layout.statistics) in self.damaged:
             content = save_kept(kept_in_tables(layout, spec), finish)
-            self.facts[self.layout.key(layout.statistics)] = write_file(layout.statistics, content)
+            self._adopt({layout.key(layout.statistics): write_file(layout.statistics, content)})
+
+    def _adopt(self, made: Files) -> None:
+        """Have files that were made in the layout."""
+        for path in made:
+            self.site.files.adopt(path, self.layout.root / path)
+        self.facts |= made
 
     def _damaged_arrays(self, leaf: str) -> set[str]:
         """Arrays of this name that have a damaged file."""
@@ -185,15 +197,15 @@ class _Repair:
         return [*part_files(self.spec, part.index), self.layout.key(self.layout.entry(part.index))]
 
 
-def _same_run(spec: RunSpec, layout: Layout) -> tuple[Manifest | None, RunSpec]:
+def _same_run(spec: RunSpec, site: Site) -> tuple[Manifest | None, RunSpec]:
     """The manifest, or None where it is damaged or missing, and the run that made the index.
 
     Libraries may be newer by now: a part that comes out otherwise is refused all the same. Raises BadIndex where the
     index is of another run.
     """
-    manifest: Manifest | None = None
+    layout, manifest = site.layout, None
     try:
-        manifest = read_manifest(layout)
+        manifest = site.read_manifest()
         there = RunSpec.from_json(manifest["run"])
     except BadIndex as error:
         if layout.manifest.exists() and not isinstance(error, DamagedIndex):
@@ -201,11 +213,11 @@ def _same_run(spec: RunSpec, layout: Layout) -> tuple[Manifest | None, RunSpec]:
         try:
             there = RunSpec.from_json(json.loads(layout.run.read_bytes()))
         except (OSError, ValueError, KeyError, TypeError) as reason:
-            raise BadIndex(f"{layout.root}: neither manifest nor run.json tell the run", "Index again.") from reason
+            raise BadIndex(f"{site.name}: neither manifest nor run.json tell the run", "Index again.") from reason
     forward = there.forward if there.forward == "plain" else spec.forward  # the plain one every machine has
     if different := replace(spec, versions=there.versions, forward=forward).differences(there):
         raise BadIndex(
-            f"{layout.root} was made by another run ({'; '.join(different)})",
+            f"{site.name} was made by another run ({'; '.join(different)})",
             "Repeat that run's command with --repair.",
         )
     if manifest and layout.manifest.read_bytes() != seal_manifest(manifest):
@@ -213,13 +225,20 @@ def _same_run(spec: RunSpec, layout: Layout) -> tuple[Manifest | None, RunSpec]:
     return manifest, there
 
 
-def _salvaged(layout: Layout, spec: RunSpec) -> Files:
+def _salvaged(ledger: Ledger, spec: RunSpec) -> Files:
     """What a damaged manifest and the ledger say of the files: the ledger's word goes first."""
-    files = salvage_files(layout.manifest.read_bytes()) if layout.manifest.exists() else {}
-    for part in spec.parts:
+    layout = ledger.layout
+
+    def of_entry(part: Part) -> Files:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            entry = json.loads(layout.entry(part.index).read_bytes())
-            files |= {path: FileFacts(*entry["files"][path]) for path in part_files(spec, part.index)}
+            entry = json.loads(ledger.files.content(layout.key(layout.entry(part.index))) or b"")
+            return {path: FileFacts(*entry["files"][path]) for path in part_files(spec, part.index)}
+        return {}
+
+    files = salvage_files(layout.manifest.read_bytes()) if layout.manifest.exists() else {}
+    with ThreadPoolExecutor(ledger.files.at_once) as readers:
+        for found in readers.map(of_entry, spec.parts):
+            files |= found
     return files
 
 

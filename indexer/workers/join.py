@@ -17,7 +17,7 @@ from ..build import Listener, finish, own_weights, recorder, taken_up
 from ..ledger import Ledger
 from ..plan import Plan, Request, check_space, make_plan
 from ..run.part_runner import run_parts
-from .leases import Leases, Superseded, any_alive, beating, worker_name
+from .leases import Leases, Superseded, beating, must_be_alone, worker_name
 from .site import Site, site_at
 
 POLL_SECONDS = 2.0
@@ -53,8 +53,7 @@ def join(request: Request, listener: Listener, finish_it: bool = True) -> bool:
 
 def _clear(site: Site) -> None:
     """Remove what stands at an address. Raises BadIndex where a worker fills it."""
-    if any_alive(Ledger(site.layout, site.files)):
-        raise BadIndex(f"a worker is filling {site.name}", "Stop all workers first.")
+    must_be_alone(Ledger(site.layout, site.files))
     site.files.remove(site.layout.manifest.name)
     site.files.clear("")
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from uuid import uuid4
 
+from ...schemas.errors import BadIndex
 from ...schemas.run_spec import Part, RunSpec
 from ..ledger import Ledger, PartEntry
 
@@ -38,12 +39,14 @@ def worker_name() -> str:
 
 @contextmanager
 def beating(ledger: Ledger) -> Iterator[None]:
-    """While inside, this worker is seen to live. Afterwards, or when the process dies, it is not."""
+    """While inside, this worker is seen to live. Afterwards, when the process dies, or when another has finished the
+    index, it is not; a repair begins with a finished one."""
     key, ended = ledger.layout.key(ledger.layout.beat(ledger.worker)), threading.Event()
+    finished = ledger.is_finished()
 
     def beat() -> None:
         number = 0
-        while not ended.wait(LEASE_SECONDS / BEATS) and not ledger.is_finished():
+        while not ended.wait(LEASE_SECONDS / BEATS) and ledger.is_finished() == finished:
             number += 1
             ledger.files.write(key, str(number).encode())
 
@@ -56,6 +59,12 @@ def beating(ledger: Ledger) -> Iterator[None]:
         ended.set()
         thread.join()
         ledger.files.remove(key)
+
+
+def must_be_alone(ledger: Ledger) -> None:
+    """Raise BadIndex where a worker fills or repairs the index."""
+    if any_alive(ledger):
+        raise BadIndex(f"a worker is filling {ledger.files.shown('')}", "Stop all workers first.")
 
 
 def any_alive(ledger: Ledger) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +11,10 @@ from pathlib import Path
 from ...schemas.addressed import is_address, shown_address
 from ...schemas.errors import BadIndex
 from ...schemas.facts import Files
+from ...schemas.integrity import check_files
+from ...schemas.integrity_elsewhere import faults_elsewhere
 from ...schemas.layout import Layout
-from ...schemas.manifest import LARGEST, Manifest, read_manifest
+from ...schemas.manifest import Manifest, read_manifest
 from ...schemas.storage.layered_store import LayeredStore
 from ...schemas.storage.local_store import LocalStore
 from ...schemas.storage.only_writer import only_writer
@@ -45,13 +47,27 @@ class Site:
 
     def manifest(self) -> Manifest | None:
         """That of a finished index; None where there is none yet. Raises BadIndex where it is damaged."""
-        content = self.files.content(self.layout.manifest.name)
-        if content is None or len(content) > LARGEST:
-            return None
-        if self.address is not None:
-            self.layout.root.mkdir(parents=True, exist_ok=True)
-            self.layout.manifest.write_bytes(content)
-        return read_manifest(self.layout)
+        return self.read_manifest() if self.layout.manifest.name in self.files.names("") else None
+
+    def read_manifest(self) -> Manifest:
+        """That of a finished index. Raises BadIndex for anything else, with the remedy."""
+        self.bring(self.layout.manifest)
+        self.bring(self.layout.run)
+        try:
+            return read_manifest(self.layout)
+        except BadIndex as error:  # said of where it lies, not of what was brought here
+            error.args = (error.args[0].replace(str(self.layout.root), self.name),)
+            raise
+
+    def bring(self, path: Path) -> None:
+        """Have a file of the index in its layout, if there is one."""
+        self.files.bring(self.layout.key(path), path)
+
+    def faulty(self, listed: Files, advance: Callable[[int], object]) -> set[str]:
+        """The files that are damaged or missing, of those that are listed. `advance` is told the bytes read."""
+        if self.address is None:
+            return {finding.path for finding in check_files(self.layout, listed, advance=advance)}
+        return {path for path, _, _ in faults_elsewhere(self.address, listed, (), False, advance)}
 
     def store(self, files: Files) -> Store | None:
         """Where the arrays of a filled index are read; None: in its folder."""

@@ -20,6 +20,7 @@ from ...schemas.layout import Layout
 from ...schemas.manifest import Manifest, read_manifest
 from ...schemas.run_spec import RunSpec
 from ...schemas.sizes import bytes_text
+from ...schemas.storage.elsewhere import BUCKETS
 from ..stored.stored_index import StoredIndex
 from .options import INDEX
 from .terminal import progress_bar, tell
@@ -141,7 +142,8 @@ def report(layout: Layout, findings: Sequence[Finding]) -> list[str]:
     if own:
         redone = sorted({parts[f.path] for f in own if f.path in parts})
         some = f" It redoes part{'s' * (len(redone) > 1)} {', '.join(map(str, redone))}." if redone else ""
-        if address_of(layout.root) is None:
+        address = address_of(layout.root)
+        if address is None or address.startswith(BUCKETS):
             remedy = f"{REPAIR[0].lower()}{REPAIR[1:]}{some}"
         else:
             remedy = "publish it again from a copy that is whole, or make it again with --overwrite."

@@ -6,12 +6,14 @@ put under a condition.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from ..addressed import shown_address
-from ..errors import BadIndex
+from ..errors import BadIndex, DamagedIndex
 from ..facts import FileFacts, content_facts
 from .elsewhere import BUCKETS, Elsewhere
+from .plain_files import replacing
 
 LARGEST = 4_000_000_000  # bytes of a file that is read whole: counts, entries
 
@@ -52,6 +54,11 @@ class RemoteFolder:
 
     def adopt(self, key: str, made: Path) -> None:
         self.there.put(key, made)
+
+    def bring(self, key: str, place: Path) -> None:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(DamagedIndex), replacing(place) as temporary, temporary.open("wb") as file:
+            file.writelines(self.there.pieces(key))
 
     def shown(self, key: str) -> str:
         return self.there.shown(key)

@@ -55,6 +55,10 @@ class Writable(Protocol):
         """Have a file that was made on this machine; nothing, where it was made in its place."""
         ...
 
+    def bring(self, key: str, place: Path) -> None:
+        """Have a file on this machine too, if there is one; nothing, where it lies there."""
+        ...
+
     def shown(self, key: str) -> str:
         """A file's name as users may see it."""
         ...
@@ -112,6 +116,9 @@ class LocalFolder:
 
     def adopt(self, key: str, made: Path) -> None:
         assert made == self.root / key, "a local index is made in its place"
+
+    def bring(self, key: str, place: Path) -> None:
+        assert place == self.root / key, "a local index lies in its place"
 
     def shown(self, key: str) -> str:
         return str(self.root / key)
