@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from uuid import uuid4
 
 from ...schemas.errors import BadIndex
@@ -46,9 +46,12 @@ def beating(ledger: Ledger) -> Iterator[None]:
 
     def beat() -> None:
         number = 0
-        while not ended.wait(LEASE_SECONDS / BEATS) and ledger.is_finished() == finished:
-            number += 1
-            ledger.files.write(key, str(number).encode())
+        while not ended.wait(LEASE_SECONDS / BEATS):
+            with suppress(BadIndex):  # of a store that stays away the work itself tells
+                if ledger.is_finished() != finished:
+                    return
+                number += 1
+                ledger.files.write(key, str(number).encode())
 
     ledger.files.write(key, b"0")
     thread = threading.Thread(target=beat, name="beat", daemon=True)
@@ -58,7 +61,8 @@ def beating(ledger: Ledger) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        ledger.files.remove(key)
+        with suppress(BadIndex):  # a beat that stays there stands still
+            ledger.files.remove(key)
 
 
 def must_be_alone(ledger: Ledger) -> None:

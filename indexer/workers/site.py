@@ -18,6 +18,7 @@ from ...schemas.manifest import Manifest, read_manifest
 from ...schemas.storage.layered_store import LayeredStore
 from ...schemas.storage.local_store import LocalStore
 from ...schemas.storage.only_writer import only_writer
+from ...schemas.storage.patience import Patience
 from ...schemas.storage.remote_folder import RemoteFolder
 from ...schemas.storage.remote_store import RemoteStore
 from ...schemas.storage.store import Store
@@ -74,7 +75,7 @@ class Site:
         if self.address is None:
             return None
         sizes = {path: size for path, (size, _) in files.items()}
-        return LayeredStore(LocalStore(self.layout.root), RemoteStore(self.address, sizes))
+        return LayeredStore(LocalStore(self.layout.root), RemoteStore(self.address, sizes, patience=Patience()))
 
     def clean_up(self) -> None:
         """Remove what a finished index does not need."""

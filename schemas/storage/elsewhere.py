@@ -26,9 +26,14 @@ PIECES_AT_ONCE = 4  # of one file
 MOST_PIECES = 10_000  # that S3 takes
 RETRIES = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
 CHANGED = "The index there may have been changed or removed since: open it again."
-PATIENCE = {"timeout": "60s", "connect_timeout": "10s"}
+TIMEOUTS = {"timeout": "60s", "connect_timeout": "10s"}
+REPEAT = "Look at the address and the connection, and repeat."
 
 _began_in: int | None = None  # the process whose threads make the requests
+
+
+class Unreachable(BadIndex):
+    """A store does not answer, or not to the end; later it may."""
 
 
 class Elsewhere:
@@ -77,7 +82,7 @@ class Elsewhere:
     def put(self, key: str, content: bytes | memoryview | Path) -> None:
         """Write a file, in place of what is there: in one piece, or, a large one, in several that appear at once."""
         with self._requesting(key, "written"):
-            self.store.put(key, content)
+            self.store.put(key, content, chunk_size=PIECE, max_concurrency=PIECES_AT_ONCE)
 
     def put_pieces(self, key: str, size: int, pieces: Iterator[bytes]) -> None:
         """Write a file of so many bytes as they come. It appears whole, and not at all where `pieces` raises."""
@@ -130,6 +135,8 @@ class Elsewhere:
         try:
             yield
         except FileNotFoundError as error:
+            if done == "written":  # pieces of an upload are gone: an answer that was lost said that it was whole
+                raise Unreachable(f"{self.shown(key)} cannot be {done}", REPEAT) from error
             raise DamagedIndex(f"{self.shown(key)} is missing or cannot be read", CHANGED) from error
         except refused as error:
             remedy = "Give this machine the right to it."
@@ -138,8 +145,7 @@ class Elsewhere:
             remedy = "Use a server that does, or download the index."
             raise BadIndex(f"{shown_address(self.address)} does not answer ranges of a file", remedy) from error
         except exceptions.BaseError as error:
-            remedy = "Look at the address and the connection, and repeat."
-            raise BadIndex(f"{self.shown(key)} cannot be reached", remedy) from error
+            raise Unreachable(f"{self.shown(key)} cannot be reached", REPEAT) from error
 
 
 def _must_be_its_process() -> None:
@@ -161,7 +167,7 @@ def _store(address: str) -> ObjectStore:
     except ImportError as error:
         raise BadIndex("an index at an address needs the extra 'remote'", "pip install 'vitdex[remote]'") from error
     from_url: Any = store.from_url  # whose types allow each service its own settings alone
-    options: dict[str, Any] = {**PATIENCE}
+    options: dict[str, Any] = {**TIMEOUTS}
     if any(where.startswith("http://") for where in (address, os.environ.get("AWS_ENDPOINT_URL", ""))):
         options["allow_http"] = True
     if address.startswith("hf://"):

@@ -13,13 +13,17 @@ from ..addressed import shown_address
 from ..errors import BadIndex, DamagedIndex
 from ..facts import FileFacts, content_facts
 from .elsewhere import BUCKETS, Elsewhere
+from .patience import Patience
 from .plain_files import replacing
 
 LARGEST = 4_000_000_000  # bytes of a file that is read whole: counts, entries
 
 
 class RemoteFolder:
-    """The files below an address."""
+    """The files below an address, with patience. Raises Unreachable in the end.
+
+    Where an answer is lost, `create` may say False of what it has created: it is another's or one's own.
+    """
 
     at_once = 64  # each waits for the distance
 
@@ -27,38 +31,42 @@ class RemoteFolder:
         """Raises BadIndex where files at an address can only be read."""
         if not address.startswith(BUCKETS):
             raise BadIndex(f"{shown_address(address)} cannot be written to", "Use s3://, gs:// or az://.")
-        self.there = Elsewhere(address)
+        self.there, self.patiently = Elsewhere(address), Patience()
 
     def write(self, key: str, content: bytes | memoryview) -> FileFacts:
-        self.there.put(key, content)
+        self.patiently(lambda: self.there.put(key, content))
         return content_facts(content)
 
     def vouch(self, key: str, content: bytes) -> FileFacts:
         return self.write(key, content)  # what a put has answered lasts
 
     def create(self, key: str, content: bytes) -> bool:
-        return self.there.create(key, content)
+        return self.patiently(lambda: self.there.create(key, content))
 
     def content(self, key: str) -> bytes | None:
-        return self.there.content(key, LARGEST)
+        return self.patiently(lambda: self.there.content(key, LARGEST))
 
     def names(self, folder: str) -> set[str]:
-        return set(self.there.sizes(folder, deep=False))
+        return set(self.patiently(lambda: self.there.sizes(folder, deep=False)))
 
     def remove(self, key: str) -> None:
-        self.there.remove(key)
+        self.patiently(lambda: self.there.remove(key))
 
     def clear(self, folder: str) -> None:
         inside = f"{folder}/" if folder else ""
-        self.there.remove_all(inside + key for key in self.there.sizes(folder, deep=True))
+        keys = [inside + key for key in self.patiently(lambda: self.there.sizes(folder, deep=True))]
+        self.patiently(lambda: self.there.remove_all(keys))
 
     def adopt(self, key: str, made: Path) -> None:
-        self.there.put(key, made)
+        self.patiently(lambda: self.there.put(key, made))
 
     def bring(self, key: str, place: Path) -> None:
+        def download() -> None:
+            with suppress(DamagedIndex), replacing(place) as temporary, temporary.open("wb") as file:
+                file.writelines(self.there.pieces(key))
+
         place.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(DamagedIndex), replacing(place) as temporary, temporary.open("wb") as file:
-            file.writelines(self.there.pieces(key))
+        self.patiently(download)
 
     def shown(self, key: str) -> str:
         return self.there.shown(key)

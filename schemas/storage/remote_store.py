@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import DamagedIndex
 from .elsewhere import CHANGED, Elsewhere
+from .patience import Patience
 from .store import Bytes, Piece
 
 HELD_BYTES = 256_000_000  # of what was read
@@ -28,11 +29,14 @@ class RemoteStore:
     What was read last is held in memory, 256 MB of it.
     """
 
-    def __init__(self, address: str, sizes: Mapping[str, int], inside: str = "") -> None:
-        """inside: the folder, below the address, that the keys begin from."""
+    def __init__(
+        self, address: str, sizes: Mapping[str, int], inside: str = "", patience: Patience | None = None
+    ) -> None:
+        """inside: the folder, below the address, that the keys begin from. patience: of who rather waits than fails."""
         self.address, self.sizes = address, sizes
         self.inside = f"{inside}/" if inside else ""
         self._elsewhere: Elsewhere | None = None
+        self._patience = patience
         self._held: OrderedDict[Piece, Bytes] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -79,8 +83,12 @@ class RemoteStore:
                 raise DamagedIndex(f"{key} ends before byte {start + length:,}", CHANGED)
         wanted = [piece for piece in pieces if piece[2]]
         elsewhere = self._elsewhere = self._elsewhere or Elsewhere(self.address)
-        asked = [[start for _, start, _ in wanted], [length for _, _, length in wanted]]
-        found = dict(zip(wanted, elsewhere.ranges(self.inside + key, *asked) if wanted else [], strict=True))
+
+        def ask() -> list[Bytes]:
+            starts, lengths = [start for _, start, _ in wanted], [length for _, _, length in wanted]
+            return elsewhere.ranges(self.inside + key, starts, lengths) if wanted else []
+
+        found = dict(zip(wanted, self._patience(ask) if self._patience else ask(), strict=True))
         for piece, content in found.items():
             if len(content) != piece[2]:
                 raise DamagedIndex(f"{key} ends before byte {piece[1] + piece[2]:,}", CHANGED)

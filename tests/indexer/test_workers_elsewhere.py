@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bad_connection import FATES, BadConnection, badly_connected
 from test_resume import StopAfter, content, request
 from test_workers import WORKER, Told, short_leases  # noqa: F401 - a fixture
 from vitdex.indexer import build_index
@@ -22,6 +24,7 @@ from vitdex.query.index import Index
 from vitdex.schemas.errors import BadIndex
 from vitdex.schemas.facts import content_facts
 from vitdex.schemas.manifest import seal_manifest
+from vitdex.schemas.storage import patience
 from vitdex.schemas.storage.elsewhere import Elsewhere
 
 pytest.importorskip("obstore")
@@ -107,6 +110,45 @@ def test_what_stands_in_the_way_in_a_bucket(bucket: str, tmp_path: Path) -> None
         assert index.spec.images == 80
     with pytest.raises(BadIndex, match=r"finished index of another run"):
         build_index(f"{bucket}/a", sample=True, limit=40, device="cpu", workers=0)
+
+
+@pytest.fixture
+def bad(s3: dict[str, str], bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[BadConnection]:
+    """What the bucket is reached over."""
+    with badly_connected(s3["AWS_ENDPOINT_URL"]) as bad:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", bad.address)
+        yield bad
+
+
+def test_a_bad_connection_changes_no_byte(
+    bad: BadConnection, s3: dict[str, str], bucket: str, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connections lost with half a request or half an answer, errors, delays: two workers that keep their leases."""
+    bad.share, bad.delay = 0.03, 0.05
+    command = [sys.executable, "-c", WORKER.replace("Path(out)", "out"), f"{bucket}/a", "0"]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert all(run.communicate(timeout=180)[0].endswith("True\n") for run in runs)
+    assert all(bad.met[method, fate] for method in ("PUT", "GET") for fate in FATES)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3["AWS_ENDPOINT_URL"])
+    assert content_at(f"{bucket}/a") == whole
+
+
+def test_a_store_that_stays_away_is_a_line_and_the_run_goes_on_later(
+    bad: BadConnection, bucket: str, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Cut(Told):
+        def advance(self, images: int, written: int) -> None:
+            super().advance(images, written)
+            bad.away = self.images >= 48
+
+    monkeypatch.setattr(patience, "SECONDS", 1.0)
+    with pytest.raises(BadIndex, match=r"^s3://[^ ]+ cannot be reached\. Look at the address and the connection, and"):
+        join(at(f"{bucket}/a"), Cut())
+    bad.away = False
+    told = Told()
+    assert join(at(f"{bucket}/a"), told)
+    assert told.images < 96
+    assert content_at(f"{bucket}/a") == whole
 
 
 def test_a_bucket_that_is_not_there_is_a_line(bucket: str) -> None:
