@@ -38,13 +38,16 @@ class Hasty(by_ray.Worker):
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
+def cluster(s3: dict[str, str]) -> Iterator[Any]:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the nodes cannot import tests
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80_000_000})
-    for _ in range(2):
-        nodes.add_node(num_cpus=1, object_store_memory=80_000_000)
-    yield nodes
-    nodes.shutdown()  # type: ignore[no-untyped-call]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3.items():  # the nodes have the rights to buckets
+            patch.setenv(name, value)
+        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80_000_000})
+        for _ in range(2):
+            nodes.add_node(num_cpus=1, object_store_memory=80_000_000)
+        yield nodes
+        nodes.shutdown()  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture
@@ -83,6 +86,14 @@ def test_a_cluster_leaves_the_bytes_of_one(cluster: Any, hasty: None, tmp_path: 
     assert watched.images == 96
     assert watched.accuracy.top1 > 0.5
     assert not ray.is_initialized()
+
+
+def test_a_cluster_leaves_them_in_a_bucket(cluster: Any, hasty: None, bucket: str, whole: dict[str, Any]) -> None:
+    pytest.importorskip("obstore")
+    from test_workers_elsewhere import at, content_at
+
+    assert index_by_ray(at(f"{bucket}/a"), Quiet(), cluster.address, None)
+    assert content_at(f"{bucket}/a") == whole
 
 
 def test_what_a_worker_raises_is_raised_here(cluster: Any, hasty: None, tmp_path: Path) -> None:

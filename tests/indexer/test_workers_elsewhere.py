@@ -74,9 +74,9 @@ def test_several_workers_and_a_bucket(bucket: str, whole: dict[str, Any], tmp_pa
     script = WORKER.replace("Path(out)", "out")
     runs = [
         subprocess.Popen([sys.executable, "-c", script, address, "0"], stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
+        for _ in range(4)
     ]
-    assert all(run.communicate(timeout=120)[0].endswith("True\n") for run in runs)
+    assert all(run.communicate(timeout=180)[0].endswith("True\n") for run in runs)
     assert content_at(address) == whole
 
 
