@@ -41,6 +41,7 @@ bench: $(VENV)/.developing
 	$(BIN)/python benchmarks/precision.py --record $(BENCH)
 	$(BIN)/python benchmarks/scale.py --record $(BENCH)
 	$(BIN)/python benchmarks/workers.py --record $(BENCH)
+	$(BIN)/python benchmarks/uploads.py --record $(BENCH)
 	$(BIN)/python benchmarks/queries.py --record $(BENCH)
 	$(BIN)/python benchmarks/effects.py cost --record $(BENCH)
 	$(BIN)/python benchmarks/atlas.py --record $(BENCH)
