@@ -9,16 +9,15 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from ...schemas.errors import SourceError, UnreadableImage
-from .entries import KINDS, Source, check_size, is_hidden, shown_name, sort_names, why
-from .tar_headers import Member, read_members
+from .entries import KINDS, Entry, Skipped, Source, check_size, is_hidden, shown_name, sort_names, why
+from .tar_headers import CLASS, LONGEST_CLASS, Member, Read, Step, read_members
 
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
-CLASS = ".cls"
-LONGEST_CLASS = 1000  # bytes
+AGAIN = "Copy or make it again"  # the remedy where one is broken
 
 FILES, LINKS = tarfile.REGULAR_TYPES, (tarfile.SYMTYPE, tarfile.LNKTYPE)
 
@@ -62,9 +61,35 @@ def open_tar(path: Path, packed_folder: bool = True) -> TarSource:
 
     packed_folder: a folder around everything is the one that was packed, and no part of the paths.
     """
+    shown = repr(str(path))
+    try:
+        with path.open("rb", buffering=0) as file:
+            descriptor = file.fileno()
+            end = os.fstat(descriptor).st_size
+            listed = list_tar(shown, lambda size, at: os.pread(descriptor, size, at), end, packed_folder)
+    except OSError as error:
+        raise SourceError(f"the tar {shown} cannot be listed: {why(error)}", AGAIN) from None
+    return TarSource(shown_name(path), *listed, path.resolve())
+
+
+class Listed(NamedTuple):
+    """What a tar holds; of every entry where its bytes begin, or why there are none."""
+
+    entries: tuple[Entry, ...]
+    skipped: tuple[Skipped, ...]
+    starts: tuple[int | str, ...]
+
+
+def list_tar(
+    shown: str, read: Read, end: int, packed_folder: bool, known: dict[int, Step] | None = None
+) -> Listed:
+    """List a tar of `end` bytes, wherever it lies, as open_tar. Raises SourceError.
+
+    known: of read_members.
+    """
     members: dict[str, Member] = {}
     files: list[tuple[str, int | str]] = []
-    listed = _members(path)
+    listed = _members(shown, read, end, known)
     for member in listed:
         name = _inside(member.name)
         if member.kind == tarfile.DIRTYPE:
@@ -77,7 +102,7 @@ def open_tar(path: Path, packed_folder: bool = True) -> TarSource:
         members[name] = member
     ends = _targets(members)
     targets = {name: ends[name] for name in members}
-    classes = _written_classes(path, targets)
+    classes = _written_classes(read, targets)
     for name, target in targets.items():
         if not (name.endswith(CLASS) and _key(name) in classes):
             files.append((name, target.size if target else 0))
@@ -85,22 +110,21 @@ def open_tar(path: Path, packed_folder: bool = True) -> TarSource:
     entries, skipped, names = sort_names(files, around)
     labels = [classes.get(_key(name), entry.label) for name, entry in zip(names, entries, strict=True)]
     entries = tuple(replace(entry, label=label) for entry, label in zip(entries, labels, strict=True))
-    return TarSource(shown_name(path), entries, skipped, tuple(_start(targets[name]) for name in names), path.resolve())
+    return Listed(entries, skipped, tuple(_start(targets[name]) for name in names))
 
 
-def _written_classes(path: Path, targets: dict[str, Member | None]) -> dict[str, str]:
+def _written_classes(read: Read, targets: dict[str, Member | None]) -> dict[str, str]:
     """What KEY.cls says of the image beside it, by KEY, as WebDataset has it; such a file is a label and no image."""
     beside = {_key(name) for name in targets if not name.endswith(CLASS)}
     count = Counter(_key(name) for name in targets if name.endswith(CLASS))  # of two neither is meant for sure
     classes: dict[str, str] = {}
-    with path.open("rb", buffering=0) as file:
-        for name, target in targets.items():
-            if not name.endswith(CLASS) or _key(name) not in beside or count[_key(name)] > 1:
-                continue
-            if target and 0 < target.size <= LONGEST_CLASS:
-                text = os.pread(file.fileno(), target.size, target.start).decode(errors="replace").strip()
-                if text and target.kind in FILES:
-                    classes[_key(name)] = text
+    for name, target in targets.items():
+        if not name.endswith(CLASS) or _key(name) not in beside or count[_key(name)] > 1:
+            continue
+        if target and target.kind in FILES and 0 < target.size <= LONGEST_CLASS:
+            content = target.text or read(target.size, target.start)  # of a link's end under another name
+            if text := content.decode(errors="replace").strip():
+                classes[_key(name)] = text
     return classes
 
 
@@ -121,26 +145,20 @@ def _folder_around(listed: list[Member], names: list[str]) -> str:
     return top if not content and all(name.startswith(top) for name in seen) else ""
 
 
-def _members(path: Path) -> list[Member]:
-    """All members. Raises SourceError where the file is not one whole uncompressed tar."""
-    shown = repr(str(path))
-    listed: list[Member] = []
+def _members(shown: str, read: Read, end: int, known: dict[int, Step] | None) -> list[Member]:
+    """All members. Raises SourceError where they are not those of one whole uncompressed tar."""
+    head = read(8, 0)
+    kind = next((kind for magic, kind in COMPRESSED.items() if head.startswith(magic)), None)
+    if kind:
+        raise SourceError(f"{shown} is compressed ({kind}): no single file can be read", "Decompress it first")
+    if not head:
+        raise SourceError(f"{shown} is a file, but not a tar", KINDS)
     try:
-        with path.open("rb", buffering=0) as file:
-            head = file.read(8)
-            kind = next((kind for magic, kind in COMPRESSED.items() if head.startswith(magic)), None)
-            if kind:
-                raise SourceError(f"{shown} is compressed ({kind}): no single file can be read", "Decompress it first")
-            if not head:
-                raise SourceError(f"{shown} is a file, but not a tar", KINDS)
-            listed.extend(read_members(file.fileno()))
+        return list(read_members(read, end, known))
     except tarfile.ReadError as error:
         if str(error) == "broken header at byte 0":
             raise SourceError(f"{shown} is a file, but not a tar", KINDS) from None
-        raise SourceError(f"the tar {shown} cannot be listed: {error}", "Copy or make it again") from None
-    except OSError as error:
-        raise SourceError(f"the tar {shown} cannot be listed: {why(error)}", "Copy or make it again") from None
-    return listed
+        raise SourceError(f"the tar {shown} cannot be listed: {error}", AGAIN) from None
 
 
 def _inside(name: str) -> str:
