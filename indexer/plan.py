@@ -11,6 +11,7 @@ from typing import TypedDict, Unpack, get_args
 
 import torch
 
+from ..data.images.elsewhere import SourceElsewhere
 from ..data.images.entries import Source
 from ..data.images.sources import list_hash, open_source
 from ..data.labels.class_names import ClassNames, name_rows
@@ -31,6 +32,7 @@ from .memory import fitting_decoders
 from .memory_needed import lacking, needed_bytes
 from .place import tables_bytes
 from .run.prepared import forward_of, prepared_bytes
+from .run.read_ahead import held_bytes
 from .run.reduce import without_kernels
 from .statistics.threshold_counts import counted_patches
 
@@ -132,7 +134,10 @@ class Plan:
     def memory_bytes(self) -> int:
         """Of a run at its peak, libraries, model and decoders included."""
         weights = prepared_bytes(self.anatomy.model, self.spec)
-        return needed_bytes(self.spec, self.named_classes, self.decoders) + weights
+        ahead = 0
+        if isinstance(self.source, SourceElsewhere):
+            ahead = held_bytes(self.source, self.spec.images, self.spec.batch_size, self.decoders)
+        return needed_bytes(self.spec, self.named_classes, self.decoders) + weights + ahead
 
     def announced(self) -> Announced:
         """What is told of it; a machine with too little memory among the warnings."""
@@ -150,9 +155,7 @@ def sample_request(out: Path, part_images: int | None = None, **settings: Unpack
 def make_plan(request: Request) -> Plan:
     """Load the model, list the images, and settle every choice of the run."""
     device = choose_device(request.device)
-    source = _labelled(
-        open_source(request.images, but=None if isinstance(request.out, str) else request.out), request.labels
-    )
+    source = _labelled(open_source(request.images, but=request.out), request.labels)
     count = min(len(source.entries), request.limit or len(source.entries))
     loaded = load_model(request.model, request.weights, request.img_size)
     _, height, width = loaded.preprocessing["input_size"]

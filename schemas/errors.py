@@ -11,7 +11,7 @@ class VitdexError(Exception):
 
     def __init__(self, fact: str, remedy: str = "") -> None:
         super().__init__(fact)
-        self.remedy = remedy
+        self.fact, self.remedy = fact, remedy
 
     def __str__(self) -> str:
         fact = super().__str__()

@@ -1,4 +1,5 @@
-"""Where images come from: folders, tars and Hugging Face data sets, each as one list of files to read.
+"""Where images come from, each as one list of files to read: folders and tars, here or at an address, Hugging Face data
+sets.
 
 A source lists everything once. Whatever it finds is either an entry, which may still turn out to be no image
 when it is decoded, or skipped with a reason, so that indexed + failed + skipped = found.
@@ -12,7 +13,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
+from ...schemas.addressed import is_address, shown_address
 from ...schemas.errors import SourceError
+from ...schemas.storage.elsewhere import Elsewhere
+from . import elsewhere, tars_elsewhere
 from .entries import KINDS, Entry, Source, why
 from .folder import open_folder
 from .hugging_face import open_hub, open_saved
@@ -20,14 +24,16 @@ from .shards import has_range, open_shards
 from .tar import open_tar
 
 
-def open_source(where: str, but: Path | None = None) -> Source:
-    """List the images at `where`: a folder, a tar, tars as 'NAME-{000000..000099}.tar', 'hf:NAME[@CONFIG]:SPLIT' or a
-    folder of `save_to_disk`.
+def open_source(where: str, but: Path | str | None = None) -> Source:
+    """List the images at `where`: a folder, a tar, tars as 'NAME-{000000..000099}.tar', any of them at an address;
+    'hf:NAME[@CONFIG]:SPLIT' or a folder of `save_to_disk`.
 
-    `but` is a folder that is left out where it lies in there: the index that is made.
+    `but` is a folder, or an address, that is left out where it lies in there: the index that is made.
 
     Raises SourceError where there is nothing that can be listed.
     """
+    if is_address(where):
+        return _not_empty(shown_address(where), _at_address(where, but if isinstance(but, str) else None))
     if where.startswith("hf:"):
         return open_hub(where)
     path = Path(where)
@@ -49,8 +55,19 @@ def open_source(where: str, but: Path | None = None) -> Source:
     elif (path / "dataset_info.json").is_file() and (path / "state.json").is_file():
         source = open_saved(path)
     else:
-        source = open_folder(path, but)
+        source = open_folder(path, but if isinstance(but, Path) else None)
     return _not_empty(where, source)
+
+
+def _at_address(where: str, but: str | None) -> Source:
+    """A tar where there is a file of that name, else shards or a folder."""
+    folder, name = elsewhere.folder_and_name(where)
+    with elsewhere.asking():
+        if name and (size := Elsewhere(folder).find(name)) is not None:
+            return tars_elsewhere.open_tar(folder, name, size)
+        if has_range(name):
+            return tars_elsewhere.open_shards(folder, name)
+        return elsewhere.open_folder(where, but)
 
 
 def _not_empty(where: str, source: Source) -> Source:

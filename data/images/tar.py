@@ -80,9 +80,7 @@ class Listed(NamedTuple):
     starts: tuple[int | str, ...]
 
 
-def list_tar(
-    shown: str, read: Read, end: int, packed_folder: bool, known: dict[int, Step] | None = None
-) -> Listed:
+def list_tar(shown: str, read: Read, end: int, packed_folder: bool, known: dict[int, Step] | None = None) -> Listed:
     """List a tar of `end` bytes, wherever it lies, as open_tar. Raises SourceError.
 
     known: of read_members.

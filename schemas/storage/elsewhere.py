@@ -51,8 +51,16 @@ class Elsewhere:
             except FileNotFoundError:
                 return None
             if found.meta["size"] > at_most:
-                raise BadIndex(f"{self.shown(key)} is larger than {at_most:,} bytes", "This is no index.")
+                raise BadIndex(f"{self.shown(key)} is larger than {at_most:,} bytes", "Look at what lies there.")
             return found.bytes().to_bytes()
+
+    def find(self, key: str) -> int | None:
+        """The bytes of a file; None where there is none. On the web by a GET: a signed address allows nothing else."""
+        with self._requesting(key):
+            try:
+                return int((self.store.head(key) if self.lists else self.store.get(key).meta)["size"])
+            except FileNotFoundError:
+                return None
 
     def pieces(self, key: str) -> Iterator[bytes]:
         """A whole file, piece by piece."""
@@ -114,6 +122,11 @@ class Elsewhere:
                 found = list(self.store.list_with_delimiter(prefix or None)["objects"])
         return {one["path"].removeprefix(prefix): one["size"] for one in found}
 
+    def holds_any(self) -> bool:
+        """Whether there is any file below the address."""
+        with self._requesting(""):
+            return any(some for some in self.store.list())
+
     def remove(self, key: str) -> None:
         """Remove a file, if it is there."""
         with self._requesting(key, "written"), suppress(FileNotFoundError):
@@ -141,8 +154,11 @@ class Elsewhere:
         except refused as error:
             remedy = "Give this machine the right to it."
             raise BadIndex(f"{self.shown(key)} may not be {done}", remedy) from error
+        except exceptions.InvalidPathError as error:
+            fact = f"{self.shown(key)} holds a file whose name cannot be asked for: with '//', '/./' or '/../' in it"
+            raise BadIndex(fact, "Rename it.") from error
         except exceptions.NotSupportedError as error:
-            remedy = "Use a server that does, or download the index."
+            remedy = "Use a server that does, or download it."
             raise BadIndex(f"{shown_address(self.address)} does not answer ranges of a file", remedy) from error
         except exceptions.BaseError as error:
             raise Unreachable(f"{self.shown(key)} cannot be reached", REPEAT) from error
@@ -155,7 +171,7 @@ def _must_be_its_process() -> None:
         _began_in = os.getpid()
     if _began_in != os.getpid():
         raise QueryError(
-            "a forked process cannot read an index at an address",
+            "a forked process cannot read from an address",
             "Start processes by 'spawn' (of a DataLoader: multiprocessing_context='spawn').",
         )
 
@@ -165,7 +181,7 @@ def _store(address: str) -> ObjectStore:
     try:
         from obstore import store
     except ImportError as error:
-        raise BadIndex("an index at an address needs the extra 'remote'", "pip install 'vitdex[remote]'") from error
+        raise BadIndex("an address needs the extra 'remote'", "pip install 'vitdex[remote]'") from error
     from_url: Any = store.from_url  # whose types allow each service its own settings alone
     options: dict[str, Any] = {**TIMEOUTS}
     if any(where.startswith("http://") for where in (address, os.environ.get("AWS_ENDPOINT_URL", ""))):
@@ -179,7 +195,7 @@ def _store(address: str) -> ObjectStore:
     try:
         made: ObjectStore = from_url(address, client_options=options, retry_config=RETRIES)
     except Exception as error:  # obstore's own classes for wrong settings are many, and their texts quote these
-        fact = f"{shown_address(address)} is no address of an index"
+        fact = f"{shown_address(address)} is no address that can be used"
         raise BadIndex(fact, "See the page 'Read from anywhere'.") from error
     return made
 
