@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 
 @dataclass
@@ -49,7 +50,7 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             began = time.monotonic()
             time.sleep(web.delay)
-            key = self.path.split("?")[0].lstrip("/")
+            key = unquote(self.path.split("?")[0]).lstrip("/")
             status, file = web.status(key), web.folder / key
             if status == 200 and not file.is_file():
                 status = 404

@@ -13,28 +13,31 @@ from itertools import pairwise
 
 from .tar_headers import BLOCK, Read, Step, first_header, step_at
 
-LEAST, MOST = 4096, 262_144  # bytes of a request: a member's headers; small members with their headers
+LEAST, MOST = 4096, 262_144  # bytes of a request: a member's headers; those of many small members
+SMALL = 16_384  # bytes of a member that is rather read than passed over
 SEARCHED = 2_097_152  # bytes in which a header is looked for: of larger members there are few
 SHORTEST = 4_194_304  # bytes of a tar for which a walk is worth its search
 
 
 class Window:
-    """Bytes of a tar of which the last that came are held. It asks for more the nearer it is asked again."""
+    """Bytes of a tar of which the last that came are held. It asks for more the longer nothing is passed over."""
 
     def __init__(self, ask: Read, end: int) -> None:
         self.ask, self.end = ask, end
         self.held, self.at = b"", 0
-        self.length = LEAST
+        self.length, self.passed = LEAST, 0
 
     def read(self, size: int, at: int) -> bytes:
         """So many bytes from a place on; fewer at the end."""
         size = min(size, self.end - at)
         if size <= 0:
             return b""
+        if at - self.passed > SMALL:
+            self.length = LEAST
+        self.passed = at + size
         if not self.at <= at <= at + size <= self.at + len(self.held):
-            near = 0 <= at - self.at - len(self.held) < len(self.held)
-            self.length = min(2 * self.length, MOST) if near else LEAST
             self.held, self.at = self.ask(min(max(size, self.length), self.end - at), at), at
+            self.length = min(2 * self.length, MOST)
         return self.held[at - self.at : at - self.at + size]
 
 

@@ -1,0 +1,119 @@
+"""An index of images at an address is the index of the same images on the disk; a lost address stops the run."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SAMPLE
+from test_resume import content, request
+from vitdex.indexer.build import Quiet, build
+from vitdex.indexer.plan import Request, make_plan
+from vitdex.indexer.run import read_ahead
+from vitdex.schemas.errors import BadIndex, SourceError
+from vitdex.schemas.storage.elsewhere import Elsewhere
+from web_server import Web, on_the_web
+
+pytest.importorskip("obstore", reason="the extra vitdex[remote] is not installed")
+pytestmark = pytest.mark.usefixtures("state_with_every_part")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 images of the sample, one of them broken, as a folder and as a tar."""
+    root = tmp_path_factory.mktemp("files")
+    for path in sorted((SAMPLE / "images").rglob("*.jpg"))[::10]:
+        place = root / "images" / path.relative_to(SAMPLE / "images")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(path.read_bytes())
+    place.write_bytes(b"")
+    subprocess.run(["tar", "-C", str(root), "-cf", str(root / "images.tar"), "images"], check=True)
+    return root
+
+
+@pytest.fixture
+def web(files: Path) -> Iterator[Web]:
+    with on_the_web(files) as found:
+        yield found
+
+
+def of(images: str | Path, out: Path, **choices: Any) -> Request:
+    return replace(request(out, limit=None, **choices), images=str(images))
+
+
+class At(Quiet):
+    """Does something once so many images are done."""
+
+    def __init__(self, images: int, do: Callable[[], object]) -> None:
+        self.left, self.do = images, do
+
+    def advance(self, images: int, written: int) -> None:
+        self.left -= images
+        if self.left <= 0:
+            self.do()
+
+
+def run_file(out: Path) -> bytes:
+    return (out / "parts/run.json").read_bytes()
+
+
+@pytest.mark.parametrize(("kind", "workers"), [("images", 0), ("images.tar", 2)])
+def test_the_index_is_the_same(
+    kind: str, workers: int, bucket: str, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_ahead, "PIECE_BYTES", 15_000)  # of 16 images they are put together again
+    here, there = files / kind, Elsewhere(f"{bucket}/set")
+    for path in here.rglob("*.jpg") if here.is_dir() else [here]:
+        there.put(path.relative_to(files).as_posix(), path)
+    whole = build(of(here, tmp_path / "here", workers=workers), Quiet())
+    made = build(of(f"{bucket}/set/{kind}", tmp_path / "there", workers=workers), Quiet())
+    assert content(made) == content(whole)
+    assert run_file(made) == run_file(whole)
+
+
+def test_a_lost_address_stops_the_run_which_goes_on_later(web: Web, files: Path, tmp_path: Path) -> None:
+    def lose() -> None:
+        web.status = lambda path: 503
+
+    asked = of(f"{web.address}/images.tar?key=s3cret", tmp_path / "there", batch_size=4, part_images=8, workers=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(read_ahead, "AHEAD_BYTES", 0)
+        patch.setattr(read_ahead, "AT_ONCE", 0)
+        with pytest.raises(SourceError, match=r"images\.tar cannot be reached\. Look at the address") as raised:
+            build(asked, At(16, lose))
+    assert "\n" not in str(raised.value)
+    assert (tmp_path / "there/parts/00000.json").exists()
+    assert not (tmp_path / "there/manifest.json").exists()
+    web.status = lambda path: 200
+    made = build(asked, Quiet())
+    whole = build(of(files / "images.tar", tmp_path / "here", batch_size=4, part_images=8), Quiet())
+    assert content(made) == content(whole)
+    assert run_file(made) == run_file(whole)
+    assert not any(b"s3cret" in path.read_bytes() for path in made.rglob("*") if path.is_file())
+
+
+def test_other_images_at_the_address_are_noticed(bucket: str, files: Path, tmp_path: Path) -> None:
+    there = Elsewhere(f"{bucket}/images")
+    for path in (files / "images").rglob("*.jpg"):
+        there.put(path.relative_to(files / "images").as_posix(), path)
+    asked = of(f"{bucket}/images", tmp_path / "a")
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(asked, At(32, stop))
+    there.remove(path.relative_to(files / "images").as_posix())
+    with pytest.raises(BadIndex, match="images"):
+        build(asked, Quiet())
+
+
+def test_memory_is_told_with_what_is_ahead(web: Web, files: Path, tmp_path: Path) -> None:
+    far, near = (
+        make_plan(of(images, tmp_path / "a")) for images in (f"{web.address}/images.tar", files / "images.tar")
+    )
+    assert far.memory_bytes - near.memory_bytes > read_ahead.AHEAD_BYTES / 2  # less what this process took meanwhile
