@@ -21,6 +21,7 @@ from vitdex.data.images.entries import Source
 from vitdex.data.images.header_walks import Window, walk, walks
 from vitdex.data.images.sources import list_hash, open_source
 from vitdex.data.images.tar import list_tar
+from vitdex.data.images.tar_headers import Step
 from vitdex.schemas.errors import SourceError, UnreadableImage
 from vitdex.schemas.storage.elsewhere import Elsewhere
 from web_server import Web, on_the_web
@@ -49,11 +50,17 @@ def put(address: str, root: Path) -> str:
 
 def same(there: Source, here: Source) -> bool:
     assert isinstance(there, SourceElsewhere)
-    for source in (there, pickle.loads(pickle.dumps(there))):
-        assert (source.name, source.entries, source.skipped) == (here.name, here.entries, here.skipped)
-        assert contents(source) == contents(here)
-    together = [i for group in there.together(range(len(there.entries))) for i in group]
-    assert together == list(range(len(there.entries)))
+    assert (there.name, there.entries, there.skipped) == (here.name, here.entries, here.skipped)
+    groups = list(there.together(range(len(there.entries))))
+    read = {
+        there.entries[i].path: found
+        for group in groups
+        for i, found in zip(group, there.read_together(group), strict=True)
+    }
+    assert [i for group in groups for i in group] == list(range(len(there.entries)))
+    assert read == contents(here)
+    again: Source = pickle.loads(pickle.dumps(there))
+    assert (again.entries, again.read(1)) == (here.entries, here.read(1))
     return list_hash(there.entries) == list_hash(here.entries)
 
 
@@ -136,7 +143,7 @@ def test_walks_find_what_reading_from_the_begin_finds(
     assert sum(asked) < len(content) / 2  # and large ones not at all
     nowhere: list[str] = []
     for most in (2, 5, 16):
-        known = {}
+        known: dict[int, Step] = {}
         for begin, stop in walks(len(content), most):
             known |= walk(Window(ask, len(content)), begin, stop)
         asked.clear()
