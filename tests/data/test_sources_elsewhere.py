@@ -163,10 +163,16 @@ def test_a_record_for_all_members_is_heeded_behind_walks(tmp_path: Path, monkeyp
                 info.size = 20_000
                 archive.addfile(info, io.BytesIO(bytes(20_000)))
         content = (tmp_path / "x.tar").read_bytes()
-        window = Window(lambda size, at, content=content: content[at : at + size], len(content))  # type: ignore[misc]
+
+        def read(size: int, at: int, content: bytes = content) -> bytes:
+            return content[at : at + size]
+
+        window = Window(read, len(content))
         known = {at: step for ends in walks(len(content), 4) for at, step in walk(window, *ends).items()}
         listed = list_tar("x", window.read, len(content), True, known)
+        assert listed == list_tar("x", read, len(content), True)
         assert listed.entries[-1].path == name
+        assert bool(known) == ("path" in said)  # else all steps of the walks were made
 
 
 @pytest.mark.parametrize("place", ["bucket", "web"])
