@@ -122,7 +122,9 @@ def _new_bar(total: int, unit: str, done: int = 0, name: str | None = None) -> t
 @click.option("--sample", is_flag=True, help="The packaged images and model: no network, no data set.")
 @click.option("--model", help="timm's name, local-dir:FOLDER with its config.json, or hf-hub:ORG/NAME.")
 @click.option(
-    "--images", help="A folder, a folder of class folders, a tar of either, NAME-{00..99}.tar, or hf:NAME:SPLIT."
+    "--images",
+    help="A folder, a folder of class folders, a tar of either, NAME-{00..99}.tar, any of them at an address "
+    "(s3://...), or hf:NAME:SPLIT.",
 )
 @click.option("--weights", type=FILE, help="A safetensors file instead of timm's hub.")
 @click.option(

@@ -59,7 +59,8 @@ def build_index(
     Args:
         out: the index's folder, which is made, or an address in a bucket: s3://, gs://, az://.
         model: timm's name, or 'local-dir:FOLDER' in timm's hub format.
-        images: a folder, a folder of class folders, a tar of either, 'NAME-{00..99}.tar', or 'hf:NAME:SPLIT'.
+        images: a folder, a folder of class folders, a tar of either, 'NAME-{00..99}.tar', any of them at an address
+            ('s3://BUCKET/FOLDER'), or 'hf:NAME:SPLIT'.
         sample: the packaged model and images instead: no network, no data set.
         weights: a safetensors file instead of timm's hub.
         head: class embeddings instead of the model's head: safetensors with weight [class, d], maybe bias [class].

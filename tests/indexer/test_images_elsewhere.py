@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from conftest import SAMPLE
 from test_resume import content, request
+from vitdex.data.images.elsewhere import SourceElsewhere
+from vitdex.data.images.entries import Entry
 from vitdex.indexer.build import Quiet, build
 from vitdex.indexer.plan import Request, make_plan
 from vitdex.indexer.run import read_ahead
@@ -118,6 +120,27 @@ def test_other_images_at_the_address_are_noticed(bucket: str, files: Path, tmp_p
     there.remove(path.relative_to(files / "images").as_posix())
     with pytest.raises(BadIndex, match="images"):
         build(asked, Quiet())
+
+
+class Large(SourceElsewhere):
+    """Images of 5 MB, as far as is said of them."""
+
+    asked = 0
+
+    def _read(self, ids: list[int]) -> dict[int, bytes | str]:
+        Large.asked += sum(self.entries[i].size for i in ids)
+        return dict.fromkeys(ids, b"")
+
+
+def test_what_is_ahead_is_bounded() -> None:
+    source = Large("large", tuple(Entry(f"{i}", None, 5_000_000) for i in range(200)), (), "s3://large")
+    wanted = (list(range(start, start + 50)) for start in range(0, 200, 50))
+    came: list[int] = []
+    for piece in read_ahead.read_ahead(source, (p for batch in wanted for p in read_ahead.pieces(source, batch)), 50):
+        assert len(piece) * 5_000_000 <= read_ahead.PIECE_BYTES
+        assert Large.asked - len(came) * 5_000_000 <= read_ahead.AHEAD_BYTES + read_ahead.PIECE_BYTES
+        came += [sent.i for sent in piece]
+    assert came == list(range(200))
 
 
 def test_memory_is_told_with_what_is_ahead(web: Web, files: Path, tmp_path: Path) -> None:
