@@ -25,9 +25,9 @@ from ..schemas.run_spec import Part, RunSpec
 from ..schemas.storage.atomic_files import write_file, write_voucher
 from ..schemas.storage.only_writer import only_writer
 from ..schemas.storage.zarr_group import write_metadata
+from ..schemas.workers.site import remove_leftovers
 from .build import Listener, describe, taken_up
 from .ledger import Ledger, PartEntry, Tally
-from .place import remove_leftovers
 from .plan import Plan, Request, make_plan
 from .run.part_runner import Filled, Recorder, fresh_statistics, run_parts
 from .run.part_writer import PartBuffer

@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
 from typing import Literal
 
 from .addressed import address_of
@@ -25,7 +24,7 @@ from .facts import FileFacts, Files, file_facts
 from .integrity_elsewhere import faults_elsewhere
 from .layout import FilledFolder, Layout
 from .manifest import Manifest, read_manifest, seal_manifest
-from .progress import Progress, silent
+from .progress import Progress, counted
 from .run_spec import RunSpec
 
 Fault = Literal["missing", "damaged", "foreign"]
@@ -86,7 +85,7 @@ def verify(path: str | Path, quick: bool = False, *, progress: Progress | None =
             folders.append((extension, listed_files(its), seal_extension(its)))
         except BadIndex as error:
             findings.append(Finding(f"{extension.inside}/{extension.manifest.name}", "damaged", error.args[0]))
-    advance = _counted(sum(size for _, files, _ in folders for size, _ in files.values()), progress)
+    advance = counted(progress, sum(size for _, files, _ in folders for size, _ in files.values()))
     address = address_of(layout.root)
     if address is not None:
         findings += _elsewhere(address, layout, folders, quick, advance)
@@ -142,19 +141,6 @@ def _unfinished(extension: ExtensionLayout) -> Finding:
 
 def _bad_manifest(layout: FilledFolder) -> Finding:
     return Finding(layout.manifest.name, "damaged", "it does not match its own checksum")
-
-
-def _counted(total: int, progress: Progress | None) -> Callable[[int], object]:
-    """What several threads may tell of the bytes that each has read."""
-    done, lock = 0, Lock()
-
-    def advance(count: int) -> None:
-        nonlocal done
-        with lock:
-            done += count
-            (progress or silent)(done, total)
-
-    return advance
 
 
 def check_files(

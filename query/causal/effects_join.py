@@ -1,0 +1,72 @@
+"""Several workers, one run of effects (schemas/workers/joint.py). A part is done where its entry and its files are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ...schemas.errors import BadIndex, BadRequest
+from ...schemas.progress import Progress, counted
+from ...schemas.workers.filling import Filling
+from ...schemas.workers.joint import Joint, open_to_others
+from ...schemas.workers.leases import Leases, any_alive, worker_name
+from .effects_fill import fill, finish
+from .effects_place import EffectsSite, begin, check_place, entry_of, must_be_same
+from .effects_plan import EffectsPlan
+
+
+def join_effects(
+    plan: EffectsPlan, site: EffectsSite, progress: Progress | None, told: Callable[[str], object]
+) -> None:
+    """Help to make the effects that are planned, until they are finished."""
+    filling = Filling(site.layout, site.files, worker_name())
+    if plan.overwrite:
+        _check_alone(site, filling)
+    elif filling.is_finished():
+        must_be_same(plan, site)
+        site.clean_up()  # perhaps the worker that has finished was killed before it did
+        told(f"{site.name} is finished already")
+        return
+    check_place(plan, site)
+    site.layout.parts.mkdir(parents=True, exist_ok=True)  # for the lock
+    open_to_others(site, filling, lambda: begin(plan, site))
+    must_be_same(plan, site)
+    done = sum(plan.spec.parts[part].images for part in filling.entered())
+    _Joint(plan, site, filling, counted(progress, plan.spec.images, done), told).run()
+
+
+def _check_alone(site: EffectsSite, filling: Filling) -> None:
+    """Raise where effects must not be made anew: among workers that join, and where one of them fills an address."""
+    if site.address is None:
+        raise BadRequest("--join goes with other workers, and --overwrite would take their work", "Leave one out.")
+    if any_alive(filling):
+        raise BadIndex(f"a worker is filling {site.name}", "Stop all workers first.")
+
+
+class _Joint(Joint):
+    """One worker's share of a run of effects."""
+
+    site: EffectsSite
+
+    def __init__(
+        self,
+        plan: EffectsPlan,
+        site: EffectsSite,
+        filling: Filling,
+        advance: Callable[[int], object],
+        told: Callable[[str], object],
+    ) -> None:
+        super().__init__(site, Leases(filling, plan.spec, advance), told)
+        self.plan, self.advance = plan, advance
+
+    def work(self) -> None:
+        fill(self.plan, self.site, self.leases.parts(), self.advance)
+
+    def all_hold(self) -> bool:
+        """Whether every part has its entry and its files; entries without are removed, and the parts free again."""
+        lost = [part for part in self.plan.spec.parts if entry_of(self.plan, self.site, part) is None]
+        for part in lost:
+            self.site.files.remove(self.site.layout.key(self.site.layout.entry(part.index)))
+        return not lost
+
+    def finish(self) -> None:
+        finish(self.plan, self.site)
