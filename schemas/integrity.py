@@ -30,6 +30,7 @@ from .run_spec import RunSpec
 Fault = Literal["missing", "damaged", "foreign"]
 
 READERS = 4
+RUN = "/parts/run.json"  # of an extension that was begun
 CARD = "README.md"  # what `vitdex publish` says of an index to people
 # Not the index's own: its user's notes, extensions, which have manifests of their own, and what a hub lays beside it.
 BESIDE = frozenset(
@@ -111,10 +112,12 @@ def _elsewhere(
         listed |= {(inside / path).as_posix(): facts for path, facts in files.items()}
         manifests.add((inside / folder.manifest.name).as_posix())
     beside = manifests | (BESIDE - {EXTENSIONS})
-    return [
-        Finding(path, fault, detail)
-        for path, fault, detail in faults_elsewhere(address, listed, beside, quick, advance)
-    ]
+    found = [Finding(*one) for one in faults_elsewhere(address, listed, beside, quick, advance)]
+    for inside in [f.path.removesuffix(RUN) for f in found if f.fault == "foreign" and f.path.endswith(RUN)]:
+        extension = ExtensionLayout(layout.root / inside)
+        if extension.inside == inside and not extension.is_there:  # one line for all of its files
+            found = [f for f in found if not f.path.startswith(f"{inside}/")] + [_unfinished(extension)]
+    return found
 
 
 def _inside(root: Path, folder: FilledFolder, findings: list[Finding]) -> list[Finding]:

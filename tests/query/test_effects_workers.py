@@ -1,9 +1,7 @@
-"""Several workers, one run of effects, in a folder and in a bucket: the same bytes as one, whoever is killed or late."""
+"""Several workers, one run of effects, in a folder or a bucket: the same bytes as one, whoever is killed or late."""
 
 from __future__ import annotations
 
-import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,10 +20,11 @@ from vitdex.query.causal.effects_run import measure_effects
 from vitdex.query.dissect.masks import open_masks
 from vitdex.query.export.publish import publish
 from vitdex.query.index import Index
+from vitdex.schemas.effects import EFFECTS
 from vitdex.schemas.errors import BadIndex, BadRequest
+from vitdex.schemas.extension import ExtensionLayout
 from vitdex.schemas.integrity import verify
 from vitdex.schemas.storage.elsewhere import Elsewhere
-from vitdex.schemas.storage.writable import LocalFolder
 from vitdex.schemas.workers import joint, leases
 from vitdex.schemas.workers.filling import Filling
 from vitdex.schemas.workers.leases import beating
@@ -150,9 +149,7 @@ def test_a_stopped_worker_that_wakes_later_harms_nothing(
     assert verify(index_path) == []
 
 
-def test_a_run_of_one_is_joined_and_keeps_out_of_others(
-    index_path: Path, folder: Path, whole: dict[str, Any]
-) -> None:
+def test_a_run_of_one_is_joined_and_keeps_out_of_others(index_path: Path, folder: Path, whole: dict[str, Any]) -> None:
     def stop(done: int, total: int) -> None:
         if done > 3:
             raise KeyboardInterrupt
@@ -167,7 +164,7 @@ def test_a_run_of_one_is_joined_and_keeps_out_of_others(
         add_effects(index_path, folder, join=True, progress=lambda done, total: stop(done - 3, total))
     with pytest.raises(BadIndex, match=r"several workers fill .*\. Join them by --join, or give --overwrite"):
         add_effects(index_path, folder)
-    living = Filling(small_effects_layout(index_path), worker="living")
+    living = Filling(ExtensionLayout.of(index_path, EFFECTS), worker="living")
     with beating(living), pytest.raises(BadIndex, match=r"a worker is filling .*\. Stop all workers first"):
         add_effects(index_path, folder, overwrite=True)
     next((index_path / INSIDE).glob(f"arrays.zarr/{LAYER}/effect/c/0/*")).unlink()  # its entry says that it is there
@@ -180,14 +177,79 @@ def test_a_run_of_one_is_joined_and_keeps_out_of_others(
         add_effects(index_path, folder, join=True, stored="float16")
 
 
-def small_effects_layout(index_path: Path) -> Any:
-    from vitdex.schemas.extension import ExtensionLayout
-
-    return ExtensionLayout.of(index_path, "effects")
-
-
 def test_the_command_joins(index_path: Path, folder: Path) -> None:
     for line in (f"{index_path / INSIDE} is ready", f"{index_path / INSIDE} is finished already"):
         ended = vitdex("effects", index_path, "--weights", folder, "--join", "--device", "cpu")
         assert ended.returncode == 0, ended.stderr
         assert line in ended.stdout + ended.stderr
+
+
+@pytest.fixture
+def at_bucket(folder: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of the index, without effects."""
+    pytest.importorskip("obstore")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with Index(folder / "out.vitdex") as index:
+        publish(index, f"{bucket}/a.vitdex")
+    return f"{bucket}/a.vitdex"
+
+
+def effects_at(address: str, folder: Path, **choices: Any) -> str:
+    with pytest.MonkeyPatch.context() as patch, Index(address, extensions=False) as index:
+        patch.setattr("vitdex.query.causal.effects_plan.PART_IMAGES", 1)
+        masks = open_masks(index, folder / "masks")
+        return str(measure_effects(index, masks=masks, weights=folder, device="cpu", **choices))
+
+
+def content_at(address: str) -> dict[str, Any]:
+    """As content, by what the manifest says; every file is compared with it, in a bucket also what is not listed."""
+    with Index(address) as index:
+        assert index.verify() == []
+        assert index.effects is not None
+        files = index.effects.manifest["files"]
+        rows = {name: index.sql(f"FROM {name} ORDER BY ALL").to_csv() for name in TABLES}
+    return {"arrays": {p: f for p, f in files.items() if p.startswith("arrays.zarr/")}, "tables": rows}
+
+
+def test_effects_are_made_in_a_bucket(
+    at_bucket: str, folder: Path, alone: Path, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    assert effects_at(at_bucket, folder) == f"{at_bucket}/{INSIDE}"
+    found = content_at(at_bucket)
+    assert found["tables"] == whole["tables"]
+    assert {path: tuple(facts) for path, facts in found["arrays"].items()} == {
+        path: tuple(facts) for path, facts in whole["arrays"].items()
+    }
+    with Index(at_bucket) as there, Index(alone) as here:
+        assert there.effects is not None
+        assert here.effects is not None
+        for leaf in here.effects.spec.leaves:
+            assert np.array_equal(there.effects.of_neuron(LAYER, 5, leaf), here.effects.of_neuron(LAYER, 5, leaf), True)
+    with pytest.raises(BadIndex, match="holds finished effects of another run"):
+        effects_at(at_bucket, folder, replace="zero")
+    effects_at(at_bucket, folder, replace="zero", overwrite=True)
+    assert content_at(at_bucket)["tables"] != whole["tables"]
+
+
+def test_several_workers_in_a_bucket_of_which_one_is_killed(
+    at_bucket: str, folder: Path, start: Start, whole: dict[str, Any]
+) -> None:
+    there, victim = Elsewhere(at_bucket), start(at_bucket)
+    wait_for(lambda: "00001.json" in there.sizes(f"{INSIDE}/parts", deep=False), victim)
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    with Index(at_bucket) as index:
+        assert index.effects is None
+        assert [(one.path, one.fault) for one in index.verify()] == [(f"{INSIDE}/manifest.json", "missing")]
+    runs = [start(at_bucket) for _ in range(2)]
+    said = [run.communicate(timeout=120)[0] for run in runs]
+    assert all(lines.endswith("ended\n") for lines in said)
+    assert sum(lines.count("part\n") for lines in said) < IMAGES
+    assert content_at(at_bucket)["tables"] == whole["tables"]
+
+
+def test_a_web_server_cannot_be_written_to(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("obstore")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with on_the_web(folder) as web, pytest.raises(BadIndex, match=r"cannot be written to\. Use s3://, gs:// or az://"):
+        effects_at(f"{web.address}/out.vitdex", folder)
