@@ -113,10 +113,10 @@ def _elsewhere(
         manifests.add((inside / folder.manifest.name).as_posix())
     beside = manifests | (BESIDE - {EXTENSIONS})
     found = [Finding(*one) for one in faults_elsewhere(address, listed, beside, quick, advance)]
-    for inside in [f.path.removesuffix(RUN) for f in found if f.fault == "foreign" and f.path.endswith(RUN)]:
-        extension = ExtensionLayout(layout.root / inside)
-        if extension.inside == inside and not extension.is_there:  # one line for all of its files
-            found = [f for f in found if not f.path.startswith(f"{inside}/")] + [_unfinished(extension)]
+    for begun in [f.path.removesuffix(RUN) for f in found if f.fault == "foreign" and f.path.endswith(RUN)]:
+        extension = ExtensionLayout(layout.root / begun)
+        if extension.inside == begun and not extension.is_there:  # one line for all of its files
+            found = [f for f in found if not f.path.startswith(f"{begun}/")] + [_unfinished(extension)]
     return found
 
 

@@ -71,14 +71,22 @@ def check_place(plan: EffectsPlan, site: EffectsSite) -> None:
     """Raise where the extension cannot be made: a link in the way, effects that are there, no room."""
     if site.address is None:
         _check_folder(plan)
-    elif not plan.overwrite and Filling(site.layout, site.files).is_finished():
+        return
+    filling = Filling(site.layout, site.files)
+    if filling.is_finished() and not plan.overwrite:
         raise _is_there(site.name)
-    else:
-        check_room(site.layout.index, plan.of_tables + plan.scratch, "set TMPDIR to another disk,")
+    run = site.files.content(site.layout.key(site.layout.run))
+    if site.files.names("") and run is None and not filling.is_finished():
+        raise _holds_other_files(site.name)
+    check_room(site.layout.index, plan.of_tables + plan.scratch, "set TMPDIR to another disk,")
 
 
 def _is_there(name: str) -> BadIndex:
     return BadIndex(f"{name} is there already", "Give --overwrite to make it anew.")
+
+
+def _holds_other_files(name: str) -> BadIndex:
+    return BadIndex(f"{name} holds other files", "Move them away.")
 
 
 def _check_folder(plan: EffectsPlan) -> None:
@@ -90,7 +98,7 @@ def _check_folder(plan: EffectsPlan) -> None:
         raise _is_there(str(layout.root))
     ours = layout.is_there or layout.parts.exists()
     if layout.root.exists() and not ours and any(layout.root.iterdir()):
-        raise BadIndex(f"{layout.root} holds other files", "Move them away.")
+        raise _holds_other_files(str(layout.root))
     if not plan.overwrite:
         check_links(layout)
     there = sum(status.st_size for _, status in _inside(layout.root))

@@ -15,11 +15,13 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from ...schemas.addressed import address_of, must_lie_here
 from ...schemas.database import TABLES_MEMORY
 from ...schemas.effects import EFFECTS, EffectsSpec, Replace, Stored, effects_arrays, effects_layers
 from ...schemas.errors import STRANGE, DamagedIndex, QueryError
 from ...schemas.extension import ExtensionLayout
 from ...schemas.run_spec import READOUTS, Precision
+from ...schemas.storage.elsewhere import BUCKETS
 from ..lookups.key_neurons import needs_head
 from ..stored.names import at_least
 from ..stored.stored_index import StoredIndex
@@ -108,6 +110,9 @@ def plan_effects(
     device: str | None = None,
 ) -> EffectsPlan:
     """Settle everything of a run; see measure_effects for the arguments. Raises QueryError and ModelError."""
+    address = address_of(index.layout.root)
+    if address is not None and not address.startswith(BUCKETS):
+        must_lie_here(index.layout.root, "effects are written into an index on this machine or in a bucket")
     needs_head(index)
     at_least(1, **{k: v for k, v in (("limit", limit), ("batch_size", batch_size)) if v is not None})
     for what, value, known in (("replacement", replace, get_args(Replace)), ("type", stored, get_args(Stored))):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
+from ...schemas.addressed import address_of
 from ...schemas.effects import REPLACED, Replace, Stored
 from ...schemas.errors import QueryError
 from ...schemas.run_spec import Precision
@@ -80,9 +81,10 @@ def effects_command(
         except KeyboardInterrupt:
             same = "The same command without --overwrite" if overwrite else "The same command"
             raise click.Abort(f"{same} goes on where it was.") from None
+        where = str(index_path) if address_of(index.layout.root) is None else index.name
         name = index.class_name(int(plan.classes[plan.classes >= 0][0]))
     tell(f"{place} is ready. Next:")
-    tell(f"  vitdex top {quote(str(index_path))} --class {quote(name)} --by effect")
+    tell(f"  vitdex top {quote(where)} --class {quote(name)} --by effect")
 
 
 def _masks(index: Index, folder: Path | None, names: Path | None) -> Masks | None:

@@ -28,7 +28,6 @@ from vitdex.schemas.storage.elsewhere import Elsewhere
 from vitdex.schemas.workers import joint, leases
 from vitdex.schemas.workers.filling import Filling
 from vitdex.schemas.workers.leases import beating
-from web_server import on_the_web
 
 WORKER = """
 import sys, time
@@ -214,6 +213,10 @@ def content_at(address: str) -> dict[str, Any]:
 def test_effects_are_made_in_a_bucket(
     at_bucket: str, folder: Path, alone: Path, whole: dict[str, Any], tmp_path: Path
 ) -> None:
+    Elsewhere(at_bucket).put(f"{INSIDE}/mine.txt", b"mine")
+    with pytest.raises(BadIndex, match=rf"^{at_bucket}/{INSIDE} holds other files\. Move them away\.$"):
+        effects_at(at_bucket, folder)
+    Elsewhere(at_bucket).remove(f"{INSIDE}/mine.txt")
     assert effects_at(at_bucket, folder) == f"{at_bucket}/{INSIDE}"
     found = content_at(at_bucket)
     assert found["tables"] == whole["tables"]
@@ -227,7 +230,10 @@ def test_effects_are_made_in_a_bucket(
             assert np.array_equal(there.effects.of_neuron(LAYER, 5, leaf), here.effects.of_neuron(LAYER, 5, leaf), True)
     with pytest.raises(BadIndex, match="holds finished effects of another run"):
         effects_at(at_bucket, folder, replace="zero")
-    effects_at(at_bucket, folder, replace="zero", overwrite=True)
+    words = ("effects", at_bucket, "--weights", folder, "--device", "cpu", "--replace", "zero", "--overwrite")
+    ended = vitdex(*words)
+    assert ended.returncode == 0, ended.stderr
+    assert f"vitdex top {at_bucket} --class" in ended.stderr + ended.stdout
     assert content_at(at_bucket)["tables"] != whole["tables"]
 
 
@@ -246,10 +252,3 @@ def test_several_workers_in_a_bucket_of_which_one_is_killed(
     assert all(lines.endswith("ended\n") for lines in said)
     assert sum(lines.count("part\n") for lines in said) < IMAGES
     assert content_at(at_bucket)["tables"] == whole["tables"]
-
-
-def test_a_web_server_cannot_be_written_to(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("obstore")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with on_the_web(folder) as web, pytest.raises(BadIndex, match=r"cannot be written to\. Use s3://, gs:// or az://"):
-        effects_at(f"{web.address}/out.vitdex", folder)
