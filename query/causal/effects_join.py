@@ -10,7 +10,7 @@ from ...schemas.workers.filling import Filling
 from ...schemas.workers.joint import Joint, open_to_others
 from ...schemas.workers.leases import Leases, any_alive, worker_name
 from .effects_fill import fill, finish
-from .effects_place import EffectsSite, begin, check_place, entry_of, must_be_same
+from .effects_place import EffectsSite, begin, check_place, clean_up, entry_of, must_be_same
 from .effects_plan import EffectsPlan
 
 
@@ -19,14 +19,16 @@ def join_effects(
 ) -> None:
     """Help to make the effects that are planned, until they are finished."""
     filling = Filling(site.layout, site.files, worker_name())
-    if plan.overwrite:
-        _check_alone(site, filling)
-    elif filling.is_finished():
+    if plan.overwrite and site.address is None:
+        raise BadRequest("--join goes with other workers, and --overwrite would take their work", "Leave one out.")
+    if filling.is_finished() and not plan.overwrite:
         must_be_same(plan, site)
-        site.clean_up()  # perhaps the worker that has finished was killed before it did
+        clean_up(site)
         told(f"{site.name} is finished already")
         return
     check_place(plan, site)
+    if plan.overwrite:
+        _clear(site, filling)
     site.layout.parts.mkdir(parents=True, exist_ok=True)  # for the lock
     open_to_others(site, filling, lambda: begin(plan, site))
     must_be_same(plan, site)
@@ -34,12 +36,12 @@ def join_effects(
     _Joint(plan, site, filling, counted(progress, plan.spec.images, done), told).run()
 
 
-def _check_alone(site: EffectsSite, filling: Filling) -> None:
-    """Raise where effects must not be made anew: among workers that join, and where one of them fills an address."""
-    if site.address is None:
-        raise BadRequest("--join goes with other workers, and --overwrite would take their work", "Leave one out.")
+def _clear(site: EffectsSite, filling: Filling) -> None:
+    """Remove what stands at an address. Raises BadIndex where a worker fills it."""
     if any_alive(filling):
         raise BadIndex(f"a worker is filling {site.name}", "Stop all workers first.")
+    site.files.remove(site.layout.manifest.name)
+    site.files.clear("")
 
 
 class _Joint(Joint):

@@ -91,9 +91,7 @@ def _holds_other_files(name: str) -> BadIndex:
 
 def _check_folder(plan: EffectsPlan) -> None:
     layout = plan.layout
-    for folder in (layout.index / EXTENSIONS, layout.root, layout.parts):
-        if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
-            raise QueryError(f"{folder} is in the way: a link or a file", "Move it away.")
+    _check_way(layout)
     if layout.is_there and not plan.overwrite:
         raise _is_there(str(layout.root))
     ours = layout.is_there or layout.parts.exists()
@@ -103,6 +101,20 @@ def _check_folder(plan: EffectsPlan) -> None:
         check_links(layout)
     there = sum(status.st_size for _, status in _inside(layout.root))
     check_room(layout.index, max(plan.size + plan.scratch - there, 0), "give --stored float16 or --limit,")
+
+
+def _check_way(layout: ExtensionLayout) -> None:
+    for folder in (layout.index / EXTENSIONS, layout.root, layout.parts):
+        if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
+            raise QueryError(f"{folder} is in the way: a link or a file", "Move it away.")
+
+
+def clean_up(site: EffectsSite) -> None:
+    """Remove what finished effects do not need, as where the worker that finished was killed before it did."""
+    if site.address is None:
+        _check_way(site.layout)
+        check_links(site.layout)
+    site.clean_up()
 
 
 def check_links(layout: ExtensionLayout) -> None:
@@ -132,9 +144,6 @@ def begin(plan: EffectsPlan, site: EffectsSite) -> None:
     if site.address is None and (plan.overwrite or not site.layout.run.exists()):
         _clear(site.layout)
         check_links(site.layout)
-    elif site.address is not None and plan.overwrite:
-        site.files.remove(site.layout.manifest.name)
-        site.files.clear("")
     content = {"index_sha256": content_sha256(plan.index.manifest), "run": plan.spec.to_json()}
     if not site.files.create(site.layout.key(site.layout.run), json.dumps(content, indent=1).encode()):
         must_be_same(plan, site)

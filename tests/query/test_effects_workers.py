@@ -21,7 +21,7 @@ from vitdex.query.dissect.masks import open_masks
 from vitdex.query.export.publish import publish
 from vitdex.query.index import Index
 from vitdex.schemas.effects import EFFECTS
-from vitdex.schemas.errors import BadIndex, BadRequest
+from vitdex.schemas.errors import BadIndex, BadRequest, QueryError
 from vitdex.schemas.extension import ExtensionLayout
 from vitdex.schemas.integrity import verify
 from vitdex.schemas.storage.elsewhere import Elsewhere
@@ -120,7 +120,7 @@ def test_a_killed_workers_parts_are_made_by_others(
     index_path: Path, folder: Path, start: Start, whole: dict[str, Any]
 ) -> None:
     victim = start(index_path)
-    wait_for((index_path / INSIDE / "parts/00002.json").exists, victim)
+    wait_for((index_path / INSIDE / "parts/working/00003.0.lease").exists, victim)  # with a part half made
     victim.send_signal(signal.SIGKILL)
     victim.wait()
     assert [finding.detail[:10] for finding in verify(index_path)] == ["unfinished"]
@@ -136,7 +136,7 @@ def test_a_stopped_worker_that_wakes_later_harms_nothing(
     index_path: Path, folder: Path, start: Start, whole: dict[str, Any]
 ) -> None:
     straggler = start(index_path)
-    wait_for((index_path / INSIDE / "parts/00001.json").exists, straggler)
+    wait_for((index_path / INSIDE / "parts/working/00002.0.lease").exists, straggler)
     straggler.send_signal(signal.SIGSTOP)
     add_effects(index_path, folder, join=True)
     before = (index_path / INSIDE / "manifest.json").read_bytes()
@@ -170,7 +170,15 @@ def test_a_run_of_one_is_joined_and_keeps_out_of_others(index_path: Path, folder
     add_effects(index_path, folder, join=True)
     assert content(index_path) == whole
     before = (index_path / INSIDE / "manifest.json").stat().st_mtime_ns
+    working = living.layout.working  # as where the worker that finished was killed at its last step
+    working.mkdir()
+    living.files.create(living.layout.key(living.layout.joined), b"")
     add_effects(index_path, folder, join=True)
+    assert not working.exists()
+    working.symlink_to(folder)
+    with pytest.raises(QueryError, match=r"working is a link\. Move it away"):
+        add_effects(index_path, folder, join=True)
+    working.unlink()
     assert (index_path / INSIDE / "manifest.json").stat().st_mtime_ns == before
     with pytest.raises(BadIndex, match="holds finished effects of another run"):
         add_effects(index_path, folder, join=True, stored="float16")
@@ -230,6 +238,12 @@ def test_effects_are_made_in_a_bucket(
             assert np.array_equal(there.effects.of_neuron(LAYER, 5, leaf), here.effects.of_neuron(LAYER, 5, leaf), True)
     with pytest.raises(BadIndex, match="holds finished effects of another run"):
         effects_at(at_bucket, folder, replace="zero")
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        effects_at(at_bucket, folder, overwrite=True, progress=stop)
     words = ("effects", at_bucket, "--weights", folder, "--device", "cpu", "--replace", "zero", "--overwrite")
     ended = vitdex(*words)
     assert ended.returncode == 0, ended.stderr
@@ -241,7 +255,7 @@ def test_several_workers_in_a_bucket_of_which_one_is_killed(
     at_bucket: str, folder: Path, start: Start, whole: dict[str, Any]
 ) -> None:
     there, victim = Elsewhere(at_bucket), start(at_bucket)
-    wait_for(lambda: "00001.json" in there.sizes(f"{INSIDE}/parts", deep=False), victim)
+    wait_for(lambda: "00002.0.lease" in there.sizes(f"{INSIDE}/parts/working", deep=False), victim)
     victim.send_signal(signal.SIGKILL)
     victim.wait()
     with Index(at_bucket) as index:
