@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from ...schemas.errors import BadIndex, BadRequest
 from ...schemas.progress import Progress, counted
+from ...schemas.run_spec import Part
 from ...schemas.workers.filling import Filling
 from ...schemas.workers.joint import Joint, open_to_others
 from ...schemas.workers.leases import Leases, any_alive, worker_name
@@ -61,7 +62,12 @@ class _Joint(Joint):
         self.plan, self.advance = plan, advance
 
     def work(self) -> None:
-        fill(self.plan, self.site, self.leases.parts(), self.advance)
+        fill(self.plan, self.site, self._parts(), self.advance)
+
+    def _parts(self) -> Iterator[Part]:
+        for part in self.leases.parts():
+            yield part
+            self.leases.settled({part.index})  # its entry is written by then
 
     def all_hold(self) -> bool:
         """Whether every part has its entry and its files; entries without are removed, and the parts free again."""
