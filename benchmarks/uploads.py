@@ -27,12 +27,13 @@ from vitdex.indexer.plan import make_plan, sample_request
 from vitdex.indexer.run.part_runner import Filled, fresh_statistics
 from vitdex.indexer.run.part_writer import PartBuffer
 from vitdex.indexer.statistics.saved_state import pack_state
-from vitdex.indexer.workers.leases import Leases, beating, worker_name
+from vitdex.indexer.workers.leases import CountedLeases
 from vitdex.schemas.array_specs import arrays
 from vitdex.schemas.layout import Layout
 from vitdex.schemas.run_spec import RunSpec
 from vitdex.schemas.storage.elsewhere import PIECE, PIECES_AT_ONCE
 from vitdex.schemas.storage.remote_folder import RemoteFolder
+from vitdex.schemas.workers.leases import beating, worker_name
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from bucket import make_bucket, s3_server
@@ -42,7 +43,7 @@ def by_the_run(folder: RemoteFolder, spec: RunSpec, buffer: PartBuffer, state: b
     """Seconds for all parts, each with what it leaves beside its arrays; counts once, as in a run of a minute."""
     ledger = Ledger(Layout(Path("unused")), folder, worker_name())
     ledger.begin(spec)
-    leases = Leases(ledger, spec, lambda images, written: None)
+    leases = CountedLeases(ledger, spec, lambda images: None)
     write = recorder(ledger, leases).write
     with beating(ledger):
         start = time.perf_counter()

@@ -13,7 +13,7 @@ from ..data.models.load import LOCAL
 from ..data.models.remembered_weights import remember_weights
 from ..schemas.array_specs import ARRAYS, arrays, part_bytes
 from ..schemas.database import tables_record
-from ..schemas.errors import BadIndex, SourceError
+from ..schemas.errors import SourceError
 from ..schemas.facts import Files, ImageFacts, content_facts
 from ..schemas.layout import Layout
 from ..schemas.manifest import Manifest, seal_manifest, this_machine
@@ -21,8 +21,10 @@ from ..schemas.run_spec import Part
 from ..schemas.storage.only_writer import AnotherWrites, only_writer
 from ..schemas.storage.store import Store
 from ..schemas.storage.zarr_group import write_metadata
+from ..schemas.workers.joint import check_alone
+from ..schemas.workers.site import remove_leftovers
 from .ledger import Ledger, PartEntry
-from .place import check_place, clear, remove_leftovers
+from .place import check_place, clear
 from .plan import Announced, Plan, Request, check_space, make_plan
 from .run.part_runner import Filled, Recorder, fresh_statistics, run_parts
 from .run.part_writer import PartBuffer
@@ -32,7 +34,7 @@ from .tables.class_order import Accuracy
 from .tables.class_space import ModelSpace
 from .tables.filled_index import Finish
 from .tables.whole_arrays import write_by_neuron, write_exemplar_maps, write_weights
-from .workers.leases import Leases, must_be_alone
+from .workers.leases import CountedLeases
 
 
 class Listener(Protocol):
@@ -85,7 +87,7 @@ def build(request: Request, listener: Listener) -> Path:
     layout.parts.mkdir(parents=True, exist_ok=True)
     with only_writer(layout):
         check_place(layout, request.overwrite)  # again: another run may have ended since
-        _check_alone(layout, request.overwrite)
+        check_alone(Ledger(layout), request.overwrite)
         if request.overwrite:
             clear(layout)
         ledger = Ledger(layout)
@@ -102,15 +104,6 @@ def build(request: Request, listener: Listener) -> Path:
     if (place := own_weights(request)) is not None:
         remember_weights(plan.spec.weights_sha256, place)
     return out
-
-
-def _check_alone(layout: Layout, overwrite: bool) -> None:
-    """Raise BadIndex where several workers fill the folder; with `overwrite`, where one of them lives."""
-    if not layout.joined.exists():
-        return
-    if not overwrite:
-        raise BadIndex(f"several workers fill {layout.root}", "Join them by --join, or give --overwrite.")
-    must_be_alone(Ledger(layout))
 
 
 def own_weights(request: Request) -> str | Path | None:
@@ -130,7 +123,7 @@ def taken_up(plan: Plan, ledger: Ledger) -> tuple[Statistics, list[Part]]:
     return statistics, [part for part in plan.spec.parts if part.index not in done]
 
 
-def recorder(ledger: Ledger, leases: Leases | None = None) -> Recorder:
+def recorder(ledger: Ledger, leases: CountedLeases | None = None) -> Recorder:
     """Keeps every part in the ledger; `leases` where several workers do (it raises Superseded then)."""
     counted = set(ledger.tally.parts)
 
@@ -146,7 +139,7 @@ def recorder(ledger: Ledger, leases: Leases | None = None) -> Recorder:
                 leases.check_own(counted)
             ledger.save_counts(counted, filled.state)
             if leases is not None:
-                leases.tallied(counted)
+                leases.settled(counted)
 
     return Recorder(write, ledger.settle_bins)
 

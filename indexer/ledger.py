@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
@@ -20,7 +18,8 @@ from ..schemas.errors import BadIndex
 from ..schemas.facts import FileFacts, Files, ImageFacts
 from ..schemas.layout import Layout
 from ..schemas.run_spec import RunSpec
-from ..schemas.storage.writable import LocalFolder, Writable
+from ..schemas.storage.writable import Writable
+from ..schemas.workers.filling import ALONE, Filling
 from .statistics.saved_state import merge_state, pack_by_layer, sums_in_order, unpack_by_layer
 
 if TYPE_CHECKING:
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
     from .run.part_runner import Filled
     from .statistics.threshold_counts import Statistics
-
-ALONE = "run"  # the only worker of a run that fills its folder alone
 
 
 @dataclass(frozen=True)
@@ -65,12 +62,13 @@ class Tally:
     number: int = 0
 
 
-class Ledger:
+class Ledger(Filling):
     """The `parts/` folder of an index that is being made, as one worker reads and writes it."""
 
+    layout: Layout
+
     def __init__(self, layout: Layout, files: Writable | None = None, worker: str = ALONE) -> None:
-        self.layout, self.worker = layout, worker
-        self.files = files if files is not None else LocalFolder(layout.root)
+        super().__init__(layout, files, worker)
         self.tally = Tally(worker)
 
     def begin(self, spec: RunSpec) -> None:
@@ -99,24 +97,9 @@ class Ledger:
     def write_run(self, spec: RunSpec) -> FileFacts:
         return self.files.write(self._key(self.layout.run), _run_content(spec))
 
-    def is_finished(self) -> bool:
-        """Whether the index has its manifest."""
-        return self.layout.manifest.name in self.files.names("")
-
-    def entered(self) -> set[int]:
-        """The parts that have an entry."""
-        names = (name.partition(".") for name in self.files.names(self._key(self.layout.parts)))
-        return {int(stem) for stem, _, kind in names if kind == "json" and stem.isdigit()}
-
     def entry(self, part: int) -> PartEntry | None:
         content = self.files.content(self._key(self.layout.entry(part)))
         return None if content is None else PartEntry.parsed(content)
-
-    def entry_contents(self, parts: int) -> list[bytes]:
-        """The entries of so many parts as they are written, without those that are missing; several read at once."""
-        keys = [self._key(self.layout.entry(part)) for part in range(parts)]
-        with ThreadPoolExecutor(self.files.at_once) as readers:
-            return [content for content in readers.map(self.files.content, keys) if content is not None]
 
     def entries(self, parts: int) -> list[PartEntry]:
         """Those of so many parts, without those that are missing."""
@@ -211,9 +194,6 @@ class Ledger:
 
     def _lost(self, key: str) -> BadIndex:
         return BadIndex(f"{self.files.shown(key)} is missing or damaged", "Repeat the command with --overwrite.")
-
-    def _key(self, path: Path) -> str:
-        return self.layout.key(path)
 
 
 def _run_content(spec: RunSpec) -> bytes:

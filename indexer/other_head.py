@@ -38,8 +38,9 @@ from ..schemas.storage.chunk_files import encode_file
 from ..schemas.storage.only_writer import only_writer
 from ..schemas.storage.room import check_room
 from ..schemas.storage.zarr_group import write_metadata
+from ..schemas.workers.site import remove_leftovers
 from .ledger import Ledger, PartEntry
-from .place import check_place, clear, remove_leftovers, tables_bytes
+from .place import check_place, clear, tables_bytes
 from .shared_files import share_files
 from .stored_source import StoredSource
 from .tables.build_tables import build_tables

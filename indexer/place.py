@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import suppress
 
 from ..schemas.database import check_name
 from ..schemas.errors import BadIndex
@@ -51,11 +50,3 @@ def tables_bytes(spec: RunSpec, classes: int) -> int:
     """About how large the tables of so many classes become."""
     exemplars = spec.neurons * min(150, 2 * spec.images) * 12
     return exemplars + spec.neurons * classes * 60 + 2_000_000
-
-
-def remove_leftovers(layout: Layout) -> None:
-    """What a finished index no longer needs."""
-    for file in layout.leftovers():
-        file.unlink(missing_ok=True)
-    with suppress(OSError):  # it holds what is not ours, or another worker writes
-        layout.working.rmdir()

@@ -27,6 +27,7 @@ from ..schemas.manifest import Manifest, salvage_files, seal_manifest
 from ..schemas.run_spec import Part, RunSpec
 from ..schemas.storage.atomic_files import write_file
 from ..schemas.storage.zarr_group import write_metadata
+from ..schemas.workers.leases import beating, must_be_alone, worker_name
 from .build import Listener, describe, taken_up
 from .ledger import Ledger, PartEntry, Tally
 from .plan import Plan, Request, make_plan
@@ -37,8 +38,7 @@ from .tables.build_tables import build_tables, kept_in_tables, load_kept, save_k
 from .tables.class_space import ModelSpace
 from .tables.filled_index import Columns, Finish
 from .tables.whole_arrays import write_by_neuron, write_exemplar_maps, write_weights
-from .workers.leases import beating, must_be_alone, worker_name
-from .workers.site import Site, site_at
+from .workers.site import IndexSite, site_at
 
 
 def repair(request: Request, listener: Listener) -> list[str]:
@@ -65,7 +65,7 @@ def repair(request: Request, listener: Listener) -> list[str]:
 class _Repair:
     """One repair. `facts` grows from the files that are as they were to all files of the index."""
 
-    def __init__(self, plan: Plan, site: Site, listener: Listener) -> None:
+    def __init__(self, plan: Plan, site: IndexSite, listener: Listener) -> None:
         self.site, self.layout, self.listener = site, site.layout, listener
         self.ledger = Ledger(site.layout, site.files)
         self.manifest, self.spec = _same_run(plan.spec, site)
@@ -197,7 +197,7 @@ class _Repair:
         return [*part_files(self.spec, part.index), self.layout.key(self.layout.entry(part.index))]
 
 
-def _same_run(spec: RunSpec, site: Site) -> tuple[Manifest | None, RunSpec]:
+def _same_run(spec: RunSpec, site: IndexSite) -> tuple[Manifest | None, RunSpec]:
     """The manifest, or None where it is damaged or missing, and the run that made the index.
 
     Libraries may be newer by now: a part that comes out otherwise is refused all the same. Raises BadIndex where the

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
+from .addressed import address_of
 from .errors import BadIndex, DamagedIndex
 from .layout import FilledFolder
 from .manifest import LARGEST, Machine, Manifest, Tables, content_sha256, digest, fault_of_files, sealed
@@ -60,6 +61,8 @@ class ExtensionLayout(FilledFolder):
 
     @property
     def remedy(self) -> str:
+        if address_of(self.index) is not None:
+            return f"Ask whoever put it there, or repeat 'vitdex {self.name}' with --overwrite."
         return f"Move {self.root} away, or repeat 'vitdex {self.name}' with --overwrite: the index itself is whole."
 
 

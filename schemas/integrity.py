@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
 from typing import Literal
 
 from .addressed import address_of
@@ -25,12 +24,13 @@ from .facts import FileFacts, Files, file_facts
 from .integrity_elsewhere import faults_elsewhere
 from .layout import FilledFolder, Layout
 from .manifest import Manifest, read_manifest, seal_manifest
-from .progress import Progress, silent
+from .progress import Progress, counted
 from .run_spec import RunSpec
 
 Fault = Literal["missing", "damaged", "foreign"]
 
 READERS = 4
+RUN = "/parts/run.json"  # of an extension that was begun
 CARD = "README.md"  # what `vitdex publish` says of an index to people
 # Not the index's own: its user's notes, extensions, which have manifests of their own, and what a hub lays beside it.
 BESIDE = frozenset(
@@ -86,7 +86,7 @@ def verify(path: str | Path, quick: bool = False, *, progress: Progress | None =
             folders.append((extension, listed_files(its), seal_extension(its)))
         except BadIndex as error:
             findings.append(Finding(f"{extension.inside}/{extension.manifest.name}", "damaged", error.args[0]))
-    advance = _counted(sum(size for _, files, _ in folders for size, _ in files.values()), progress)
+    advance = counted(progress, sum(size for _, files, _ in folders for size, _ in files.values()))
     address = address_of(layout.root)
     if address is not None:
         findings += _elsewhere(address, layout, folders, quick, advance)
@@ -112,10 +112,12 @@ def _elsewhere(
         listed |= {(inside / path).as_posix(): facts for path, facts in files.items()}
         manifests.add((inside / folder.manifest.name).as_posix())
     beside = manifests | (BESIDE - {EXTENSIONS})
-    return [
-        Finding(path, fault, detail)
-        for path, fault, detail in faults_elsewhere(address, listed, beside, quick, advance)
-    ]
+    found = [Finding(*one) for one in faults_elsewhere(address, listed, beside, quick, advance)]
+    for begun in [f.path.removesuffix(RUN) for f in found if f.fault == "foreign" and f.path.endswith(RUN)]:
+        extension = ExtensionLayout(layout.root / begun)
+        if extension.inside == begun and not extension.is_there:  # one line for all of its files
+            found = [f for f in found if not f.path.startswith(f"{begun}/")] + [_unfinished(extension)]
+    return found
 
 
 def _inside(root: Path, folder: FilledFolder, findings: list[Finding]) -> list[Finding]:
@@ -142,19 +144,6 @@ def _unfinished(extension: ExtensionLayout) -> Finding:
 
 def _bad_manifest(layout: FilledFolder) -> Finding:
     return Finding(layout.manifest.name, "damaged", "it does not match its own checksum")
-
-
-def _counted(total: int, progress: Progress | None) -> Callable[[int], object]:
-    """What several threads may tell of the bytes that each has read."""
-    done, lock = 0, Lock()
-
-    def advance(count: int) -> None:
-        nonlocal done
-        with lock:
-            done += count
-            (progress or silent)(done, total)
-
-    return advance
 
 
 def check_files(

@@ -35,6 +35,33 @@ class FilledFolder:
         """The ledger entry of a finished part: written once all of its files are."""
         return self.parts / f"{part:05d}.json"
 
+    @property
+    def working(self) -> Path:
+        """What only a folder that is being filled has."""
+        return self.parts / "working"
+
+    @property
+    def joined(self) -> Path:
+        """Stands where several workers fill it."""
+        return self.working / "joined"
+
+    def lease(self, what: str, number: int) -> Path:
+        """Who works on a part, or on the end of the run; of several leases the one of the highest number holds."""
+        return self.working / f"{what}.{number}.lease"
+
+    def beat(self, worker: str) -> Path:
+        """Changes as long as a worker lives."""
+        return self.working / f"{worker}.beat"
+
+    def leftovers(self) -> list[Path]:
+        """Files that are not needed once it is finished: what it worked with, and what a stopped run did not finish."""
+        working = [path for path in self.working.glob("*") if not path.is_dir()]
+        return working + [p for p in self.root.rglob("*.partial*") if p.is_file()]
+
+    def key(self, path: Path) -> str:
+        """A path of this layout as the key of a store."""
+        return path.relative_to(self.root).as_posix()
+
 
 class Layout(FilledFolder):
     """The paths of an index folder."""
@@ -73,19 +100,9 @@ class Layout(FilledFolder):
         return {"publish": self.publishing, "head": self.head_run, "index": self.run}
 
     @property
-    def working(self) -> Path:
-        """What only an unfinished index has: below it lies all that follows."""
-        return self.parts / "working"
-
-    @property
     def bins(self) -> Path:
         """Where the bins of all neurons lie in which thresholds are counted."""
         return self.working / "bins"
-
-    @property
-    def joined(self) -> Path:
-        """Stands where several workers fill the index."""
-        return self.working / "joined"
 
     def sums(self, part: int) -> Path:
         """The sums of a part's values and of their squares."""
@@ -99,14 +116,6 @@ class Layout(FilledFolder):
         """A worker's counts for the thresholds; of several only the one that its tally names holds."""
         return self.working / f"{worker}.{number}.counts"
 
-    def lease(self, what: str, number: int) -> Path:
-        """Who works on a part, or on the end of the run; of several leases the one of the highest number holds."""
-        return self.working / f"{what}.{number}.lease"
-
-    def beat(self, worker: str) -> Path:
-        """Changes as long as a worker lives."""
-        return self.working / f"{worker}.beat"
-
     @property
     def statistics(self) -> Path:
         """The columns of `neurons` that no array holds: with them the tables can be made again."""
@@ -115,12 +124,3 @@ class Layout(FilledFolder):
     def candidates(self, part: int, layer: str) -> Path:
         """Maps of this part's images that are in a running top 100 (`--maps exemplars` only)."""
         return self.working / f"{part:05d}.{layer}.candidates"
-
-    def leftovers(self) -> list[Path]:
-        """Files that a finished index no longer needs: what it worked with, and what a stopped run did not finish."""
-        working = [path for path in self.working.glob("*") if not path.is_dir()]
-        return working + [p for p in self.root.rglob("*.partial*") if p.is_file()]
-
-    def key(self, path: Path) -> str:
-        """A path of this layout as the key of a store."""
-        return path.relative_to(self.root).as_posix()

@@ -15,12 +15,13 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from ...schemas.addressed import must_lie_here
+from ...schemas.addressed import address_of, must_lie_here
 from ...schemas.database import TABLES_MEMORY
 from ...schemas.effects import EFFECTS, EffectsSpec, Replace, Stored, effects_arrays, effects_layers
 from ...schemas.errors import STRANGE, DamagedIndex, QueryError
 from ...schemas.extension import ExtensionLayout
 from ...schemas.run_spec import READOUTS, Precision
+from ...schemas.storage.elsewhere import BUCKETS
 from ..lookups.key_neurons import needs_head
 from ..stored.names import at_least
 from ..stored.stored_index import StoredIndex
@@ -60,7 +61,12 @@ class EffectsPlan:
     def size(self) -> int:
         """Bytes on disk."""
         of_arrays = sum(array.total_bytes for array in effects_arrays(self.spec, self.index.spec).values())
-        return of_arrays + ROW_BYTES * self.units * len(self.present)
+        return of_arrays + self.of_tables
+
+    @property
+    def of_tables(self) -> int:
+        """Bytes of the tables among them."""
+        return ROW_BYTES * self.units * len(self.present)
 
     @property
     def scratch(self) -> int:
@@ -104,7 +110,9 @@ def plan_effects(
     device: str | None = None,
 ) -> EffectsPlan:
     """Settle everything of a run; see measure_effects for the arguments. Raises QueryError and ModelError."""
-    must_lie_here(index.layout.root, "effects are written into an index on this machine")
+    address = address_of(index.layout.root)
+    if address is not None and not address.startswith(BUCKETS):
+        must_lie_here(index.layout.root, "effects are written into an index on this machine or in a bucket")
     needs_head(index)
     at_least(1, **{k: v for k, v in (("limit", limit), ("batch_size", batch_size)) if v is not None})
     for what, value, known in (("replacement", replace, get_args(Replace)), ("type", stored, get_args(Stored))):

@@ -17,10 +17,9 @@ from ...schemas.effects import EFFECTS_SQL, PLACES, effects_arrays, effects_laye
 from ...schemas.facts import Files
 from ...schemas.rows import class_keys, insert
 from ...schemas.run_spec import LayerSpec
-from ...schemas.storage.array_reader import ArrayReader
 from ...schemas.storage.atomic_files import adopt_file
-from ...schemas.storage.local_store import LocalStore
 from ...schemas.storage.room import take_room
+from .effects_place import EffectsSite, reader_at
 from .effects_plan import EffectsPlan
 
 Doubles = NDArray[np.float64]
@@ -29,15 +28,15 @@ CLASSES_AT_ONCE = 50  # in memory as rows
 COLUMNS = ("effect", "effect_se", "direct", "through_norm", "indirect", *PLACES, "subject_share")
 
 
-def write_tables(plan: EffectsPlan) -> Files:
+def write_tables(plan: EffectsPlan, site: EffectsSite) -> Files:
     """Write tables.duckdb. Raises BadIndex on a full disk."""
-    layout = plan.layout
+    layout = site.layout
     temporary = layout.database.with_name(".tables.duckdb.partial")
     with filling(temporary) as db:
         attach_for_writing(db, temporary, "made")
         db.execute("USE made")
         db.execute(EFFECTS_SQL[: EFFECTS_SQL.index("CREATE VIEW")])
-        _Tables(plan).fill(db)
+        _Tables(plan, site).fill(db)
     return {layout.database.name: adopt_file(temporary, layout.database)}
 
 
@@ -48,11 +47,10 @@ class _Tables:
     among them, -1 for an unreadable image.
     """
 
-    def __init__(self, plan: EffectsPlan) -> None:
-        self.plan, self.index = plan, plan.index
+    def __init__(self, plan: EffectsPlan, site: EffectsSite) -> None:
+        self.plan, self.index, self.site = plan, plan.index, site
         self.specs = effects_arrays(plan.spec, plan.index.spec)
-        remedy = plan.layout.remedy
-        self.reader = ArrayReader(LocalStore(plan.layout.root, remedy), self.specs, remedy)
+        self.reader = reader_at(plan, site)
         self.layers = effects_layers(plan.spec, plan.index.spec)
         self.present = plan.present
         self.asked = np.where(plan.classes >= 0, np.searchsorted(self.present, plan.classes), -1)
@@ -67,7 +65,7 @@ class _Tables:
     def fill(self, db: duckdb.DuckDBPyConnection) -> None:
         self._images(db)
         shape = (len(COLUMNS), len(self.present), self.plan.units)
-        with tempfile.TemporaryFile(dir=self.plan.layout.parts) as file:  # on disk: too large for memory at ImageNet
+        with tempfile.TemporaryFile(dir=self.site.layout.parts) as file:  # on disk: too large for memory at ImageNet
             take_room(file, 4 * prod(shape))
             every = np.memmap(file, np.float32, "w+", shape=shape)
             first = 0

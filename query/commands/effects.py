@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
+from ...schemas.addressed import address_of
 from ...schemas.effects import REPLACED, Replace, Stored
 from ...schemas.errors import QueryError
 from ...schemas.run_spec import Precision
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 @click.option("--precision", type=click.Choice(get_args(Precision)), help="Of the passes; by default the index's.")
 @click.option("--batch-size", type=click.IntRange(1), help="Images at once.")
 @click.option("--overwrite", is_flag=True, help="Replace effects that are there.")
+@click.option("--join", is_flag=True, help="Help other workers that make them by the same command, on any machine.")
 @model_options
 def effects_command(
     index_path: Path,
@@ -50,6 +52,7 @@ def effects_command(
     precision: Precision | None,
     batch_size: int | None,
     overwrite: bool,
+    join: bool,
     weights: Path | None,
     device: str | None,
 ) -> None:
@@ -62,7 +65,7 @@ def effects_command(
 
     One forward and one backward pass an image (attribution patching). The index itself stays as it is: effects lie in
     its folder extensions/effects and go with it. Stopped at any point, the same command goes on. Exact, for some
-    neurons: vitdex ablate.
+    neurons: vitdex ablate. Several machines: the same command with --join on each.
     """
     with Index(index_path, extensions=False) as index:
         of_objects = _masks(index, masks, names)
@@ -74,13 +77,14 @@ def effects_command(
             tell(line)
         try:
             with progress_bar("effects", "img") as progress:
-                folder = run_effects(plan, progress)
+                place = run_effects(plan, progress, join, tell)
         except KeyboardInterrupt:
             same = "The same command without --overwrite" if overwrite else "The same command"
             raise click.Abort(f"{same} goes on where it was.") from None
+        where = str(index_path) if address_of(index.layout.root) is None else index.name
         name = index.class_name(int(plan.classes[plan.classes >= 0][0]))
-    tell(f"{folder} is ready. Next:")
-    tell(f"  vitdex top {quote(str(index_path))} --class {quote(name)} --by effect")
+    tell(f"{place} is ready. Next:")
+    tell(f"  vitdex top {quote(where)} --class {quote(name)} --by effect")
 
 
 def _masks(index: Index, folder: Path | None, names: Path | None) -> Masks | None:

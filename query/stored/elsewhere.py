@@ -20,12 +20,13 @@ import xxhash
 
 from ...schemas.addressed import ADDRESS, address_of, cache_folder, shown_address
 from ...schemas.array_specs import ArraySpec
-from ...schemas.effects import EFFECTS
+from ...schemas.effects import EFFECTS, fault_of_effects
 from ...schemas.errors import REPAIR, BadIndex, DamagedIndex
 from ...schemas.extension import ExtensionLayout, read_extension
 from ...schemas.layout import Layout
 from ...schemas.manifest import LARGEST, read_manifest
 from ...schemas.progress import Progress, silent
+from ...schemas.run_spec import RunSpec
 from ...schemas.storage.array_reader import ArrayReader
 from ...schemas.storage.elsewhere import CHANGED, Elsewhere
 from ...schemas.storage.local_store import LocalStore
@@ -115,8 +116,10 @@ def _bring(there: Elsewhere, folder: Path, raw: bytes, effects: bytes | None, pr
             extension.root.mkdir(parents=True)
             extension.manifest.write_bytes(effects)
             with _said_of(there, layout.root):
-                own = read_extension(extension, manifest)["files"]
-            wanted[f"{extension.inside}/{extension.database.name}"] = own.get(extension.database.name)
+                own = read_extension(extension, manifest)
+                if fault := fault_of_effects(own, RunSpec.from_json(manifest["run"])):
+                    raise BadIndex(f"{extension.manifest} describes no {EFFECTS}: {fault}")
+            wanted[f"{extension.inside}/{extension.database.name}"] = own["files"].get(extension.database.name)
         _download(there, layout.root, wanted, progress)
         (layout.root / ADDRESS).write_text(json.dumps({"address": there.address}))
         try:

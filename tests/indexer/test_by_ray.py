@@ -31,9 +31,9 @@ class Hasty(by_ray.Worker):
 
     def work(self) -> bool:
         from vitdex.indexer.run import part_runner
-        from vitdex.indexer.workers import join, leases
+        from vitdex.schemas.workers import joint, leases
 
-        part_runner.STATE_SECONDS, leases.LEASE_SECONDS, join.POLL_SECONDS = 0, 3.0, 0.2
+        part_runner.STATE_SECONDS, leases.LEASE_SECONDS, joint.POLL_SECONDS = 0, 3.0, 0.2
         return super().work()
 
 

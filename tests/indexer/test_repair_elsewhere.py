@@ -16,12 +16,12 @@ from vitdex.indexer.build import Quiet, build
 from vitdex.indexer.ledger import Ledger
 from vitdex.indexer.plan import Request, sample_request
 from vitdex.indexer.repair import repair
-from vitdex.indexer.workers.leases import beating
 from vitdex.schemas.errors import BadIndex
 from vitdex.schemas.layout import Layout
 from vitdex.schemas.manifest import seal_manifest
 from vitdex.schemas.storage.elsewhere import Elsewhere
 from vitdex.schemas.storage.remote_folder import RemoteFolder
+from vitdex.schemas.workers.leases import beating
 
 pytest.importorskip("obstore")
 pytestmark = pytest.mark.usefixtures("state_with_every_part", "short_leases")

@@ -19,16 +19,16 @@ from test_resume import StopAfter, content, request
 from vitdex.indexer.build import Quiet, build
 from vitdex.indexer.ledger import Ledger, PartEntry
 from vitdex.indexer.plan import make_plan
-from vitdex.indexer.workers import join as joining
-from vitdex.indexer.workers import leases as leasing
 from vitdex.indexer.workers.join import _Joint, join
-from vitdex.indexer.workers.leases import Leases, Superseded, any_alive, beating, worker_name
+from vitdex.indexer.workers.leases import CountedLeases, Superseded
 from vitdex.indexer.workers.site import site_at
 from vitdex.query.index import Index
 from vitdex.schemas.errors import BadIndex, BadRequest
 from vitdex.schemas.integrity import verify
 from vitdex.schemas.layout import Layout
 from vitdex.schemas.run_spec import RunSpec
+from vitdex.schemas.workers import joint, leases
+from vitdex.schemas.workers.leases import any_alive, beating, worker_name
 
 pytestmark = pytest.mark.usefixtures("state_with_every_part", "short_leases")
 
@@ -38,8 +38,9 @@ from pathlib import Path
 from vitdex.indexer.plan import sample_request
 from vitdex.indexer.build import Quiet
 from vitdex.indexer.run import part_runner
-from vitdex.indexer.workers import join, leases
-part_runner.STATE_SECONDS, leases.LEASE_SECONDS, join.POLL_SECONDS = float(sys.argv[2]), 3.0, 0.1
+from vitdex.indexer.workers import join
+from vitdex.schemas.workers import joint, leases
+part_runner.STATE_SECONDS, leases.LEASE_SECONDS, joint.POLL_SECONDS = float(sys.argv[2]), 3.0, 0.1
 class Told(Quiet):
     def told(self, line):
         print(line, flush=True)
@@ -53,8 +54,8 @@ print(join.join(sample_request(Path(out), **choices), Told()))
 
 @pytest.fixture
 def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leasing, "LEASE_SECONDS", 1.0)
-    monkeypatch.setattr(joining, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(joint, "POLL_SECONDS", 0.05)
 
 
 @pytest.fixture(scope="module")
@@ -202,10 +203,10 @@ def spec() -> RunSpec:
     return make_plan(request(Path("unused"))).spec
 
 
-def worker(out: Path, spec: RunSpec, name: str) -> tuple[Ledger, Leases]:
+def worker(out: Path, spec: RunSpec, name: str) -> tuple[Ledger, CountedLeases]:
     ledger = Ledger(Layout(out), worker=name)
     ledger.begin(spec)
-    return ledger, Leases(ledger, spec, lambda images, written: None)
+    return ledger, CountedLeases(ledger, spec, lambda images: None)
 
 
 def entry(part: int) -> PartEntry:
@@ -224,14 +225,14 @@ def test_a_part_has_one_living_worker(tmp_path: Path, spec: RunSpec) -> None:
             of_a.check_own({0})
             assert list(of_a.parts()) == []  # nor is it its own again before it is tallied
             a.save_counts({0}, b"")
-            of_a.tallied({0})
+            of_a.settled({0})
         # a has gone, and tallied one part of four
         assert [part.index for part in of_b.parts()] == [1, 2, 3]
         of_b.enter(entry(1))
         with pytest.raises(Superseded):  # it was b's by then
             of_a.enter(entry(1))
         of_b.check_own({1})
-        of_b.tallied({1})
+        of_b.settled({1})
         of_a.enter(entry(2))  # b has not come to it
         of_b.enter(entry(2))
         with pytest.raises(Superseded):
@@ -280,15 +281,15 @@ def test_a_tally_whose_part_is_anothers_does_not_count(tmp_path: Path) -> None:
     ledgers["sleeper"].save_counts({0, 1, 2}, b"")
     ledgers["other"].save_counts({2, 3, 4, 5}, b"")
     with site_at(tmp_path / "a") as site:
-        joint = _Joint(plan, site, ledgers["other"], Quiet())
-    assert not joint._all_hold()
+        joined = _Joint(plan, site, ledgers["other"], Quiet())
+    assert not joined.all_hold()
     assert [(tally.worker, sorted(tally.parts)) for tally in ledgers["other"].tallies()] == [("other", [2, 3, 4, 5])]
     ledgers["other"].save_counts({0, 1, 2, 3, 4, 5}, b"")
-    assert not joint._all_hold()  # its entries do not say so
+    assert not joined.all_hold()  # its entries do not say so
     for part in range(6):
         ledgers["other"].finish_part(entry(part))
     ledgers["other"].save_counts({0, 1, 2, 3, 4, 5}, b"")
-    assert joint._all_hold()
+    assert joined.all_hold()
 
 
 def test_names_of_workers_are_names_of_files() -> None:

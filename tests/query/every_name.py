@@ -119,8 +119,8 @@ def run_the_model(stored: StoredIndex) -> None:
 
 def causes(stored: StoredIndex, out: Path) -> None:
     with StoredIndex(shutil.copytree(stored.layout.root, out / "copy.vitdex")) as plain:
-        place: Path = query.measure_effects(plain, masks=query.open_masks(plain), classes=["coin"])
-    with Index(place.parents[1]) as index:
+        place: Path | str = query.measure_effects(plain, masks=query.open_masks(plain), classes=["coin"])
+    with Index(Path(place).parents[1]) as index:
         found: DataFrame = query.subject_effects(index, k=2, random=2)
         assert found["class"].tolist() == ["coin"]
 

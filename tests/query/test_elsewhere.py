@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import vitdex
-from vitdex.query import Index, publish
+from vitdex.query import Index, publish, subject_effects
 from vitdex.query.atlas.atlas import Atlas
 from vitdex.query.atlas.files import data_file
 from vitdex.query.stored import elsewhere
 from vitdex.schemas.addressed import ADDRESS, address_of, is_address
 from vitdex.schemas.errors import BadIndex, DamagedIndex, QueryError, VitdexError
+from vitdex.schemas.extension import ExtensionLayout, seal_extension
 from vitdex.schemas.manifest import seal_manifest
 from vitdex.schemas.storage.elsewhere import Elsewhere, hub_address
 from web_server import Web, on_the_web
@@ -72,6 +73,41 @@ def test_it_answers_as_on_the_disk(address: str, effects_path: Path) -> None:
             if page.endswith(".json"):
                 first, second = (json.dumps({**json.loads(c), "code": ""}).encode() for c in (first, second))
             assert first == second, page
+
+
+def test_what_reads_effects_answers_as_on_the_disk(web: Web, address: str, effects_path: Path) -> None:
+    with Index(address) as there, Index(effects_path) as here:
+        assert there.effects is not None
+        assert here.effects is not None
+        since, web.delay = len(web.asked), 0.03
+        assert np.array_equal(there.effects.of_neuron(LAYER, 473), here.effects.of_neuron(LAYER, 473))
+        assert web.journeys(since) <= 2  # the first size, all parts together
+        web.delay = 0
+        for leaf in here.effects.spec.leaves:
+            assert np.array_equal(there.effects.of_image(LAYER, 83, leaf), here.effects.of_image(LAYER, 83, leaf))
+        for table in ("class_effects", "effect_images"):
+            query = f"FROM {table} ORDER BY ALL LIMIT 1000"
+            assert there.sql(query).equals(here.sql(query))
+        for answer in (
+            lambda index: subject_effects(index, k=2, random=2, images=2).to_csv(),
+            lambda index: index.heatmap(LAYER, 473, 17, view="effect").picture(),
+        ):
+            assert answer(there) == answer(here)
+
+
+def test_effects_of_another_kind_are_said_of_their_address(web: Web, address: str, effects_path: Path) -> None:
+    (web.folder / "sample").unlink()
+    copy = Path(shutil.copytree(effects_path, web.folder / "sample", copy_function=os.link))
+    file = ExtensionLayout.of(copy, "effects").manifest
+    content: Any = json.loads(file.read_bytes())
+    content["run"]["part_images"] = 10**9
+    del content["format"], content["format_version"], content["sha256"]
+    file.unlink()
+    file.write_bytes(seal_extension(content))
+    with pytest.raises(BadIndex, match=r"/sample/extensions/effects/manifest\.json describes no effects") as raised:
+        Index(address)
+    assert str(raised.value).startswith(address)
+    assert str(raised.value).endswith("Ask whoever put it there.")
 
 
 def test_few_journeys_and_few_bytes(web: Web, address: str) -> None:

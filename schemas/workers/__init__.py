@@ -1,0 +1,1 @@
+"""Many workers that fill one folder: leases of its parts, beats, who finishes."""
