@@ -22,7 +22,7 @@ from ...schemas.storage.elsewhere import Elsewhere
 from .entries import MAX_BYTES, Source, check_size, sort_names
 
 AT_ONCE = 64  # requests: each waits for the distance
-SAVED = {"dataset_info.json", "dataset_dict.json"}  # of save_to_disk
+SAVED = ({"dataset_dict.json"}, {"dataset_info.json", "state.json"})  # what save_to_disk leaves
 GONE = "The images there were changed or removed: repeat the command."
 
 
@@ -93,7 +93,7 @@ def open_folder(address: str, but: str | None = None) -> FolderElsewhere:
         fact = f"there is no file {shown!r}, and a folder cannot be listed there"
         raise SourceError(fact, "Give a tar, tars as NAME-{00..99}.tar, or a folder of a bucket")
     sizes = there.sizes("", deep=True)
-    if SAVED & sizes.keys():
+    if any(names <= sizes.keys() for names in SAVED):
         raise SourceError(f"{shown!r} is a data set of save_to_disk, which is read from a disk", "Download it first")
     folder = f"{address.rstrip('/')}/"
     own = f"{but.rstrip('/')}/".removeprefix(folder) if but is not None and but.startswith(folder) else None

@@ -211,7 +211,7 @@ def test_a_tar_that_was_cut_since_stops_a_run(tmp_path: Path, web: Web) -> None:
 
 
 def test_what_is_no_source_is_said_in_a_line(bucket: str, tmp_path: Path, web: Web) -> None:
-    address = put(f"{bucket}/saved", fill(tmp_path / "saved", {"dataset_info.json": b"{}", "data.arrow": b"1"}))
+    address = put(f"{bucket}/saved", fill(tmp_path / "saved", {"dataset_info.json": b"{}", "state.json": b"{}"}))
     assert "is a data set of save_to_disk, which is read from a disk. Download it first" in fails(address)
     assert f"'{bucket}/none' holds no files. Give a folder" in fails(f"{bucket}/none")
     assert "s3://no-such-bucket/x cannot be reached" in fails("s3://no-such-bucket/x/")
