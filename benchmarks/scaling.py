@@ -88,7 +88,7 @@ def time_text(seconds: float) -> str:
     return f"{hours} h {minutes:02d}" if hours else f"{seconds / 60:.1f} min"
 
 
-WORK = (("none", 4180.0, 250.0, 256), ("uint8", 1400.0, 1000.0, 128))  # images a second, MB and images of a part
+WORK = (("none", 8000.0, 250.0, 256), ("uint8", 1960.0, 1000.0, 128))  # images a second, MB and images of a part
 PLACES = (("a shared folder", 0.0005, 16, 1_000_000), ("a bucket", 0.03, 64, 1000))  # seconds, files at once, names
 
 
