@@ -25,7 +25,7 @@ from ..statistics.threshold_counts import Bins, Statistics, tail_length
 from .calibrate import calibrate
 from .capture import Capture
 from .feed import Batch, feed
-from .lanes import Fetched, Lane, lane_for, page_locked
+from .lanes import Fetched, Lane, lane_for, page_locked, to_device
 from .part_writer import PartBuffer, PartWriter
 from .prepared import prepared
 from .replay import repeating
@@ -136,14 +136,20 @@ class Flights:
         if not batch.ids:
             return
         captured = self._run(batch.pixels, batch.ids)
-        for name, maps in self.running.items():
-            maps.add(captured.arrays[f"{name}/max"], batch.ids, captured.arrays.pop(f"{name}/map"))
+        if self.running:
+            self._keep_maps(captured.arrays, batch.ids)
         self._flying.append(self.lane.fetch(captured.arrays, buffer, rows, captured.sizes))
         buffer.put("valid", rows, np.ones(len(rows), bool))
         if "inputs" in buffer.specs:
             buffer.put("inputs", rows, batch.pixels.numpy())
         while len(self._flying) > self.lane.in_flight:
             self._flying.pop(0).settle(self.capture.check)
+
+    def _keep_maps(self, arrays: dict[str, Tensor], image_ids: list[int]) -> None:
+        """Of the maps of a batch only those of top exemplars stay, and on the device."""
+        ids = to_device(torch.tensor(image_ids), self.capture.device)
+        for name, maps in self.running.items():
+            maps.add(arrays[f"{name}/max"], ids, arrays.pop(f"{name}/map"))
 
     def landing(self) -> Callable[[], None]:
         """What checks the batches that are in flight now, once they are computed."""

@@ -41,14 +41,25 @@ class RunningMaps:
         self.codes = torch.zeros(units, k, patches, dtype=torch.uint8, device=device)
         self._rows = torch.arange(units, device=device)
 
-    def add(self, high: Tensor, ids: Iterable[int], codes: Tensor) -> None:
-        """A batch's maxima [image, neuron] and codes [image, neuron, patch]."""
-        for row, image in enumerate(ids):
-            keys = rank_keys(high[row], torch.full_like(high[row], image, dtype=torch.int64))
+    def add(self, high: Tensor, ids: Tensor, codes: Tensor) -> None:
+        """A batch's maxima [image, neuron], image ids and codes [image, neuron, patch]."""
+        add = self.one_by_one if self.keys.device.type == "cpu" else self.together
+        add(rank_keys(high, ids[:, None].expand_as(high)), codes)
+
+    def one_by_one(self, keys: Tensor, codes: Tensor) -> None:
+        """Moves nothing but the maps of images that are better, soon few; but looks at each image."""
+        for new, maps in zip(keys, codes, strict=True):
             least, slot = self.keys.min(1)
-            better = self._rows[keys > least]
-            self.keys[better, slot[better]] = keys[better]
-            self.codes[better, slot[better]] = codes[row, better]
+            better = self._rows[new > least]
+            self.keys[better, slot[better]] = new[better]
+            self.codes[better, slot[better]] = maps[better]
+
+    def together(self, keys: Tensor, codes: Tensor) -> None:
+        """Moves every map that is kept, and asks the device nothing: launches would be too many, and wait for it."""
+        k = self.keys.shape[1]
+        self.keys, at = torch.cat([self.keys, keys.T], 1).topk(k, 1)
+        here = self.codes.gather(1, at.clamp(max=k - 1)[..., None].expand_as(self.codes))
+        self.codes = torch.where((at < k)[..., None], here, codes[(at - k).clamp(min=0), self._rows[:, None]])
 
     def of_images(self, start: int, stop: int) -> bytes:
         """The kept maps of the images [start, stop), as a safetensors file: image, unit, codes."""

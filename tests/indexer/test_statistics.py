@@ -92,12 +92,14 @@ def test_transposed_is_the_other_way_round() -> None:
     assert (out[:, 14:] == 0).all()
 
 
-def test_running_maps_keep_the_best_images_whatever_the_batches() -> None:
+@pytest.mark.parametrize("way", ["one_by_one", "together"])
+def test_running_maps_keep_the_best_images_whatever_the_batches(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     running = RunningMaps(5, 6, 1, torch.device("cpu"))
+    monkeypatch.setattr(running, "one_by_one", getattr(running, way))
     for first in range(0, 40, 7):
         rows = torch.from_numpy(TIED.T[first : first + 7].copy()) + 0.0
-        ids = range(first, min(first + 7, 40))
-        running.add(rows, ids, torch.tensor(ids, dtype=torch.uint8)[:, None, None].expand(-1, 5, 1))
+        ids = torch.arange(first, min(first + 7, 40))
+        running.add(rows, ids, ids.to(torch.uint8)[:, None, None].expand(-1, 5, 1))
     kept = key_ids(running.keys).sort(1).values.tolist()
     assert kept == [sorted(row) for row in best(TIED, 6)]
     assert (running.codes[..., 0].long() == key_ids(running.keys)).all()

@@ -22,6 +22,7 @@ from vitdex.indexer.run.part_runner import Filled, Recorder, fresh_statistics, r
 from vitdex.indexer.run.part_writer import PartBuffer
 from vitdex.indexer.run.prepared import forward_of, prepared
 from vitdex.indexer.run.replay import LAUNCHED, Recorded, Replay
+from vitdex.indexer.statistics.exemplar_maps import RunningMaps
 from vitdex.schemas.array_specs import arrays
 from vitdex.schemas.errors import VitdexWarning
 from vitdex.schemas.run_spec import Maps, Part, Precision
@@ -96,6 +97,15 @@ def test_a_batch_stays_on_the_device(tmp_path: Path, precision: Precision, maps:
         assert values.shape == (4, *stored[path].shape[1:]), path
         kind = "f" if stored[path].dtype.startswith("float") else "u"
         assert np.dtype(stored[path].dtype).kind == kind == ("f" if values.is_floating_point() else "u"), path
+
+
+def test_maps_of_exemplars_stay_on_the_device() -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True), Crossings() as crossings:
+        running = RunningMaps(5, 6, 9, torch.device("cuda"))
+        running.add(torch.zeros(4, 5, device="cuda"), torch.arange(4, device="cuda"),
+                    torch.zeros(4, 5, 9, dtype=torch.uint8, device="cuda"))  # fmt: skip
+    assert not crossings.found
+    assert running.codes.device.type == "cuda"
 
 
 def test_a_tensor_left_on_the_host_is_found(tmp_path: Path) -> None:
