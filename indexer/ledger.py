@@ -128,8 +128,8 @@ class Ledger(Filling):
 
     def save_statistics(self, part: int, filled: Filled) -> None:
         """What a part leaves for the end beside its arrays: sums, candidates."""
-        for layer, content in filled.candidates.items():
-            self.files.write(self._key(self.layout.candidates(part, layer)), content)
+        for layer, packed in filled.candidates.items():
+            self.files.write(self._key(self.layout.candidates(part, layer)), packed())
         if filled.sums is not None:
             self.files.write(self._key(self.layout.sums(part)), pack_by_layer(filled.sums.result()))
 

@@ -42,7 +42,7 @@ class Filled:
     seconds: float
     sums: Future[dict[str, Tensor]] | None  # by layer: of the part's values and of their squares
     state: bytes | None  # the counts of all parts so far, this one included (saved_state.py); now and then
-    candidates: dict[str, bytes]  # by layer: maps of a running top (`--maps exemplars` only)
+    candidates: dict[str, Callable[[], bytes]]  # by layer: maps of a running top (`--maps exemplars` only)
 
 
 class Recorder(NamedTuple):

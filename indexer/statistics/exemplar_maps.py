@@ -7,7 +7,8 @@ some maps too many, never one too few.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import numpy as np
 import torch
@@ -61,17 +62,28 @@ class RunningMaps:
         here = self.codes.gather(1, at.clamp(max=k - 1)[..., None].expand_as(self.codes))
         self.codes = torch.where((at < k)[..., None], here, codes[(at - k).clamp(min=0), self._rows[:, None]])
 
-    def of_images(self, start: int, stop: int) -> bytes:
-        """The kept maps of the images [start, stop), as a safetensors file: image, unit, codes."""
-        ids = key_ids(self.keys)
-        unit, slot = torch.nonzero((ids >= start) & (ids < stop) & (self.keys != _NO_KEY), as_tuple=True)
-        return save(
-            {
-                "image": ids[unit, slot].cpu().numpy().astype(np.int32),
-                "unit": unit.cpu().numpy().astype(np.int32),
-                "codes": self.codes[unit, slot].cpu().numpy(),
-            }
-        )
+    def of_images(self, start: int, stop: int) -> Callable[[], bytes]:
+        """What packs the maps of the images [start, stop) that are kept now, as a safetensors file.
+
+        On a device it waits, so it is for another thread; `together` leaves the tensors that it holds as they are.
+        """
+        pack = partial(_packed, self.keys, self.codes, start, stop)
+        if self.keys.device.type != "cpu":
+            return pack
+        content = pack()  # before the next images change them
+        return lambda: content
+
+
+def _packed(keys: Tensor, codes: Tensor, start: int, stop: int) -> bytes:
+    ids = key_ids(keys)
+    unit, slot = torch.nonzero((ids >= start) & (ids < stop) & (keys != _NO_KEY), as_tuple=True)
+    return save(
+        {
+            "image": ids[unit, slot].cpu().numpy().astype(np.int32),
+            "unit": unit.cpu().numpy().astype(np.int32),
+            "codes": codes[unit, slot].cpu().numpy(),
+        }
+    )
 
 
 def gather(kept: Iterable[bytes], top: NDArray[np.int64], images: int) -> NDArray[np.uint8]:
