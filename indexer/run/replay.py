@@ -54,19 +54,38 @@ class Replay:
         if len(ids) != self._images or self._calls <= LAUNCHED or self._refused:
             return self._capture(pixels, ids)
         self._lay_inputs(pixels, ids)
-        if self._recorded is None:
-            try:
-                self._recorded = self._record(self._capture, self._launch)
-            except RuntimeError as error:  # a model that asks the host, or too little memory
-                why = str(error).strip().split("\n")[0]
-                fact = f"batches cannot be recorded, and launching them takes longer ({why})"
-                warnings.warn(fact, VitdexWarning, stacklevel=2)
-                self._refused, self._inputs = True, []
-                return self._capture(pixels, ids)
-        self._recorded.repeat()
-        # The next batch writes over all that the recording knows, and this one's copies take their time.
-        arrays, sizes = self._recorded.captured.arrays, self._recorded.captured.sizes
-        return Captured({path: values.clone() for path, values in arrays.items()}, sizes.clone())
+        if self._recorded is not None:
+            return self._repeated(self._recorded)
+        try:
+            self._recorded = self._record(self._capture, self._launch)
+        except RuntimeError as error:  # a model that asks the host, or too little memory
+            self._refuse(str(error).strip().split("\n")[0])
+            return self._capture(pixels, ids)
+        captured, launched = self._repeated(self._recorded), self._uncounted()
+        if not _same_bits(captured, launched):
+            self._refuse("the first one came out otherwise than launched")
+            return launched
+        return captured
+
+    def _repeated(self, recorded: Recorded) -> Captured:
+        """The next batch writes over all that the recording knows, and this one's copies take their time: clones."""
+        recorded.repeat()
+        arrays = {path: values.clone() for path, values in recorded.captured.arrays.items()}
+        return Captured(arrays, recorded.captured.sizes.clone())
+
+    def _uncounted(self) -> Captured:
+        """The same batch launched, once more, when its patches are counted already."""
+        statistics, self._capture.statistics = self._capture.statistics, None
+        try:
+            return self._launch()
+        finally:
+            self._capture.statistics = statistics
+
+    def _refuse(self, why: str) -> None:
+        warnings.warn(
+            f"batches cannot be recorded, and launching them takes longer ({why})", VitdexWarning, stacklevel=3
+        )
+        self._refused, self._recorded, self._inputs = True, None, []
 
     def _lay_inputs(self, pixels: Tensor, ids: Sequence[int]) -> None:
         """Where the recording looks for them."""
@@ -80,6 +99,15 @@ class Replay:
     def _launch(self) -> Captured:
         pixels, *picked = self._inputs
         return self._capture.launch(pixels, picked[0] if picked else None)
+
+
+def _same_bits(one: Captured, other: Captured) -> bool:
+    """Whether all arrays are equal, NaN to NaN."""
+
+    def bits(values: Tensor) -> Tensor:
+        return values.contiguous().view(-1).view(torch.uint8)
+
+    return all(torch.equal(bits(values), bits(other.arrays[path])) for path, values in one.arrays.items())
 
 
 def record_on_cuda(capture: Capture, launch: Callable[[], Captured]) -> Recorded:

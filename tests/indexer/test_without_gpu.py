@@ -249,18 +249,52 @@ def test_recorded_batches_leave_the_same(cloned: bool, tmp_path: Path, monkeypat
     assert ([path for path in launched if launched[path] != repeated[path]] == []) is cloned
 
 
-def test_what_cannot_be_recorded_is_launched_and_said(tmp_path: Path) -> None:
+def refused(capture: Capture, launch: Callable[[], Captured]) -> Recorded:
+    raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+
+def wrongly_recorded(capture: Capture, launch: Callable[[], Captured]) -> Recorded:
+    """One that always leaves what it left the first time."""
+    captured = launch()
+    captured.arrays["features"] += 1
+    return Recorded(lambda: None, captured)
+
+
+@pytest.mark.parametrize(
+    ("record", "why"), [(refused, r"not permitted when stream is capturing\)$"), (wrongly_recorded, "otherwise than")]
+)
+def test_what_cannot_be_recorded_is_launched_and_said(
+    record: Callable[[Capture, Callable[[], Captured]], Recorded], why: str, tmp_path: Path
+) -> None:
     plan = make_plan(sample_request(tmp_path / "a", limit=16, batch_size=4, device="cpu", workers=0))
     size = plan.spec.preprocessing["input_size"][1]
     pixels = torch.randint(0, 256, (4, size, size, 3), dtype=torch.uint8)
-
-    def refuse(capture: Capture, launch: Callable[[], Captured]) -> Recorded:
-        raise RuntimeError("operation not permitted when stream is capturing\nand more")
-
     with Capture(plan.anatomy, replace(plan.spec, compiled=False), plan.head, None) as capture:
-        replay = Replay(capture, 4, refuse)
+        replay = Replay(capture, 4, record)
         wanted = [replay(pixels, range(4)).arrays["features"] for _ in range(LAUNCHED)]
-        with pytest.warns(VitdexWarning, match=r"not permitted when stream is capturing\)$"):
+        with pytest.warns(VitdexWarning, match=why):
             found = replay(pixels, range(4))
         assert torch.equal(found.arrays["features"], wanted[0])
         assert torch.equal(replay(pixels, range(4)).arrays["features"], wanted[0])  # and is not tried again
+
+
+def test_a_batch_is_counted_once_when_it_is_recorded(tmp_path: Path) -> None:
+    plan = make_plan(sample_request(tmp_path / "a", limit=16, batch_size=4, device="cpu", workers=0))
+    spec = replace(plan.spec, compiled=False)
+    size = spec.preprocessing["input_size"][1]
+    pixels = torch.randint(0, 256, (4, size, size, 3), dtype=torch.uint8)
+    statistics = fresh_statistics(spec)
+    statistics.lay_bins({layer.name: torch.ones(2, layer.units) for layer in spec.layers})
+
+    def record(capture: Capture, launch: Callable[[], Captured]) -> Recorded:
+        capture.statistics = None  # a recording runs nothing
+        captured = launch()
+        capture.statistics = statistics
+        return Recorded(lambda: captured.arrays.update(launch().arrays), captured)
+
+    with Capture(plan.anatomy, spec, plan.head, statistics) as capture:
+        replay = Replay(capture, 4, record)
+        for _ in range(LAUNCHED + 2):
+            replay(pixels, range(4))
+    counts = statistics.counts[spec.layers[0].name].sum(1)
+    assert (counts == (LAUNCHED + 2) * 4 * spec.counted_patches).all()
