@@ -3,8 +3,8 @@
 python benchmarks/devices.py --device cuda
 
 Values: the largest difference, of the largest value. Places (argmax, token_top): the share that differs; ties may.
-Codes of maps: the largest difference in codes. Batches are small, so that many are in flight one after another. It fails
-where anything differs by more than rounding.
+Codes of maps: the largest difference in codes. Batches are small, so that many are in flight one after another. It
+fails where anything differs by more than rounding.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from vitdex.indexer import build_index
-
 
 ROUNDING = 1e-3  # float16 features differ by 2e-4
 
