@@ -87,10 +87,10 @@ def build(request: Request, listener: Listener) -> Path:
     layout.parts.mkdir(parents=True, exist_ok=True)
     with only_writer(layout):
         check_place(layout, request.overwrite)  # again: another run may have ended since
-        check_alone(Ledger(layout), request.overwrite)
+        ledger = Ledger(layout)
+        check_alone(ledger, request.overwrite)
         if request.overwrite:
             clear(layout)
-        ledger = Ledger(layout)
         ledger.begin(plan.spec)
         statistics, parts = taken_up(plan, ledger)
         done = plan.spec.images - sum(part.images for part in parts)

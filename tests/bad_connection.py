@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import http.client
 import random
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Literal
+
+from web_server import serving
 
 Fate = Literal["lost request", "lost answer", "error", "passed"]
 OF_A_CONNECTION = ("connection", "transfer-encoding", "server", "date")
@@ -72,13 +73,5 @@ def _handler(bad: BadConnection) -> type[BaseHTTPRequestHandler]:
 def badly_connected(server: str) -> Iterator[BadConnection]:
     """A bad connection to http://HOST:PORT, on this machine."""
     bad = BadConnection(server.removeprefix("http://"))
-    with ThreadingHTTPServer(("127.0.0.1", 0), _handler(bad)) as between:
-        between.daemon_threads = True
-        bad.address = f"http://127.0.0.1:{between.server_address[1]}"
-        thread = threading.Thread(target=between.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield bad
-        finally:
-            between.shutdown()
-            thread.join()
+    with serving(_handler(bad)) as bad.address:
+        yield bad

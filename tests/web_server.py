@@ -79,15 +79,21 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
 
 
 @contextmanager
-def on_the_web(folder: Path) -> Iterator[Web]:
-    """A folder served on this machine."""
-    web = Web(folder)
-    with ThreadingHTTPServer(("127.0.0.1", 0), _handler(web)) as server:
-        web.address = f"http://127.0.0.1:{server.server_address[1]}"
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address of a server on this machine."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
-            yield web
+            yield f"http://127.0.0.1:{server.server_address[1]}"
         finally:
             server.shutdown()
             thread.join()
+
+
+@contextmanager
+def on_the_web(folder: Path) -> Iterator[Web]:
+    """A folder served on this machine."""
+    web = Web(folder)
+    with serving(_handler(web)) as web.address:
+        yield web

@@ -108,17 +108,17 @@ class Capture:
     @torch.inference_mode()
     def __call__(self, pixels: Tensor, ids: Sequence[int]) -> Captured:
         """Arrays of a batch from its pixels uint8 [image, y, x, channel]."""
-        picked = self.picked(ids)
-        return self.launch(to_device(pixels, self.device), picked if picked is None else to_device(picked, self.device))
+        return self.launch(*self.inputs(pixels, ids))
 
-    def picked(self, ids: Sequence[int]) -> Tensor | None:
-        """The patches of each image that are counted, on the host: int64 [image, k]; None for all."""
-        if self.spec.counted_patches == self.spec.patches:
-            return None
-        return pick_patches(ids, self.spec.patches, self.spec.counted_patches)
+    def inputs(self, pixels: Tensor, ids: Sequence[int]) -> list[Tensor]:
+        """What `launch` takes, on the device: pixels, and where not all patches count, which: int64 [image, k]."""
+        taken = [pixels]
+        if self.spec.counted_patches < self.spec.patches:
+            taken.append(pick_patches(ids, self.spec.patches, self.spec.counted_patches))
+        return [to_device(one, self.device) for one in taken]
 
     @torch.inference_mode()
-    def launch(self, pixels: Tensor, picked: Tensor | None) -> Captured:
+    def launch(self, pixels: Tensor, picked: Tensor | None = None) -> Captured:
         """The same from what is on the device: nothing here comes from the host, so that it can be repeated."""
         self.kept = kept = _Pass(picked)
         self._root(self._forward(pixels))

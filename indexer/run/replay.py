@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ...schemas.errors import VitdexWarning
 from .capture import Capture, Captured
-from .lanes import to_device
 
 LAUNCHED = 2  # batches before: meanwhile libraries choose their kernels, and ours are compiled
 
@@ -43,7 +42,7 @@ class Replay:
     ) -> None:
         """images: of a batch that is recorded."""
         self._capture, self._images, self._record = capture, images, record
-        self._inputs: list[Tensor] = []  # what the recording reads: pixels, and the patches that are counted, if picked
+        self._inputs: list[Tensor] = []  # what the recording reads
         self._recorded: Recorded | None = None
         self._calls = 0  # with so many images
         self._refused = False
@@ -89,16 +88,14 @@ class Replay:
 
     def _lay_inputs(self, pixels: Tensor, ids: Sequence[int]) -> None:
         """Where the recording looks for them."""
-        picked = self._capture.picked(ids)
-        there = [to_device(one, self._capture.device) for one in (pixels, picked) if one is not None]
+        there = self._capture.inputs(pixels, ids)
         if not self._inputs:
             self._inputs = [one.clone() for one in there]
         for place, one in zip(self._inputs, there, strict=True):
             place.copy_(one)
 
     def _launch(self) -> Captured:
-        pixels, *picked = self._inputs
-        return self._capture.launch(pixels, picked[0] if picked else None)
+        return self._capture.launch(*self._inputs)
 
 
 def _same_bits(one: Captured, other: Captured) -> bool:
