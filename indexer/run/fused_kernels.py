@@ -153,3 +153,34 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tensor)
 
 @layer_norm.register_fake
 def _(*_: object) -> None: ...
+
+
+@triton.jit
+def _crc32c(chunks, step, ends, start, words, LANES: tl.constexpr):
+    """One chunk: a lane takes every LANES-th word. All end at its end; zeros before its beginning change nothing."""
+    chunk, lane = tl.program_id(0).to(tl.int64) * (words + 1), tl.arange(0, LANES)
+    state = tl.zeros([LANES], tl.uint32)
+    rounds = tl.cdiv(words, LANES)
+    for i in range(rounds):
+        at = i * LANES + lane - (rounds * LANES - words)
+        word = tl.load(chunks + chunk + at, at >= 0, 0).to(tl.uint32, bitcast=True)
+        led = word
+        for b in tl.static_range(4):
+            led ^= tl.load(step + 256 * b + ((state >> (8 * b)) & 255)).to(tl.uint32, bitcast=True)
+        state = led
+    crc = tl.zeros([LANES], tl.uint32)
+    for bit in tl.static_range(32):
+        end = tl.load(ends + bit * LANES + lane).to(tl.uint32, bitcast=True)
+        crc ^= tl.where((state >> bit) & 1 != 0, end, 0)
+    tl.store(chunks + chunk + words, tl.xor_sum(crc, 0).to(tl.int32, bitcast=True) ^ start)
+
+
+@torch.library.custom_op("vitdex::sum_words", mutates_args=("chunks",))
+def sum_words(chunks: Tensor, step: Tensor, ends: Tensor, start: int) -> None:
+    """Fill in the last word of chunks int32 [chunk, word + 1]: the crc32c of those before (chunk_sums.py)."""
+    count, words = chunks.shape[0], chunks.shape[1] - 1
+    _crc32c[(count,)](chunks, step, ends, start, words, LANES=ends.shape[1], num_warps=8)
+
+
+@sum_words.register_fake
+def _(*_: object) -> None: ...

@@ -18,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...schemas.run_spec import RunSpec
+from .chunk_sums import sums_on
 from .part_writer import Mark, PartBuffer, Run, runs_of
 
 Tensors = dict[str, Tensor]
@@ -107,8 +109,9 @@ class CopyLane:
 
     in_flight = 1
 
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
+    def __init__(self, stream: Stream, sum_chunks: Callable[[Tensor], bool] | None = None) -> None:
+        """sum_chunks: fills in the checksums of chunks [chunk, bytes + 4], on the device, if it can (chunk_sums.py)."""
+        self._stream, self._sum_chunks = stream, sum_chunks
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="copies", initializer=stream.enter)
 
     def bring(self, values: Tensors) -> Future[Tensors]:
@@ -116,10 +119,11 @@ class CopyLane:
 
     def fetch(self, arrays: Tensors, buffer: PartBuffer, rows: NDArray[np.int64], sizes: Tensor) -> Fetched:
         laid_out = {path: buffer.as_stored(path, values) for path, values in arrays.items()}
+        summed = {path for path, values in laid_out.items() if buffer.with_room(path, values) and self._sums(values)}
         buffer.wait()  # here, for soon the part that is filled now is held as well
         computed = self._stream.computed()
         on_host = self._thread.submit(lambda: self._to_host(computed, {"": sizes})[""])
-        copied = self._thread.submit(self._copy, laid_out, buffer, runs_of(rows))
+        copied = self._thread.submit(self._copy, laid_out, summed, buffer, runs_of(rows))
         return Fetched(laid_out | {"": sizes}, on_host, copied)
 
     def close(self) -> None:
@@ -131,11 +135,14 @@ class CopyLane:
         self._stream.copy((on_host[name], tensor) for name, tensor in values.items()).synchronize()
         return on_host
 
-    def _copy(self, laid_out: Tensors, buffer: PartBuffer, runs: list[Run]) -> Mark:
+    def _sums(self, chunks: Tensor) -> bool:
+        return self._sum_chunks is not None and self._sum_chunks(chunks)
+
+    def _copy(self, laid_out: Tensors, summed: set[str], buffer: PartBuffer, runs: list[Run]) -> Mark:
         copied: Mark = Reached()
         for path, values in laid_out.items():
             copied = self._stream.copy(buffer.places(path, runs, values))
-            buffer.arriving(path, copied)
+            buffer.arriving(path, copied, path in summed)
         return copied
 
 
@@ -163,9 +170,12 @@ class CudaStream:
         return event
 
 
-def lane_for(device: torch.device) -> Lane:
-    """How batches leave a device."""
-    return CopyLane(CudaStream(device)) if device.type == "cuda" else HostLane()
+def lane_for(spec: RunSpec) -> Lane:
+    """How batches leave a run's device."""
+    device = torch.device(spec.device)
+    if device.type != "cuda":
+        return HostLane()
+    return CopyLane(CudaStream(device), sums_on(device) if spec.compiled and spec.maps == "uint8" else None)
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:

@@ -77,7 +77,7 @@ def run_parts(
     device = torch.device(spec.device)
     ahead, parts = tee(chain([first], parts))
     batches = feed(plan.source, spec.preprocessing, ahead, spec.batch_size, plan.decoders)
-    lane = lane_for(device)
+    lane = lane_for(spec)
     writer = PartWriter([a for a in arrays(spec).values() if a.by_part], recorder.write, 1 + lane.in_flight)
     stated = time.monotonic()
     with page_locked(writer.memory, device), closing(lane):

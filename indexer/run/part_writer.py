@@ -50,6 +50,7 @@ class PartBuffer:
         self.specs = {a.path: a for a in specs}
         self._free = {a.path: threading.Event() for a in specs}
         self._arriving: dict[str, Mark] = {}
+        self._summed: set[str] = set()  # whose chunks come with their checksums
         self._pool: ThreadPoolExecutor | None = None  # for all parts: threads are slow to begin on some systems
         self.release()
         self._raw = {a.path: page_aligned(a.file_bytes) for a in specs}
@@ -82,15 +83,22 @@ class PartBuffer:
             view.swapaxes(0, 1)[_as_slice(rows)] = values
 
     def as_stored(self, path: str, values: Tensor) -> Tensor:
-        """A batch's values on their device, in the type and order of the file: [image, ...], or [chunk, image, ...]."""
+        """A batch's values on their device, in the type and order of the file: [image, ...], or [chunk, image, ...].
+
+        A whole part of chunked bytes comes as uint8 [chunk, bytes and room for the checksum]: one copy moves it.
+        """
         view, spec = self._views[path], self.specs[path]
         if self._by_chunk(spec):
             values = values.reshape(len(values), view.shape[0], *view.shape[2:]).transpose(0, 1)
-        if self._fills(spec, values):  # with room for the checksums: then one copy moves all chunks
+        if self._fills(spec, values):
             room = values.new_empty((view.shape[0], spec.chunk_bytes), dtype=torch.uint8)
             room[:, :-CHECKSUM_BYTES].view(self._tensors[path].dtype).view(values.shape).copy_(values)
             return room
         return values.to(self._tensors[path].dtype).contiguous()
+
+    def with_room(self, path: str, stored: Tensor) -> bool:
+        """Whether `as_stored` values have room for the checksums of their chunks."""
+        return stored.ndim == 2 and self._by_chunk(self.specs[path])
 
     @staticmethod
     def _by_chunk(spec: ArraySpec) -> bool:
@@ -104,7 +112,7 @@ class PartBuffer:
     def places(self, path: str, runs: list[Run], values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Where pieces of `as_stored` values go: (in the part, on the device). `wait` first."""
         view, spec = self._tensors[path], self.specs[path]
-        if values.ndim == 2 and self._by_chunk(spec):
+        if self.with_room(path, values):
             yield torch.from_numpy(self._raw[path])[: values.numel()], values.view(-1)
             return
         for first, last, row in runs:
@@ -116,9 +124,11 @@ class PartBuffer:
             else:  # every image is a chunk of its own
                 yield from zip(view[to, 0].unbind(), values[first:last].unbind(), strict=True)
 
-    def arriving(self, path: str, mark: Mark) -> None:
-        """An array is whole only when the device has reached a mark."""
+    def arriving(self, path: str, mark: Mark, summed: bool = False) -> None:
+        """An array is whole only when the device has reached a mark; summed: with its chunks' checksums."""
         self._arriving[path] = mark
+        if summed:
+            self._summed.add(path)
 
     @property
     def memory(self) -> list[NDArray[np.uint8]]:
@@ -164,7 +174,9 @@ class PartBuffer:
     def _sealed(self, spec: ArraySpec) -> memoryview:
         if spec.path in self._arriving:
             self._arriving.pop(spec.path).synchronize()
-        return seal(self._raw[spec.path], spec)
+        summed = spec.path in self._summed
+        self._summed.discard(spec.path)
+        return seal(self._raw[spec.path], spec, summed)
 
 
 def _as_slice(rows: NDArray[np.int64]) -> NDArray[np.int64] | slice:

@@ -19,10 +19,13 @@ def chunk_values(raw: NDArray[np.uint8], spec: ArraySpec) -> NDArray[Any]:
     return np.ndarray((spec.chunks_per_file, *spec.chunks), dtype, raw.data, strides=(spec.chunk_bytes, *inner))
 
 
-def seal(raw: NDArray[np.uint8], spec: ArraySpec) -> memoryview:
-    """Fill in every chunk's crc32c and, for a shard, the index of offsets and lengths with its own crc32c."""
+def seal(raw: NDArray[np.uint8], spec: ArraySpec, summed: bool = False) -> memoryview:
+    """Fill in every chunk's crc32c and, for a shard, the index of offsets and lengths with its own crc32c.
+
+    summed: the chunks have theirs.
+    """
     size, count = spec.chunk_bytes, spec.chunks_per_file
-    for start in range(0, count * size, size):
+    for start in range(0, 0 if summed else count * size, size):
         _sum(raw.data, start, start + size - 4)
     if spec.shards:
         index = np.empty((count, 2), "<u8")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import crc32c
 import pytest
 import torch
+from vitdex.indexer.run import chunk_sums
+from vitdex.indexer.run.chunk_sums import LANES, sum_chunks, sums_on
 from vitdex.indexer.run.reduce import reduce_fused, reduce_plain
 from vitdex.indexer.statistics.bins import HALF, NEAR_BINS, where_bins_lie
 from vitdex.indexer.statistics.threshold_counts import Statistics
+from vitdex.schemas.errors import VitdexWarning
 from vitdex.schemas.run_spec import LayerSpec, Maps
 
 pytest.importorskip("triton")  # not on every system
@@ -88,3 +92,28 @@ def test_the_rounded_norm_is_the_norm(kind: torch.dtype, width: int) -> None:
     if kind == torch.float16 or DEVICE == "cuda":  # the interpreter cuts bfloat16 off instead of rounding it
         assert (out == right.to(kind)).double().mean() > 0.99
         assert (out[0, 0] == bias.to(kind)).all()
+
+
+@pytest.mark.parametrize("words", [1, 10, LANES, LANES + 1, 3 * LANES - 1])
+def test_checksums_of_chunks_are_those_of_the_host(words: int) -> None:
+    draw = torch.Generator().manual_seed(words)
+    chunks = torch.randint(0, 256, (3, 4 * words + 4), dtype=torch.uint8, generator=draw)
+    chunks[1] = 0
+    before, chunks = chunks.clone(), chunks.to(DEVICE)
+    assert sum_chunks(chunks)
+    assert torch.equal(chunks[:, :-4].cpu(), before[:, :-4])
+    for row in chunks.cpu().numpy():
+        assert crc32c.crc32c(bytes(row[:-4])).to_bytes(4, "little") == bytes(row[-4:])
+
+
+def test_bytes_that_are_no_whole_words_are_left_to_the_host() -> None:
+    chunks = torch.zeros(2, 11, dtype=torch.uint8, device=DEVICE)
+    assert not sum_chunks(chunks)
+    assert not chunks.any()
+
+
+def test_a_device_that_sums_wrongly_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sums_on(torch.device(DEVICE)) is sum_chunks
+    monkeypatch.setattr(chunk_sums, "sum_chunks", lambda chunks: True)
+    with pytest.warns(VitdexWarning, match="made on the host, .* come out wrong"):
+        assert sums_on(torch.device(DEVICE)) is None

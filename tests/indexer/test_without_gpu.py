@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from vitdex.indexer.plan import Plan, make_plan, sample_request
 from vitdex.indexer.run import capture as captures
 from vitdex.indexer.run import lanes, part_runner
 from vitdex.indexer.run.capture import Capture, Captured
+from vitdex.indexer.run.chunk_sums import sum_chunks
 from vitdex.indexer.run.part_runner import Filled, Recorder, fresh_statistics, run_parts
 from vitdex.indexer.run.part_writer import PartBuffer
 from vitdex.indexer.run.prepared import forward_of, prepared
 from vitdex.indexer.run.replay import LAUNCHED, Recorded, Replay
 from vitdex.indexer.statistics.exemplar_maps import RunningMaps
+from vitdex.schemas import array_specs
 from vitdex.schemas.array_specs import arrays
 from vitdex.schemas.errors import VitdexWarning
 from vitdex.schemas.run_spec import Maps, Part, Precision
@@ -203,7 +206,9 @@ def files_of(plan: Plan, counting: bool = True) -> dict[str, bytes]:
 
 
 @pytest.fixture(params=[(5, 3), (4, 4), (3, 2)], ids=["batches", "one batch a part", "small"])
-def plan(request: pytest.FixtureRequest, tmp_path: Path) -> Plan:
+def plan(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
+    """Maps in several chunks a file, as larger models have them."""
+    monkeypatch.setattr(array_specs, "units_per_chunk", partial(array_specs.units_per_chunk, most=100_000))
     part, batch = request.param
     plan = make_plan(
         sample_request(tmp_path / "a", part_images=part, limit=10, batch_size=batch, device="cpu", workers=0)
@@ -213,16 +218,35 @@ def plan(request: pytest.FixtureRequest, tmp_path: Path) -> Plan:
 
 def test_a_late_stream_changes_nothing(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     at_once = files_of(plan)
-    monkeypatch.setattr(part_runner, "lane_for", lambda device: lanes.CopyLane(LateStream()))
+    monkeypatch.setattr(part_runner, "lane_for", lambda spec: lanes.CopyLane(LateStream()))
     late = files_of(plan)
     assert len(at_once) > 100
     assert [path for path in at_once if at_once[path] != late[path]] == []
 
 
+def test_chunks_come_with_their_checksums(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a batch is a whole part; the host sums what remains. The files are the same, and a wrong sum is seen."""
+    at_once, calls = files_of(plan), []
+
+    def sums(chunks: Tensor) -> bool:
+        calls.append(sum_chunks(chunks))
+        chunks[0, -1] += wrong
+        return calls[-1]
+
+    monkeypatch.setattr(part_runner, "lane_for", lambda spec: lanes.CopyLane(LateStream(), sums))
+    for wrong in (0, 1):
+        calls.clear()
+        late = files_of(plan)
+        whole = plan.spec.batch_size == plan.spec.part_images
+        assert calls == [True] * (len(plan.spec.layers) * (plan.spec.images // plan.spec.part_images) if whole else 0)
+        different = {path for path in at_once if at_once[path] != late[path]}
+        assert len(different) == wrong * len(calls)
+
+
 def test_a_part_that_is_read_too_early_is_found(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     at_once = files_of(plan)
-    monkeypatch.setattr(part_runner, "lane_for", lambda device: lanes.CopyLane(LateStream()))
-    monkeypatch.setattr(PartBuffer, "arriving", lambda buffer, path, mark: None)
+    monkeypatch.setattr(part_runner, "lane_for", lambda spec: lanes.CopyLane(LateStream()))
+    monkeypatch.setattr(PartBuffer, "arriving", lambda buffer, path, mark, summed: None)
     late = files_of(plan)
     assert [path for path in at_once if at_once[path] != late[path]]
 
@@ -240,7 +264,7 @@ def test_recorded_batches_leave_the_same(cloned: bool, tmp_path: Path, monkeypat
         made.append(recorded(capture, launch))
         return made[-1]
 
-    monkeypatch.setattr(part_runner, "lane_for", lambda device: lanes.CopyLane(LateStream()))
+    monkeypatch.setattr(part_runner, "lane_for", lambda spec: lanes.CopyLane(LateStream()))
     monkeypatch.setattr(part_runner, "repeating", lambda capture: Replay(capture, 4, record))
     if not cloned:
         monkeypatch.setattr(Tensor, "clone", lambda values: values)
