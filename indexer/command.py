@@ -78,7 +78,8 @@ class Bar:
         for note in run.notes:
             _tell(f"Note: {note}")
         size, memory = bytes_text(run.index_bytes), bytes_text(run.memory_bytes)
-        _tell(f"index {size} (maps: {spec.maps}), memory about {memory}")
+        of_device = f", of the GPU's about {bytes_text(run.device_bytes)}" if run.device_bytes else ""
+        _tell(f"index {size} (maps: {spec.maps}), memory about {memory}{of_device}")
         for warning in run.warnings:
             _tell(f"Warning: {warning}", err=True)
         if done:

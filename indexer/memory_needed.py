@@ -2,22 +2,27 @@
 
 Two stages hold the most: images through the model, and the tables. Each is the libraries and the model, as this process
 holds them by now, and what the stage adds, most of which the sizes of its arrays say. The numbers here were fitted to
-runs on CPUs; benchmarks/memory.py compares the sum with what the system counts (benchmarks/NOTES.md).
+runs on CPUs; benchmarks/memory.py compares the sum with what the system counts (benchmarks/NOTES.md). What a CUDA
+device holds is told beside it; tests compare a batch's share with a trace of its tensors.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 import psutil
+import torch
 
-from ..schemas.array_specs import part_bytes
+from ..data.models.device import DTYPES
+from ..schemas.array_specs import part_bytes, part_bytes_of_one_image
 from ..schemas.database import TABLES_MEMORY
 from ..schemas.run_spec import EXEMPLARS, RunSpec
 from ..schemas.sizes import bytes_text
 from .memory import BATCHES_HELD
 from .place import tables_bytes
 from .statistics.bins import BINS
+from .statistics.threshold_counts import tail_length
 
 FLOAT = 4  # bytes
 VALUES_HELD = 7  # layers' values [image, token, neuron] that a forward pass holds at once, with what malloc keeps
@@ -25,6 +30,8 @@ SUMMARIES = 7  # numbers of every neuron and image of a batch, beside its map
 BY_CLASS = 8  # numbers of every neuron and class that are held while the tables of classes are made
 KERNELS = 100_000_000  # compiled functions and libraries that a run loads
 TABLES = 200_000_000  # what the tables load: DuckDB, pandas, pages of mapped files
+STREAMS_HELD = 4  # of the residual stream, in float32, that a forward pass on CUDA holds beside a layer's values
+CUDA = 500_000_000  # what the device holds for the process: kernels, libraries and their scratch
 DECODER = 80_000_000  # what a process that decodes holds for itself, beside its batches
 
 
@@ -58,10 +65,66 @@ def _run(spec: RunSpec, decoders: int) -> int:
     neurons = batch * spec.neurons * SUMMARIES * FLOAT
     code = {"uint8": 1, "exemplars": 1, "float16": 2, "none": 0}[spec.maps]
     codes = code * batch * spec.neurons * spec.patches
-    running = spec.neurons * min(EXEMPLARS, spec.images) * spec.patches if spec.maps == "exemplars" else 0
+    running = _running_maps(spec)
     decoding = decoders * (DECODER + BATCHES_HELD * pixels)
     parts = part_bytes(spec) * (2 if spec.device.startswith("cuda") else 1)  # one is written, one is filled (lanes.py)
     return KERNELS + parts + values + neurons + codes + running + (1 + FLOAT) * pixels + decoding
+
+
+def _running_maps(spec: RunSpec) -> int:
+    """Maps of the top exemplars so far: on the device."""
+    return spec.neurons * min(EXEMPLARS, spec.images) * spec.patches if spec.maps == "exemplars" else 0
+
+
+def device_bytes(spec: RunSpec, weights: int) -> int:
+    """Bytes of a CUDA device's memory at the peak of a run; 0 on other devices.
+
+    A batch is held as it is recorded (replay.py) and once more as it is launched; its arrays, while they are copied to
+    the host, three times: of two batches, and as they are laid out for the file.
+
+    Args:
+        weights: bytes of the model's parameters.
+    """
+    if not spec.device.startswith("cuda"):
+        return 0
+    rounded = 0 if spec.precision == "float32" else weights // 2
+    return (
+        CUDA + weights + rounded + counts_bytes(spec) + _running_maps(spec) + 2 * batch_bytes(spec) + 3 * _arrays(spec)
+    )
+
+
+def counts_bytes(spec: RunSpec) -> int:
+    """What is counted of all neurons, and the largest values of a small set."""
+    return spec.neurons * (BINS + tail_length(spec.images, spec.patches)) * FLOAT
+
+
+def batch_bytes(spec: RunSpec) -> int:
+    """Bytes that one batch holds on a CUDA device at its peak: a layer's values before and after the nonlinearity, the
+    stream, pixels as bytes and in float32, and what all layers leave."""
+    images, widest = min(spec.batch_size, spec.part_images), max(layer.units for layer in spec.layers)
+    values = 2 * DTYPES[spec.precision].itemsize * images * spec.tokens * widest
+    stream = STREAMS_HELD * FLOAT * images * spec.tokens * spec.features
+    pixels = (1 + FLOAT) * images * prod(spec.preprocessing["input_size"])
+    tail = 2 * FLOAT * images * spec.patches * widest if tail_length(spec.images, spec.patches) else 0
+    return values + stream + pixels + tail + _arrays(spec)
+
+
+def _arrays(spec: RunSpec) -> int:
+    """What a batch leaves; with maps of exemplars also the maps of its images."""
+    images = min(spec.batch_size, spec.part_images)
+    maps = spec.neurons * spec.patches if spec.maps == "exemplars" else 0
+    return images * (part_bytes_of_one_image(replace(spec, inputs=False)) + maps)
+
+
+def lacking_on_device(needed: int, device: str) -> str:
+    """A line where a CUDA device has less free memory than a run needs; else ''."""
+    if not needed:
+        return ""
+    free = torch.cuda.mem_get_info(device)[0]
+    if needed <= free:
+        return ""
+    fact = f"about {bytes_text(needed)} of {device}'s memory are needed and {bytes_text(free)} are free"
+    return f"{fact}: the run may end for lack of it. A smaller --batch-size needs less."
 
 
 def _tables(spec: RunSpec, classes: int) -> int:

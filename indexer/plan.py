@@ -29,7 +29,7 @@ from ..schemas.run_bounds import beyond_bounds
 from ..schemas.run_spec import LayerSpec, Linear, Maps, Precision, RunSpec
 from ..schemas.sizes import bytes_text
 from .memory import fitting_decoders
-from .memory_needed import lacking, needed_bytes
+from .memory_needed import device_bytes, lacking, lacking_on_device, needed_bytes
 from .place import tables_bytes
 from .run.prepared import forward_of, prepared_bytes
 from .run.read_ahead import held_bytes
@@ -105,6 +105,7 @@ class Announced:
     warnings: tuple[str, ...]  # what is likely to be a mistake
     index_bytes: int
     memory_bytes: int
+    device_bytes: int  # of a CUDA device's memory; 0 on others
 
 
 @dataclass(frozen=True)
@@ -139,12 +140,17 @@ class Plan:
             ahead = held_bytes(self.source, self.spec.images, self.spec.batch_size, self.decoders)
         return needed_bytes(self.spec, self.named_classes, self.decoders) + weights + ahead
 
+    @property
+    def device_bytes(self) -> int:
+        """Of a CUDA device's memory at the peak of a run; 0 on others."""
+        return device_bytes(self.spec, sum(p.nbytes for p in self.anatomy.model.parameters()))
+
     def announced(self) -> Announced:
-        """What is told of it; a machine with too little memory among the warnings."""
-        memory = self.memory_bytes
-        short = lacking(memory)
-        warnings = (*self.warnings, short) if short else self.warnings
-        return Announced(self.spec, self.labelled, self.notes, warnings, self.index_bytes, memory)
+        """What is told of it; a machine or a device with too little memory among the warnings."""
+        memory, of_device = self.memory_bytes, self.device_bytes
+        short = [line for line in (lacking(memory), lacking_on_device(of_device, self.spec.device)) if line]
+        warnings = (*self.warnings, *short)
+        return Announced(self.spec, self.labelled, self.notes, warnings, self.index_bytes, memory, of_device)
 
 
 def sample_request(out: Path, part_images: int | None = None, **settings: Unpack[Settings]) -> Request:

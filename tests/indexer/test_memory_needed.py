@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from vitdex.indexer.memory_needed import lacking, needed_bytes
+from vitdex.indexer.memory_needed import batch_bytes, device_bytes, lacking, lacking_on_device, needed_bytes
 from vitdex.indexer.plan import Plan, make_plan, sample_request
 from vitdex.schemas.array_specs import part_bytes
 
@@ -85,6 +85,27 @@ def test_too_little_memory_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2 * 10**9))
     assert lacking(2 * 10**9) == ""  # what this process holds needs no more
     assert lacking(50 * 10**9).startswith("about 50 GB of memory are needed and ")
+
+
+def test_too_little_memory_of_a_device_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert lacking_on_device(0, "cpu") == ""
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (6 * 10**9, 80 * 10**9))
+    assert lacking_on_device(6 * 10**9, "cuda:1") == ""
+    line = lacking_on_device(7 * 10**9, "cuda:1")
+    assert line.startswith("about 7 GB of cuda:1's memory are needed and 6 GB are free: ")
+    assert "--batch-size" in line
+
+
+def test_a_gpus_memory_is_told_where_there_is_one(plan: Plan) -> None:
+    assert plan.announced().device_bytes == 0
+    weights = 10**9
+    of_gpu = replace(plan.spec, device="cuda", maps="none")
+    float32, bfloat16 = (device_bytes(replace(of_gpu, precision=p), weights) for p in ("float32", "bfloat16"))
+    rounded = batch_bytes(of_gpu) - batch_bytes(replace(of_gpu, precision="bfloat16"))
+    assert bfloat16 - float32 == weights // 2 - 2 * rounded
+    assert device_bytes(replace(of_gpu, maps="exemplars"), weights) > device_bytes(
+        replace(of_gpu, maps="uint8"), weights
+    )
 
 
 def test_the_reference_case_on_paper(plan: Plan) -> None:

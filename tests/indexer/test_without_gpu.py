@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from vitdex.indexer.memory_needed import batch_bytes
 from vitdex.indexer.plan import Plan, make_plan, sample_request
 from vitdex.indexer.run import capture as captures
 from vitdex.indexer.run import lanes, part_runner
@@ -48,6 +51,30 @@ class Crossings(TorchDispatchMode):
         return out
 
 
+class Held(TorchDispatchMode):
+    """The most bytes that tensors on the device held at once, beside those that were there before."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.sizes: dict[int, int] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.see((args, kwargs), new=False)
+        out = func(*args, **(kwargs or {}))
+        self.see(out, new=True)
+        self.peak = max(self.peak, sum(self.sizes.values()))
+        return out
+
+    def see(self, values: Any, new: bool) -> None:
+        for value in tree_leaves(values):
+            if isinstance(value, Tensor) and value.device.type == "cuda":
+                storage = value.untyped_storage()
+                if storage._cdata not in self.sizes:
+                    self.sizes[storage._cdata] = new * storage.nbytes()
+                    weakref.finalize(storage, self.sizes.pop, storage._cdata)
+
+
 def on_fake_cuda(module: nn.Module, mode: FakeTensorMode) -> None:
     for part in module.modules():
         for name, value in list(part._parameters.items()):
@@ -57,12 +84,14 @@ def on_fake_cuda(module: nn.Module, mode: FakeTensorMode) -> None:
 
 def traced(
     tmp_path: Path,
+    watch: TorchDispatchMode,
     precision: Precision = "float32",
     maps: Maps = "uint8",
     fault: Callable[[Capture], None] | None = None,
-) -> tuple[Plan, Captured, list[str]]:
-    """Two batches through the capture of a CUDA run: what the second leaves, and what went to the host meanwhile."""
-    plan = make_plan(sample_request(tmp_path / "a", limit=8, device="cpu", maps=maps, precision=precision))
+) -> tuple[Plan, Captured]:
+    """Two batches through the capture of a CUDA run; what the second leaves."""
+    request = sample_request(tmp_path / "a", limit=8, batch_size=4, device="cpu", maps=maps, precision=precision)
+    plan = make_plan(request)
     forward = forward_of("cuda", precision, kernels=True)[0]
     plan = replace(plan, spec=replace(plan.spec, device="cuda", compiled=True, counted_patches=4, forward=forward))
     size = plan.spec.preprocessing["input_size"][1]
@@ -73,10 +102,11 @@ def traced(
         capture = Capture(plan.anatomy, plan.spec, plan.head, statistics)
         if fault:
             fault(capture)
-        with prepared(plan.anatomy.model, plan.spec), capture, Crossings() as crossings:
-            for first in (0, 4):
-                captured = capture(torch.zeros(4, size, size, 3, dtype=torch.uint8), range(first, first + 4))
-    return plan, captured, crossings.found
+        with prepared(plan.anatomy.model, plan.spec), capture, watch:
+            pixels = torch.zeros(4, size, size, 3, dtype=torch.uint8)
+            capture(pixels, range(4))
+            captured = capture(pixels, range(4, 8))
+    return plan, captured
 
 
 @pytest.fixture(autouse=True)
@@ -90,8 +120,9 @@ def _no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("maps", ["uint8", "float16", "none"])
 def test_a_batch_stays_on_the_device(tmp_path: Path, precision: Precision, maps: Maps) -> None:
-    plan, captured, crossings = traced(tmp_path, precision, maps)
-    assert not crossings
+    crossings = Crossings()
+    plan, captured = traced(tmp_path, crossings, precision, maps)
+    assert not crossings.found
     assert captured.sizes.device.type == "cuda"
     stored = {a.path: a for a in arrays(plan.spec).values() if a.by_part}
     assert set(stored) - set(captured.arrays) == {"valid", "inputs"}
@@ -100,6 +131,14 @@ def test_a_batch_stays_on_the_device(tmp_path: Path, precision: Precision, maps:
         assert values.shape == (4, *stored[path].shape[1:]), path
         kind = "f" if stored[path].dtype.startswith("float") else "u"
         assert np.dtype(stored[path].dtype).kind == kind == ("f" if values.is_floating_point() else "u"), path
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("maps", ["uint8", "exemplars", "none"])
+def test_what_a_batch_holds_is_told(tmp_path: Path, precision: Precision, maps: Maps) -> None:
+    held = Held()
+    plan, _ = traced(tmp_path, held, precision, maps)
+    assert batch_bytes(plan.spec) == pytest.approx(held.peak, rel=0.1)
 
 
 def test_maps_of_exemplars_stay_on_the_device() -> None:
@@ -116,7 +155,7 @@ def test_a_tensor_left_on_the_host_is_found(tmp_path: Path) -> None:
         capture.mean = torch.zeros(3, 1, 1)
 
     with pytest.raises(RuntimeError, match="device"):
-        traced(tmp_path, fault=fault)
+        traced(tmp_path, Crossings(), fault=fault)
 
 
 def test_a_hidden_wait_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,13 +166,15 @@ def test_a_hidden_wait_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(Capture, "_sizes", asks)
     with pytest.raises(DataDependentOutputException):
-        traced(tmp_path)
+        traced(tmp_path, Crossings())
 
 
 def test_a_copy_to_the_host_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = Capture._sizes
     monkeypatch.setattr(Capture, "_sizes", lambda capture: sizes(capture).cpu())
-    assert traced(tmp_path)[2]
+    crossings = Crossings()
+    traced(tmp_path, crossings)
+    assert crossings.found
 
 
 @dataclass
@@ -244,10 +285,10 @@ def test_chunks_come_with_their_checksums(plan: Plan, monkeypatch: pytest.Monkey
 
 
 def test_a_part_that_is_read_too_early_is_found(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    at_once = files_of(plan)
+    at_once = files_of(plan, counting=False)  # what is counted is brought after the part, and the copies with it
     monkeypatch.setattr(part_runner, "lane_for", lambda spec: lanes.CopyLane(LateStream()))
     monkeypatch.setattr(PartBuffer, "arriving", lambda buffer, path, mark, summed: None)
-    late = files_of(plan)
+    late = files_of(plan, counting=False)
     assert [path for path in at_once if at_once[path] != late[path]]
 
 
