@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 
 from ...schemas.errors import ModelError
@@ -29,3 +31,8 @@ def choose_device(asked: str | None) -> str:
     if device.startswith("cuda"):
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32
     return device
+
+
+def current(device: str) -> AbstractContextManager[object]:
+    """Within the `with` a CUDA device is this thread's current one: Triton launches its kernels on no other."""
+    return torch.cuda.device(device) if device.startswith("cuda") else nullcontext()

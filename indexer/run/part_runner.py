@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...data.models.device import current
 from ...schemas.array_specs import arrays, part_bytes
 from ...schemas.facts import ImageFacts
 from ...schemas.run_spec import EXEMPLARS, Part, RunSpec
@@ -74,32 +75,30 @@ def run_parts(
         return
     keep_freed_memory()
     spec, running = plan.spec, _running_maps(plan.spec)
-    device = torch.device(spec.device)
     ahead, parts = tee(chain([first], parts))
     batches = feed(plan.source, spec.preprocessing, ahead, spec.batch_size, plan.decoders)
-    lane = lane_for(spec)
-    writer = PartWriter([a for a in arrays(spec).values() if a.by_part], recorder.write, 1 + lane.in_flight)
     stated = time.monotonic()
-    with page_locked(writer.memory, device), closing(lane):
-        try:
-            with prepared(plan.anatomy.model, spec), Capture(plan.anatomy, spec, plan.head, statistics) as capture:
-                flights = Flights(capture, lane, running)
-                if statistics is not None and not statistics.bins:
-                    statistics.lay_bins(recorder.settle_bins(calibrate(capture, plan.source, spec)))
-                for part, after in pairwise(chain(parts, [None])):
-                    assert part is not None
-                    started = time.monotonic()
-                    images = _one_part(flights, batches, part, writer.buffer, advance)
-                    sums = state = None
-                    if statistics is not None:  # they have counted this part and none after it
-                        sums = lane.bring(statistics.take_sums())
-                        if after is None or time.monotonic() - stated >= STATE_SECONDS:
-                            state, stated = pack_state(statistics), time.monotonic()
-                    candidates = {name: maps.of_images(part.start, part.stop) for name, maps in running.items()}
-                    seconds = round(time.monotonic() - started, 3)
-                    writer.submit(part, Filled(images, seconds, sums, state, candidates), flights.landing())
-        finally:
-            writer.close()
+    with current(spec.device):
+        lane = lane_for(spec)
+        writer = PartWriter([a for a in arrays(spec).values() if a.by_part], recorder.write, 1 + lane.in_flight)
+        capture = Capture(plan.anatomy, spec, plan.head, statistics)
+        memory = page_locked(writer.memory, torch.device(spec.device))
+        with memory, closing(lane), closing(writer), prepared(plan.anatomy.model, spec), capture:
+            flights = Flights(capture, lane, running)
+            if statistics is not None and not statistics.bins:
+                statistics.lay_bins(recorder.settle_bins(calibrate(capture, plan.source, spec)))
+            for part, after in pairwise(chain(parts, [None])):
+                assert part is not None
+                started = time.monotonic()
+                images = _one_part(flights, batches, part, writer.buffer, advance)
+                sums = state = None
+                if statistics is not None:  # they have counted this part and none after it
+                    sums = lane.bring(statistics.take_sums())
+                    if after is None or time.monotonic() - stated >= STATE_SECONDS:
+                        state, stated = pack_state(statistics), time.monotonic()
+                candidates = {name: maps.of_images(part.start, part.stop) for name, maps in running.items()}
+                seconds = round(time.monotonic() - started, 3)
+                writer.submit(part, Filled(images, seconds, sums, state, candidates), flights.landing())
 
 
 def _one_part(

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...data.models.device import current
 from ...schemas.run_spec import TOKEN_TOP, Maps
 from ...schemas.storage.map_codes import CODES
 from ..memory import as_stored, large_zeros
@@ -121,8 +122,9 @@ def without_kernels(device: str) -> str | None:
     try:
         from ..statistics import fused_counts  # noqa: F401
 
-        few = torch.zeros(1, 2, TOKEN_TOP, device=device)
-        reduce_fused(few, few, 1, "uint8")["map"].cpu()
+        with current(device):
+            few = torch.zeros(1, 2, TOKEN_TOP, device=device)
+            reduce_fused(few, few, 1, "uint8")["map"].cpu()
     except Exception as error:  # no Triton, no compiler for its launchers, a device that it does not know, ...
         return str(error).strip().split("\n")[0] or type(error).__name__
     return None

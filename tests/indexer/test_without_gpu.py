@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from vitdex.indexer.memory_needed import batch_bytes
 from vitdex.indexer.plan import Plan, make_plan, sample_request
 from vitdex.indexer.run import capture as captures
-from vitdex.indexer.run import lanes, part_runner
+from vitdex.indexer.run import lanes, part_runner, reduce
 from vitdex.indexer.run.capture import Capture, Captured
 from vitdex.indexer.run.chunk_sums import sum_chunks
 from vitdex.indexer.run.part_runner import Filled, Recorder, fresh_statistics, run_parts
@@ -131,6 +132,33 @@ def test_a_batch_stays_on_the_device(tmp_path: Path, precision: Precision, maps:
         assert values.shape == (4, *stored[path].shape[1:]), path
         kind = "f" if stored[path].dtype.startswith("float") else "u"
         assert np.dtype(stored[path].dtype).kind == kind == ("f" if values.is_floating_point() else "u"), path
+
+
+def test_kernels_are_launched_on_the_device_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton takes the thread's current device, whatever its arguments lie on."""
+    plan = make_plan(sample_request(tmp_path / "a", limit=4, device="cpu", workers=0))
+    now: list[str] = []
+
+    @contextmanager
+    def device(name: str) -> Iterator[None]:
+        now.append(name)
+        try:
+            yield
+        finally:
+            now.pop()
+
+    def launched(*_: object) -> None:
+        assert now == ["cuda:1"]
+        raise OSError("a launch")
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(reduce, "reduce_fused", launched)
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)
+    assert reduce.without_kernels("cuda:1") == "a launch"
+    monkeypatch.setattr(part_runner, "lane_for", launched)
+    elsewhere = replace(plan, spec=replace(plan.spec, device="cuda:1"))
+    with pytest.raises(OSError, match="a launch"):
+        run_parts(elsewhere, elsewhere.spec.parts, None, lambda images, written: None, Recorder(launched))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
