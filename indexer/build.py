@@ -187,7 +187,16 @@ def finish(
     if accuracy is not None:
         content["accuracy"] = accuracy.to_json()
     folder.vouch(layout.manifest.name, seal_manifest(content))
-    return notes, accuracy
+    return [*notes, *unreadable(images)], accuracy
+
+
+def unreadable(images: Sequence[ImageFacts]) -> list[str]:
+    """A line where images could not be read."""
+    failed = [image for image in images if not image.readable]
+    if not failed:
+        return []
+    first = f"the first {failed[0].path!r}: {failed[0].reason}"
+    return [f"{len(failed):,} of {len(images):,} images could not be read, {first}; the table 'failures' names them"]
 
 
 def _check_images(images: list[ImageFacts]) -> None:

@@ -93,7 +93,7 @@ class Bar:
 
     def finishing(self) -> None:
         self._bar.close()
-        _tell("all images read; making the tables")
+        _tell("no image is left; making the tables")
 
     def finished(self, notes: list[str], accuracy: Accuracy | None) -> None:
         _tell_end(notes, accuracy)

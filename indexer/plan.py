@@ -12,7 +12,7 @@ from typing import TypedDict, Unpack, get_args
 import torch
 
 from ..data.images.elsewhere import SourceElsewhere
-from ..data.images.entries import Source
+from ..data.images.entries import Source, left_out
 from ..data.images.sources import list_hash, open_source
 from ..data.labels.class_names import ClassNames, name_rows
 from ..data.labels.image_labels import label_rows, matched_text, without_class
@@ -223,7 +223,7 @@ def make_plan(request: Request) -> Plan:
         of_labels,
         labelled=matched_text(used, of_labels),
         notes=(*loaded.notes, *notes),
-        warnings=tuple(without_class(used, of_labels)) if names else (),
+        warnings=(*left_out(source.skipped), *(without_class(used, of_labels) if names else ())),
         decoders=decoders,
     )
 

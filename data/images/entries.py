@@ -30,12 +30,24 @@ class Entry:
     size: int
 
 
+HIDDEN = "hidden"
+
+
 @dataclass(frozen=True)
 class Skipped:
     """What was found but is not listed, and why."""
 
     path: str
     reason: str
+
+
+def left_out(skipped: Sequence[Skipped]) -> list[str]:
+    """A line where more than hidden files is left out."""
+    unexpected = [one for one in skipped if one.reason != HIDDEN]
+    if not unexpected:
+        return []
+    first = f"the first is {unexpected[0].path!r} ({unexpected[0].reason})"
+    return [f"{len(unexpected):,} of what was found is left out: {first}. 'vitdex info' names them"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,7 @@ def sort_names(
         if isinstance(size, str):
             skipped.append(Skipped(path, size))
         elif is_hidden(name):
-            skipped.append(Skipped(path, "hidden"))
+            skipped.append(Skipped(path, HIDDEN))
         elif entries and entries[-1].path == path.removeprefix(around):
             skipped.append(Skipped(path, "its name is not UTF-8 and would be recorded like another file's"))
         else:

@@ -50,13 +50,20 @@ def open_source(where: str, but: Path | str | None = None) -> Source:
         source = open_tar(path)
     elif not S_ISDIR(mode):
         raise SourceError(f"{where!r} is neither a folder nor a file", KINDS)
-    elif (path / "dataset_dict.json").is_file():
+    elif _holds(path, "dataset_dict.json"):
         raise SourceError(f"{where!r} holds several splits of a data set", "Point at the folder of one of them")
-    elif (path / "dataset_info.json").is_file() and (path / "state.json").is_file():
+    elif _holds(path, "dataset_info.json") and _holds(path, "state.json"):
         source = open_saved(path)
     else:
         source = open_folder(path, but if isinstance(but, Path) else None)
     return _not_empty(where, source)
+
+
+def _holds(folder: Path, name: str) -> bool:
+    try:
+        return (folder / name).is_file()
+    except PermissionError as error:
+        raise SourceError(f"the folder {str(folder)!r} cannot be read: {why(error)}", "Check its permissions") from None
 
 
 def _at_address(where: str, but: str | None) -> Source:

@@ -69,6 +69,8 @@ def _facts(index: StoredIndex) -> Iterator[str]:
         yield f"{name:9} {value}"
     for path, reason in index.tables.rows("FROM failures LIMIT 20", []):
         yield f"failed    {path!r}: {reason}"
+    for one in images["skipped"][:20]:
+        yield f"skipped   {': '.join(one)}"
 
 
 def _source(manifest: Manifest) -> dict[str, str]:

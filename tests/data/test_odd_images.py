@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+from click.testing import CliRunner
 from conftest import SAMPLE
 from numpy.typing import NDArray
 from PIL import Image
 from vitdex.indexer.build import Quiet, build
 from vitdex.indexer.plan import Request
+from vitdex.query.commands.info import info_command
 from vitdex.query.index import Index
 
 SIDE = 96  # the model's input: what is decoded is what is stored
@@ -102,7 +105,7 @@ def broken() -> dict[str, tuple[bytes, str]]:
     }
 
 
-def test_every_odd_file_is_accounted_for(tmp_path: Path) -> None:
+def test_every_odd_file_is_accounted_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, good, bad = tmp_path / "odd", readable(), broken()
     folder.mkdir()
     for name, (blob, *_) in (good | bad).items():
@@ -117,7 +120,15 @@ def test_every_odd_file_is_accounted_for(tmp_path: Path) -> None:
     found = [*folder.iterdir()]
     assert len(found) >= 40
     request = Request(tmp_path / "a", f"local-dir:{SAMPLE / 'model'}", str(folder), device="cpu", maps="none")
-    with Index(build(request, Quiet())) as index:
+    warnings: list[str] = []
+    listener = Quiet()
+    monkeypatch.setattr(listener, "planned", lambda run, done: warnings.extend(run.warnings))
+    with Index(build(request, listener)) as index:
+        assert [
+            line for line in warnings if line.startswith("2 of what was found is left out: the first is 'dangling.")
+        ]
+        shown = CliRunner().invoke(info_command, [str(request.out)]).output
+        assert "skipped   dangling.png: a dangling link" in shown
         told, failures = index.manifest["images"], index.sql("FROM failures")
         skipped = dict(told["skipped"])
         assert told["found"] == len(found) == told["indexed"] + told["failed"] + len(skipped)

@@ -246,6 +246,18 @@ def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.Monk
     )
 
 
+def test_a_folder_that_may_not_be_looked_into_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, look = fill(tmp_path, {"a.png": b"1"}), Path.is_file
+
+    def denied(path: Path) -> bool:
+        if path.parent == folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return look(path)
+
+    monkeypatch.setattr(Path, "is_file", denied)
+    assert fails(folder) == f"the folder '{folder}' cannot be read: Permission denied. Check its permissions"
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
     (fill(tmp_path, {"a.png": b"1"}) / "a.png").chmod(0)

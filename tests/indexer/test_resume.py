@@ -127,7 +127,9 @@ def test_too_small_a_disk_is_refused_with_the_smaller_choices(tmp_path: Path, mo
         build(request(tmp_path / "a"), Quiet())
 
 
-def test_unreadable_images_are_recorded_and_the_run_goes_on(tmp_path: Path) -> None:
+def test_unreadable_images_are_recorded_and_told_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from conftest import SAMPLE
 
     images = tmp_path / "images"
@@ -137,7 +139,13 @@ def test_unreadable_images_are_recorded_and_the_run_goes_on(tmp_path: Path) -> N
     whole_file = (images / "bird" / names[5]).read_bytes()
     (images / "bird" / names[5]).write_bytes(whole_file[: len(whole_file) // 2])
     (images / "notes.txt").write_text("not an image")
-    out = build(Request(tmp_path / "a", f"local-dir:{SAMPLE / 'model'}", str(images), device="cpu"), Quiet())
+    told: list[str] = []
+    listener = Quiet()
+    monkeypatch.setattr(listener, "finished", lambda notes, accuracy: told.extend(notes))
+    out = build(Request(tmp_path / "a", f"local-dir:{SAMPLE / 'model'}", str(images), device="cpu"), listener)
+    assert [
+        note for note in told if note.startswith(f"3 of 41 images could not be read, the first 'bird/{names[3]}': ")
+    ]
     with Index(out) as index:
         failures = index.sql("FROM failures ORDER BY path")
         assert failures.path.tolist() == [f"bird/{names[3]}", f"bird/{names[5]}", "notes.txt"]
