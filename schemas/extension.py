@@ -63,6 +63,8 @@ class ExtensionLayout(FilledFolder):
     def remedy(self) -> str:
         if address_of(self.index) is not None:
             return f"Ask whoever put it there, or repeat 'vitdex {self.name}' with --overwrite."
+        if self.is_unfinished:
+            return f"Repeat the 'vitdex {self.name}' command that began it, without --overwrite: it goes on."
         return f"Move {self.root} away, or repeat 'vitdex {self.name}' with --overwrite: the index itself is whole."
 
 

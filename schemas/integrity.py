@@ -138,7 +138,7 @@ def _strange_extensions(root: Path) -> list[Finding]:
 
 
 def _unfinished(extension: ExtensionLayout) -> Finding:
-    detail = f"unfinished: the 'vitdex {extension.name}' command that began it goes on"
+    detail = f"unfinished: the 'vitdex {extension.name}' command that began it goes on, without --overwrite"
     return Finding(f"{extension.inside}/{extension.manifest.name}", "missing", detail)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import click
 import pandas as pd
 
 from ...schemas.errors import QueryError
+from ...schemas.run_spec import EXEMPLARS
 from ..drawing.terms import definitions
 from ..index import Index
 from ..lookups.class_images import class_images
@@ -36,7 +38,7 @@ IMAGES = 5  # of a class, below its key neurons
 @COUNT
 @BY
 @click.option("--layer", help="Key neurons of this layer alone.")
-@click.option("--aggregate", default="mean", show_default=True, type=click.Choice(AGGREGATES), help="Over neurons.")
+@click.option("--aggregate", type=click.Choice(AGGREGATES), help="Over several neurons.  [default: mean]")
 @model_options
 @PIXELS_OUTPUT
 @shown_options
@@ -47,7 +49,7 @@ def top_command(
     k: int,
     by: Ranking | None,
     layer: str | None,
-    aggregate: Aggregate,
+    aggregate: Aggregate | None,
     weights: Path | None,
     device: str | None,
     outputs: tuple[Path, ...],
@@ -63,7 +65,11 @@ def top_command(
     LAYER without a unit means all its units. Of several neurons each image's largest patches are aggregated.
     """
     if (class_ is None) == (not neurons):
-        raise QueryError("nothing to rank", "Give either --class NAME, or --neuron LAYER:UNIT once or more.")
+        fact = "nothing to rank" if class_ is None else "a class and neurons are two questions"
+        raise QueryError(fact, "Give either --class NAME, or --neuron LAYER:UNIT once or more.")
+    alone = len(neurons) == 1 and ":" in neurons[0]
+    _without_effect("--class", {"--by": by, "--layer": layer} if neurons else {})
+    _without_effect("several neurons", {"--aggregate": aggregate} if class_ is not None or alone else {})
     with Index(index_path) as index:
 
         def draw() -> Image.Image:
@@ -73,22 +79,31 @@ def top_command(
             if row is not None:
                 images = class_images(index, row, IMAGES).image_id.tolist()
                 return neuron_heatmaps(index, named(table), images, weights=weights, device=device).picture()
-            if len(neurons) == 1 and ":" in neurons[0]:
+            if alone:
                 return exemplars_picture(index, Neuron.of(neurons[0]), table, weights=weights, device=device)
-            return images_picture(index, table, f"{aggregate} of {_shown(neurons)}", "value")
+            return images_picture(index, table, f"{aggregate or 'mean'} of {_shown(neurons)}", "value")
 
         row = chosen_class(index, class_)
         if row is not None:
             table, question = index.key_neurons(row, k, by, layer), "top"
             caption = _of_key_neurons(index, row, table, layer)
-        elif len(neurons) == 1 and ":" in neurons[0]:
+        elif alone:
             table, question = index.exemplars(*Neuron.of(neurons[0]), k), "exemplars"
             caption = f"The {len(table)} images with the largest patch of {neurons[0]}, of {_images(index):,} images."
+            if len(table) < min(k, _images(index)):
+                caption += f" An index keeps {EXEMPLARS} of a neuron."
         else:
-            table, question = top_images(index, neurons, k, aggregate), "images"
-            what = f"{aggregate} over {_shown(neurons)} of each one's largest patch"
+            table, question = top_images(index, neurons, k, aggregate or "mean"), "images"
+            what = f"{aggregate or 'mean'} over {_shown(neurons)} of each one's largest patch"
             caption = f"The {len(table)} images with the largest {what}, of {_images(index):,} images."
         answer(table, form, outputs, draw, PIXELS, question, caption)
+
+
+def _without_effect(of: str, options: Mapping[str, str | None]) -> None:
+    """Raise QueryError where one of these was given: it is read with `of` alone."""
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise QueryError(f"{' and '.join(given)} would change nothing here", f"Leave it out, or ask with {of}.")
 
 
 @click.command("neighbours")

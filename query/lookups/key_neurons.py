@@ -19,7 +19,7 @@ import pandas as pd
 
 from ...schemas.errors import STRANGE, DamagedIndex, QueryError
 from ...schemas.run_spec import READOUTS
-from ..stored.effects import StoredEffects
+from ..stored.effects import StoredEffects, no_effects
 from ..stored.names import Neuron, at_least
 from ..stored.stored_index import StoredIndex
 
@@ -51,7 +51,7 @@ def needs_neurons(index: StoredIndex) -> None:
 def needs_effects(index: StoredIndex) -> StoredEffects:
     """The effects that `vitdex effects` has added. Raises QueryError where it has not."""
     if index.effects is None:
-        raise QueryError("this index holds no effects", f"Add them: vitdex effects {index.layout.root}")
+        raise no_effects(index.layout)
     return index.effects
 
 

@@ -93,6 +93,14 @@ def open_effects(layout: Layout, manifest: Manifest, run: RunSpec) -> StoredEffe
     return StoredEffects(extension, found, spec, reader, run.images)
 
 
+def no_effects(layout: Layout) -> QueryError:
+    """That an index holds no effects, and how it comes to them."""
+    extension = ExtensionLayout.of(layout.root, EFFECTS)
+    if extension.is_unfinished:
+        return QueryError("the effects of this index are unfinished", extension.remedy)
+    return QueryError("this index holds no effects", f"Add them: vitdex effects {layout.root}")
+
+
 def database_of(effects: StoredEffects | None) -> list[Path]:
     """The file of its tables, where there are effects."""
     return [] if effects is None else [effects.layout.database]

@@ -34,9 +34,11 @@ from small_effects import (
 from vitdex.query.causal.effects_plan import plan_effects
 from vitdex.query.causal.effects_run import measure_effects, run_effects
 from vitdex.query.commands import main as main_module
+from vitdex.query.commands.info import report
 from vitdex.query.index import Index
 from vitdex.schemas.errors import BadIndex, DamagedIndex, ModelError, QueryError
 from vitdex.schemas.integrity import verify
+from vitdex.schemas.layout import Layout
 from vitdex.schemas.storage import only_writer
 
 # Runs the command line in forked children, each of which sends itself a signal soon after the n-th time that it makes,
@@ -189,7 +191,15 @@ def test_a_run_goes_on_after_the_parts_that_are_done(index_path: Path, folder: P
     with pytest.raises(KeyboardInterrupt):
         add_effects(index_path, folder, progress=stop)
     assert [finding.path for finding in verify(index_path)] == ["extensions/effects/manifest.json"]
-    assert "unfinished" in verify(index_path)[0].detail
+    findings = verify(index_path)
+    assert "unfinished" in findings[0].detail
+    lines = report(Layout(index_path), findings)
+    assert lines[-1].endswith("Repeat the 'vitdex effects' command that began it, without --overwrite: it goes on.")
+    with (
+        Index(index_path) as index,
+        pytest.raises(QueryError, match="are unfinished. Repeat the .* without --overwrite"),
+    ):
+        index.key_neurons(0, by="effect")
     done.clear()
     add_effects(index_path, folder, progress=lambda images, total: done.append(images))
     assert done[0] > PART

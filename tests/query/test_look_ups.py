@@ -196,10 +196,26 @@ def test_top_and_neighbours_as_commands(sample_path: Path, sample: Index, tmp_pa
             assert picture.height > 2 * 150
 
 
+def test_more_exemplars_than_are_kept(sample_path: Path) -> None:
+    said = [
+        CliRunner().invoke(cli, ["top", str(sample_path), "--neuron", f"{LAYER}:473", "-k", k]).output
+        for k in ("100", "101")
+    ]
+    assert ["An index keeps 100 of a neuron." in text for text in said] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["top"], "nothing to rank. Give either --class NAME, or --neuron LAYER:UNIT once or more."),
+        (["top", "--class", "coin", "--neuron", LAST], "a class and neurons are two questions. Give either --class"),
+        (
+            ["top", "--neuron", LAST, "--by", "score"],
+            "--by would change nothing here. Leave it out, or ask with --class.",
+        ),
+        (["top", "--neuron", LAST, "--layer", LAST], "--layer would change nothing here."),
+        (["top", "--class", "coin", "--aggregate", "min"], "--aggregate would change nothing here."),
+        (["top", "--neuron", f"{LAYER}:1", "--aggregate", "min"], "--aggregate would change nothing here."),
         (["top", "--class", "coyn"], "no class 'coyn'. Did you mean coin"),
         (["top", "--neuron", f"{LAYER}:x"], f"'{LAYER}:x' is no LAYER:UNIT."),
         (["neighbours", "7"], "a group of no neurons."),
