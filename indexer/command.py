@@ -11,7 +11,7 @@ import click
 
 from ..data.packaged import IMAGES, MODEL_NAME
 from ..schemas.addressed import is_address
-from ..schemas.run_spec import Linear, Maps, Precision
+from ..schemas.run_spec import READOUTS, Linear, Maps, Precision, RunSpec
 from ..schemas.shown_text import escaped
 from ..schemas.sizes import bytes_text
 from .make_index import make_index
@@ -60,18 +60,28 @@ def _tell_end(notes: list[str], accuracy: Accuracy | None) -> None:
         _tell(f"Warning: {accuracy.warning}", err=True)
 
 
+def _best_ranking(spec: RunSpec, accuracy: Accuracy | None) -> str | None:
+    """The best ranking that key neurons have; None without a head. Contributions are of a class's own images."""
+    if not spec.classes:
+        return None
+    if spec.readout not in READOUTS:
+        return "score"
+    return "folded" if accuracy is None else "contribution"
+
+
 class Bar:
     """A progress bar with images/s, time left and bytes written; silent where the output is not a terminal."""
 
     _bar: tqdm[NoReturn]
+    spec: RunSpec
+    ranking: str | None = None  # of key neurons, as it is known
 
     def __init__(self) -> None:
         self.written = 0
-        self.head = False  # whether the model has one
 
     def planned(self, run: Announced, done: int) -> None:
-        spec = run.spec
-        self.head = bool(spec.classes)
+        self.spec = spec = run.spec
+        self.ranking = _best_ranking(spec, None)
         _tell(f"{spec.model} on {spec.device}, {spec.precision}: {spec.neurons:,} neurons in {len(spec.layers)} layers")
         _tell(f"{spec.images:,} images from {spec.source}")
         _tell(f"{run.labelled}; class names: {spec.class_names}")
@@ -93,9 +103,10 @@ class Bar:
 
     def finishing(self) -> None:
         self._bar.close()
-        _tell("no image is left; making the tables")
+        _tell("every image is done; making the tables")
 
     def finished(self, notes: list[str], accuracy: Accuracy | None) -> None:
+        self.ranking = _best_ranking(self.spec, accuracy)
         _tell_end(notes, accuracy)
 
     def told(self, line: str) -> None:
@@ -222,16 +233,16 @@ def index_command(
         else:
             bar = Bar()
             if make_index(request, bar, join, not no_finish, ray, ray_workers):
-                _tell_next(out, bar.head)
+                _tell_next(out, bar.ranking)
     except KeyboardInterrupt:
         raise click.Abort("The same command goes on where it was.") from None
 
 
-def _tell_next(out: Path | str, head: bool) -> None:
+def _tell_next(out: Path | str, ranking: str | None) -> None:
     _tell("")
     _tell(f"{out} is ready. Next:")
     _tell("")
-    for line in next_commands(out, head):
+    for line in next_commands(out, ranking):
         _tell(f"  {line}")
 
 
@@ -243,16 +254,16 @@ def _repair(request: Request) -> None:
     _tell(f"{request.out} is whole.")
 
 
-def next_commands(out: Path | str, head: bool) -> list[str]:
+def next_commands(out: Path | str, ranking: str | None) -> list[str]:
     """What to try first; a model without a head has no key neurons, but selective ones."""
-    if not head:
+    if ranking is None:
         return [
             f"vitdex info {out}",
             f'vitdex sql {out} "FROM class_activations JOIN classes USING (class_id) ORDER BY auroc DESC LIMIT 10"',
         ]
     return [
         f"vitdex info {out}",
-        f'vitdex sql {out} "FROM key_neurons ORDER BY contribution DESC LIMIT 10"',
+        f'vitdex sql {out} "FROM key_neurons ORDER BY {ranking} DESC LIMIT 10"',
         f'vitdex sql {out} "SELECT block, count(*) FROM key_neurons WHERE rank_in_class = 1 GROUP BY block"',
     ]
 
@@ -260,8 +271,11 @@ def next_commands(out: Path | str, head: bool) -> list[str]:
 class LayersBar:
     """A bar of the layers whose tables are made; silent where the output is not a terminal."""
 
+    spec: RunSpec
+    ranking: str | None
+
     def settled(self, plan: HeadPlan) -> None:
-        spec = plan.spec
+        self.spec = spec = plan.spec
         _tell(f"{spec.head}: {spec.classes:,} rows over {spec.features:,} features of {spec.model}")
         _tell(f"{plan.labelled}; class names: {spec.class_names}")
         for note in plan.notes:
@@ -275,6 +289,7 @@ class LayersBar:
 
     def finished(self, shared: str, notes: list[str], accuracy: Accuracy | None) -> None:
         self._bar.close()
+        self.ranking = _best_ranking(self.spec, accuracy)
         _tell(shared)
         _tell_end(notes, accuracy)
 
@@ -296,9 +311,9 @@ def head_command(
     """
     from .other_head import HeadRequest, put_head
 
-    request = HeadRequest(index_path, head, out, class_names, labels, overwrite)
+    request, bar = HeadRequest(index_path, head, out, class_names, labels, overwrite), LayersBar()
     try:
-        put_head(request, LayersBar())
+        put_head(request, bar)
     except KeyboardInterrupt:
         raise click.Abort("Repeat the command.") from None
-    _tell_next(out, head=True)
+    _tell_next(out, bar.ranking)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import SAMPLE, vitdex
+from vitdex.indexer.command import _best_ranking
+from vitdex.indexer.tables.class_order import Accuracy
 from vitdex.query.index import Index
 from vitdex.schemas.errors import QueryError
 from vitdex.schemas.manifest import seal_manifest
@@ -133,6 +136,22 @@ def test_unknown_names_get_the_nearest(sample: Index) -> None:
         sample.map("blocks.3.mlp.fc1", 0, 480)
 
 
+@pytest.mark.parametrize(
+    ("classes", "readout", "measured", "ranking"),
+    [
+        (0, "token", False, None),
+        (5, "none: why", True, "score"),
+        (5, "mean", False, "folded"),
+        (5, "mean", True, "contribution"),
+    ],
+)
+def test_what_to_do_next_ranks_by_what_there_is(
+    sample: Index, classes: int, readout: str, measured: bool, ranking: str | None
+) -> None:
+    accuracy = Accuracy(1, 1.0, None, 1.0) if measured else None
+    assert _best_ranking(replace(sample.spec, classes=classes, readout=readout), accuracy) == ranking
+
+
 def test_index_as_a_command_ends_with_what_to_do_next(tmp_path: Path) -> None:
     result = vitdex(
         "index", tmp_path / "a", "--sample", "--limit", "8", "--maps", "none", "--no-inputs", "--device", "cpu"
@@ -140,6 +159,7 @@ def test_index_as_a_command_ends_with_what_to_do_next(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "4,608 neurons in 6 layers" in result.stdout
     assert "is ready. Next:" in result.stdout
+    assert '"FROM key_neurons ORDER BY contribution DESC LIMIT 10"' in result.stdout
     assert "img" not in result.stderr  # no progress bar where there is no terminal
     shown = vitdex("info", tmp_path / "a").stdout
     assert "8 indexed, 0 failed, 0 skipped, 480 found" in shown
