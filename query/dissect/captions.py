@@ -59,7 +59,10 @@ def of_regions(
 def _empty_regions(neurons: bool, table: pd.DataFrame) -> str:
     """How many regions are empty: of single neurons on single images, and of several neurons together."""
     if neurons:
-        return f"{table['empty'].sum():,} of {len(table):,} regions of one neuron on one image are empty."
+        each = table.drop_duplicates(["layer", "unit"])
+        negative = f" {each.negative.sum():,} of {len(each):,} neurons have a negative threshold, and so no region."
+        said = f"{table['empty'].sum():,} of {len(table):,} regions of one neuron on one image are empty."
+        return said + negative * bool(each.negative.any())
     together = ", ".join(f"{(one.cover == 0).sum():,} of the top {top}" for top, one in table.groupby("top"))
     most = table[table.top == table.top.max()]
     single = f"{most['empty'].sum():,} of {most.top.sum():,} of one neuron on one image"

@@ -120,6 +120,8 @@ def test_empty_regions_are_counted(threshold: str, sample: Index) -> None:
     assert f"{words}{single['empty'].sum()} of 400 of one neuron on one image." in text
     text = of_regions(sample, "fruit", "score", threshold, True, single)
     assert f"{single['empty'].sum()} of 400 regions of one neuron on one image are empty." in text
+    negative = single[single["rank"] <= 10].groupby("rank").negative.first().sum()
+    assert (f"{negative} of 10 neurons have a negative threshold" in text) == (negative > 0)
     assert 0 < single["empty"].sum() < 400
 
 
