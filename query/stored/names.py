@@ -29,8 +29,9 @@ class Neuron(NamedTuple):
         if not isinstance(neuron, str):
             return cls(str(neuron[0]), int(neuron[1]))
         layer, colon, unit = neuron.rpartition(":")
-        if not (layer and colon and unit.isdecimal()):
-            raise QueryError(f"'{neuron}' is no LAYER:UNIT", "Write it like blocks.7.mlp.fc1:2014.")
+        block = layer if layer.isdecimal() else ""
+        if block or not (layer and colon and unit.isdecimal()):
+            raise QueryError(f"'{neuron}' is no LAYER:UNIT", f"Write it like blocks.{block or 7}.mlp.fc1:2014.")
         return cls(layer, int(unit))
 
 

@@ -218,6 +218,7 @@ def test_more_exemplars_than_are_kept(sample_path: Path) -> None:
         (["top", "--neuron", f"{LAYER}:1", "--aggregate", "min"], "--aggregate would change nothing here."),
         (["top", "--class", "coyn"], "no class 'coyn'. Did you mean coin"),
         (["top", "--neuron", f"{LAYER}:x"], f"'{LAYER}:x' is no LAYER:UNIT."),
+        (["top", "--neuron", "5:16"], "'5:16' is no LAYER:UNIT. Write it like blocks.5.mlp.fc1:2014."),
         (["neighbours", "7"], "a group of no neurons."),
         (["neighbours", "nothing.jpg", "--neuron", LAST], "no image 'nothing.jpg'. Did you mean"),
     ],
