@@ -28,6 +28,12 @@ def check_name(name: str) -> None:
         raise ModelError(f"'{architecture}' has no weights tagged '{tag}'", f"Its tags: {', '.join(tags) or 'none'}.")
 
 
+def classifier_of(name: str) -> str:
+    """The module that gives the classes, as timm knows it: `head` of most ViTs, the first of a distilled one's two."""
+    known = timm.get_pretrained_cfg_value(name, "classifier") or "head"
+    return known if isinstance(known, str) else str(known[0])
+
+
 def ask_the_hub_once() -> None:
     """Where the hub does not answer, look in its cache alone: its client would try again for a minute."""
     if constants.HF_HUB_OFFLINE:

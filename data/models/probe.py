@@ -123,21 +123,28 @@ def _probe(
 
 def _tokens(model: nn.Module, probe: _Probe, names: list[tuple[str, int]]) -> tuple[tuple[int, int], int]:
     """Patch grid and number of prefix tokens; every layer must show them, and the same width."""
+    first = tuple(probe.read[names[0][0]].shape)
+    _prove_shapes(probe, names, first)  # before the grid: a hierarchical model may have none, which is not the reason
     grid, prefix = patch_grid(model), prefix_tokens(model)
-    first = probe.read[names[0][0]].shape
     if first[1:2] == (grid[0] * grid[1],):
         prefix = 0  # a class token that joins only after these blocks
     expected = (1, prefix + grid[0] * grid[1], first[-1])
-    for name, _ in names:
-        shape = tuple(probe.read[name].shape)
-        if shape != expected:
-            raise ModelError(
-                f"'{name}' gives {list(shape)}, not [image, {expected[1]} tokens, {expected[2]} units]",
-                "vitdex reads ViTs whose blocks all have the same tokens and width.",
-            )
+    _prove_shapes(probe, names, expected)
     if expected[1] > 65535 or expected[2] > 65535:
         raise ModelError(f"'{names[0][0]}' has more than 65,535 tokens or units", "Choose a smaller --img-size.")
     return grid, prefix
+
+
+def _prove_shapes(probe: _Probe, names: list[tuple[str, int]], expected: tuple[int, ...]) -> None:
+    """Raise ModelError at the first layer whose units have other values than [image, token.., unit] of these sizes."""
+    for name, _ in names:
+        shape = tuple(probe.read[name].shape)
+        if shape != expected:
+            tokens = " x ".join(str(size) for size in expected[1:-1])
+            raise ModelError(
+                f"'{name}' gives {list(shape)}, not [image, {tokens} tokens, {expected[-1]} units]",
+                "vitdex reads ViTs whose blocks all have the same tokens and width.",
+            )
 
 
 def _layer(model: nn.Module, name: str, block: int, probe: _Probe) -> UnitLayer:
