@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from huggingface_hub import constants
 from shaken import pixels, saved, shaken
 from vitdex.data.models.create import outline_of
 from vitdex.data.models.families import in_channels
@@ -34,6 +35,22 @@ def test_a_hybrid_reads_what_its_backbone_reads(tmp_path: Path) -> None:
         torch.testing.assert_close(loaded.model(pixels(64)), net(pixels(64)), rtol=1e-5, atol=1e-5)
     anatomy = dissect(loaded.model, (64, 64))
     assert (anatomy.readout.kind, len(anatomy.layers), len(anatomy.attention)) == ("token", 2, 2)
+
+
+def test_a_hybrid_with_weights_asks_no_hub_for_its_backbone_s_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """timm would: the backbones of these are models that have weights on the hub."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    name = "vit_small_resnet26d_224"
+    net, file = file_of(tmp_path, name, img_size=64, **SMALL)
+    loaded = load_model(name, file, (64, 64), model_args=SMALL)
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded.model(pixels(64)), net(pixels(64)), rtol=1e-5, atol=1e-5)
+    other = saved(tmp_path / "other.safetensors", {**net.state_dict(), "decoder.weight": torch.zeros(2)})
+    with pytest.raises(ModelError, match=r"do not fit 'vit_small_resnet26d_224': not known 'decoder\.weight'\. Give"):
+        load_model(name, other, (64, 64), model_args=SMALL)
 
 
 @pytest.mark.parametrize("channels", [3, 4])
