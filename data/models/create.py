@@ -31,7 +31,7 @@ def check_name(name: str) -> None:
 
 def classifier_of(name: str) -> str:
     """The module that gives the classes, as timm knows it: `head` of most ViTs, the first of a distilled one's two."""
-    known = timm.get_pretrained_cfg_value(name, "classifier") or "head"
+    known = getattr(timm.get_pretrained_cfg(name), "classifier", None) or "head"
     return known if isinstance(known, str) else str(known[0])
 
 

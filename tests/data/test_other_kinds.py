@@ -11,7 +11,7 @@ import timm
 import torch
 from huggingface_hub import constants
 from shaken import pixels, saved, shaken
-from vitdex.data.models.create import outline_of
+from vitdex.data.models.create import classifier_of, outline_of
 from vitdex.data.models.families import in_channels
 from vitdex.data.models.load import load_model
 from vitdex.data.models.probe import dissect
@@ -51,6 +51,19 @@ def test_a_hybrid_with_weights_asks_no_hub_for_its_backbone_s_own(
     other = saved(tmp_path / "other.safetensors", {**net.state_dict(), "decoder.weight": torch.zeros(2)})
     with pytest.raises(ModelError, match=r"do not fit 'vit_small_resnet26d_224': not known 'decoder\.weight'\. Give"):
         load_model(name, other, (64, 64), model_args=SMALL)
+
+
+@pytest.mark.parametrize(
+    ("name", "classifier"),
+    [
+        ("vit_tiny_patch16_224.augreg_in21k", "head"),
+        ("deit_tiny_distilled_patch16_224", "head"),
+        ("swin_tiny_patch4_window7_224", "head.fc"),
+        ("registered_by_a_user_without_a_config", "head"),
+    ],
+)
+def test_the_head_under_timm_s_name_of_it(name: str, classifier: str) -> None:
+    assert classifier_of(name) == classifier
 
 
 @pytest.mark.parametrize("channels", [3, 4])
