@@ -10,6 +10,7 @@ from typing import Any
 import timm
 import torch
 from huggingface_hub import constants, get_session
+from timm.models import load_pretrained, vision_transformer_hybrid
 from torch import nn
 
 from ...schemas.errors import ModelError
@@ -26,6 +27,12 @@ def check_name(name: str) -> None:
     tags = [m.partition(".")[2] for m in timm.list_pretrained(f"{architecture}.*")]
     if tag and tag not in tags:
         raise ModelError(f"'{architecture}' has no weights tagged '{tag}'", f"Its tags: {', '.join(tags) or 'none'}.")
+
+
+def classifier_of(name: str) -> str:
+    """The module that gives the classes, as timm knows it: `head` of most ViTs, the first of a distilled one's two."""
+    known = getattr(timm.get_pretrained_cfg(name), "classifier", None) or "head"
+    return known if isinstance(known, str) else str(known[0])
 
 
 def ask_the_hub_once() -> None:
@@ -51,10 +58,7 @@ def create(
         overlay: fields of it that differ.
     """
     try:
-        model: nn.Module = timm.create_model(
-            name, pretrained=True, pretrained_cfg=config, pretrained_cfg_overlay=overlay, **_for_timm(args)
-        )
-        return model
+        return _with_weights(name, _for_timm(args), config, overlay)
     except TypeError as error:
         raise ModelError(f"'{name}' does not take these settings: {error}", "Leave out --img-size.") from error
     except Exception as error:  # timm's filters and the hub's client raise errors of many libraries
@@ -66,6 +70,23 @@ def create(
             raise ModelError(f"'{name}' cannot be made: {fact}", "Give --weights FILE.") from error
         remedy = "Check the network, or give --weights FILE (safetensors)."
         raise ModelError(f"no weights for '{name}' from timm's hub: {type(error).__name__}", remedy) from error
+
+
+def _with_weights(
+    name: str, args: dict[str, Any], config: dict[str, Any] | None, overlay: dict[str, Any] | None
+) -> nn.Module:
+    """timm.create_model, which for a hybrid would also ask the hub for its backbone's own weights, whatever is given.
+
+    With given weights hybrids are therefore made without any, and loaded as timm does it.
+    """
+    hybrid = bool(overlay) and timm.model_entrypoint(name).__module__ == vision_transformer_hybrid.__name__
+    model: nn.Module = timm.create_model(
+        name, pretrained=not hybrid, pretrained_cfg=config, pretrained_cfg_overlay=overlay, **args
+    )
+    if hybrid:
+        classes, channels = args["num_classes"], args.get("in_chans", 3)
+        load_pretrained(model, None, classes, channels, vision_transformer_hybrid.checkpoint_filter_fn)
+    return model
 
 
 def outline_of(name: str, args: dict[str, Any], classes: int) -> nn.Module:

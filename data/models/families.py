@@ -117,6 +117,11 @@ def patch_grid(model: nn.Module) -> tuple[int, int]:
     return int(grid[0]), int(grid[1])
 
 
+def in_channels(model: nn.Module) -> int:
+    """What the first convolution reads: that of patches or, in hybrids, of the backbone before them."""
+    return next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
+
+
 def prefix_tokens(model: nn.Module) -> int:
     """Tokens before the patches: CLS, registers."""
     return int(getattr(model, "num_prefix_tokens", 0))

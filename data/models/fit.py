@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from ...schemas.errors import ModelError
 from .configs import Config
-from .create import outline_of
+from .create import classifier_of, outline_of
 from .naming import Translated
 
 RELATIVE = "relative_position_bias_table"
 POSITIONS = ("pos_embed", "visual.positional_embedding", "visual.trunk.pos_embed")
-HEADS = (("head.weight", 0), ("visual.proj", 1), ("visual.head.proj.weight", 0))  # and which axis is the classes'
+PROJECTIONS = (("visual.proj", 1), ("visual.head.proj.weight", 0))  # CLIP's, and which axis is the classes'
 FINE = 224  # torchvision's models of more pixels are SWAG's, which see the whole image
 
 
@@ -57,7 +57,8 @@ def fit(name: str, args: dict[str, Any], config: Config, weights: Translated) ->
         >>> fit("vit_tiny_patch16_224", {}, Config(), translate(open_checkpoint("mine.safetensors").outline())).classes
     """
     tensors = weights.tensors
-    classes = next((tensors[key].shape[axis] for key, axis in HEADS if key in tensors), 0)
+    heads = ((f"{classifier_of(name)}.weight", 0), *PROJECTIONS)
+    classes = next((tensors[key].shape[axis] for key, axis in heads if key in tensors), 0)
     plain = outline_of(name, args, classes)
     parts = dict(plain.named_parameters())
     if "fc_norm.weight" in tensors and "norm.weight" not in tensors and "fc_norm.weight" not in parts:

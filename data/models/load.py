@@ -25,6 +25,7 @@ from ..labels.imagenet import tag_says_imagenet
 from .checkpoints import Checkpoint, check_finite, open_checkpoint, tensors_hash
 from .configs import CONFIG_FILE, FORMATS, Config, read_config
 from .create import ask_the_hub_once, check_name, create
+from .families import in_channels
 from .fit import fit
 from .hub import HUB, hub_folder, hub_name
 from .naming import Translated, resized_positions, translate
@@ -90,8 +91,8 @@ def load_model(
         if tag := _config(model).get("tag"):
             name = f"{name.split('.')[0]}.{tag}"
     model = model.eval().float().requires_grad_(False)
-    if _in_channels(model) != 3:
-        raise ModelError(f"{name} reads {_in_channels(model)} channels", "vitdex indexes models of RGB images.")
+    if in_channels(model) != 3:
+        raise ModelError(f"{name} reads {in_channels(model)} channels", "vitdex indexes models of RGB images.")
     check_finite(name, dict(model.named_parameters()))
     names = model_names(int(getattr(model, "num_classes", 0)), _config(model), imagenet)
     return Loaded(model, name, args, _preprocessing(model, args), state_hash(model), names, notes)
@@ -163,11 +164,6 @@ def _preprocessing(model: nn.Module, args: dict[str, Any]) -> Preprocessing:
 def _config(model: nn.Module) -> dict[str, Any]:
     """timm's record of the weights."""
     return cast(dict[str, Any], model.pretrained_cfg)
-
-
-def _in_channels(model: nn.Module) -> int:
-    projection = getattr(getattr(model, "patch_embed", None), "proj", None)
-    return int(getattr(projection, "in_channels", 3))
 
 
 def state_hash(model: nn.Module) -> str:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...schemas.errors import ModelError
-from .anatomy import Anatomy, Norm, Readout, UnitLayer
+from .anatomy import Anatomy, Readout, UnitLayer
 from .families import (
     ATTENTION_GAINS,
     Mlp,
@@ -58,7 +58,7 @@ def dissect(model: nn.Module, input_size: tuple[int, int]) -> Anatomy:
 @dataclass
 class _Probe:
     """What went through the model: what an MLP's parts wrote, by its first layer's name; what last linear layers read
-    and wrote, by that name or, of attention, their own; blocks by number."""
+    and wrote, by that name or, of attention, their own; blocks by number; whether a final norm read what is pooled."""
 
     fc1: dict[str, Tensor] = field(default_factory=dict)
     up: dict[str, Tensor] = field(default_factory=dict)
@@ -66,6 +66,7 @@ class _Probe:
     read: dict[str, Tensor] = field(default_factory=dict)
     written: dict[str, Tensor] = field(default_factory=dict)
     blocks: dict[int, BlockRun] = field(default_factory=dict)
+    pooled: dict[nn.Module, bool] = field(default_factory=dict)
     features: Tensor = field(default_factory=lambda: torch.empty(0))  # what the head reads
 
     @staticmethod
@@ -80,6 +81,9 @@ class _Probe:
 
     def on_block(self, block: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Tensor], None]:
         return lambda m, args, kwargs, out: self.blocks.__setitem__(block, BlockRun(m, args, kwargs, out))
+
+    def on_final_norm(self, m: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self.pooled[m] = args[0].ndim == 2
 
     def on_head(self, m: nn.Module, args: tuple[Tensor, ...]) -> None:
         self.features = args[0].clone()
@@ -101,6 +105,7 @@ def _probe(
     for block in {block for _, block in names}:
         module = model.get_submodule(f"blocks.{block}")
         hooks.append(module.register_forward_hook(probe.on_block(block), with_kwargs=True))
+    hooks.extend(norm.register_forward_pre_hook(probe.on_final_norm) for norm in final_norms(model) if norm is not None)
     hooks.append(first_head(model).register_forward_pre_hook(probe.on_head))
     noise = torch.randn(1, 3, *input_size, generator=torch.Generator().manual_seed(0))
     try:
@@ -118,21 +123,28 @@ def _probe(
 
 def _tokens(model: nn.Module, probe: _Probe, names: list[tuple[str, int]]) -> tuple[tuple[int, int], int]:
     """Patch grid and number of prefix tokens; every layer must show them, and the same width."""
+    first = tuple(probe.read[names[0][0]].shape)
+    _prove_shapes(probe, names, first)  # before the grid: a hierarchical model may have none, which is not the reason
     grid, prefix = patch_grid(model), prefix_tokens(model)
-    first = probe.read[names[0][0]].shape
     if first[1:2] == (grid[0] * grid[1],):
         prefix = 0  # a class token that joins only after these blocks
     expected = (1, prefix + grid[0] * grid[1], first[-1])
-    for name, _ in names:
-        shape = tuple(probe.read[name].shape)
-        if shape != expected:
-            raise ModelError(
-                f"'{name}' gives {list(shape)}, not [image, {expected[1]} tokens, {expected[2]} units]",
-                "vitdex reads ViTs whose blocks all have the same tokens and width.",
-            )
+    _prove_shapes(probe, names, expected)
     if expected[1] > 65535 or expected[2] > 65535:
         raise ModelError(f"'{names[0][0]}' has more than 65,535 tokens or units", "Choose a smaller --img-size.")
     return grid, prefix
+
+
+def _prove_shapes(probe: _Probe, names: list[tuple[str, int]], expected: tuple[int, ...]) -> None:
+    """Raise ModelError at the first layer whose units have other values than [image, token.., unit] of these sizes."""
+    for name, _ in names:
+        shape = tuple(probe.read[name].shape)
+        if shape != expected:
+            tokens = " x ".join(str(size) for size in expected[1:-1])
+            raise ModelError(
+                f"'{name}' gives {list(shape)}, not [image, {tokens} tokens, {expected[-1]} units]",
+                "vitdex reads ViTs whose blocks all have the same tokens and width.",
+            )
 
 
 def _layer(model: nn.Module, name: str, block: int, probe: _Probe) -> UnitLayer:
@@ -205,22 +217,22 @@ def _prove_units(name: str, mlp: Mlp, probe: _Probe) -> None:
 
 
 def _readout(model: nn.Module, probe: _Probe, prefix: int) -> Readout:
-    """Find by trial how what the head reads comes out of the last block."""
+    """Find by trial how what the head reads comes out of the last block.
+
+    Without any norm the mean of all and all of the mean are the same numbers, so where a norm stands is not tried but
+    seen. That after the pooling comes first: with it a layer is kept as one vector, not patch by patch.
+    """
     stream = probe.blocks[max(probe.blocks)].output
     features = probe.features
     if features.ndim != 2:
         return Readout("none: the head reads all tokens", None, None)
-    for module in final_norms(model):
+    for module, pooled in sorted(probe.pooled.items(), key=lambda item: not item[1]):
         norm = norm_of(module)
         if norm is None:
             continue
-        trials: dict[str, Callable[[Norm], Tensor]] = {
-            "token": lambda n: n(stream[:, 0]),
-            "mean": lambda n: n(stream[:, prefix:].mean(1)),
-            "mean of normed": lambda n: n(stream)[:, prefix:].mean(1),
-        }
-        for kind, read in trials.items():
-            if close(read(norm), features):
+        mean = norm(stream[:, prefix:].mean(1)) if pooled else norm(stream)[:, prefix:].mean(1)
+        for kind, read in (("token", norm(stream[:, 0])), ("mean" if pooled else "mean of normed", mean)):
+            if close(read, features):
                 return Readout(kind, norm, module)
-    pooled = "attention pooling" if pools_by_attention(model) else "an unknown pooling"
-    return Readout(f"none: the head reads through {pooled}", None, None)
+    pooling = "attention pooling" if pools_by_attention(model) else "an unknown pooling"
+    return Readout(f"none: the head reads through {pooling}", None, None)

@@ -44,7 +44,7 @@ SMALL = {"embed_dim": 24, "depth": 2, "num_heads": 2}
 
 @dataclass(frozen=True)
 class Family:
-    """A timm name made small, and how its head reads: which norm, before or behind which pooling."""
+    """A timm name made small, and how its head reads: which norm ("": none), before or behind which pooling."""
 
     name: str
     readout: str
@@ -87,6 +87,16 @@ FAMILIES = {
         cls=False,
         gain="ls2.gamma",
     ),
+    "mean without a norm": Family("vit_pe_spatial_tiny_patch16_512", "mean", ""),
+    "mean without a norm, two kinds of tokens": Family(
+        "vit_medium_patch16_reg4_gap_256",
+        "mean",
+        "",
+        args={"fc_norm": False, "final_norm": False, "class_token": True},
+        prefix=5,
+        gain="ls2.gamma",
+    ),
+    "token without a norm": Family("vit_tiny_patch16_224", "token", "", args={"final_norm": False}),
     "post-norm": Family("vit_base_patch16_rpn_224", "mean", "fc_norm", prefix=0, cls=False, post_norm=True),
     "post-norm, CLS": Family(
         "vit_base_patch16_rpn_224", "token", args={"class_token": True, "global_pool": "token"}, post_norm=True
@@ -198,7 +208,10 @@ class Case:
 
     def through_final_norm(self, written: Tensor) -> Tensor:
         """What vectors [image, token, d] in the stream give the head, the final norm held at its own sigma."""
-        family, at = self.family, self.seen[f"in {self.family.norm}"]
+        family = self.family
+        if not family.norm:
+            return written[:, 0] if family.readout == "token" else written[:, family.prefix :].mean(1)
+        at = self.seen[f"in {family.norm}"]
         centre = written - written.mean(-1, keepdim=True) if family.centred else written
         square = at.var(-1, unbiased=False) if family.centred else at.square().mean(-1)
         sigma = (square + self.model.get_submodule(family.norm).eps).sqrt()  # type: ignore[operator]
@@ -214,6 +227,8 @@ class Case:
             vectors = vectors * self.state[self.beside(layer, self.family.gain)]
         if self.family.post_norm:
             vectors = (vectors - vectors.mean(-1, keepdim=True)) * self.state[self.beside(layer, "norm2.weight")]
+        if not self.family.norm:
+            return vectors
         if self.family.centred:
             vectors = vectors - vectors.mean(-1, keepdim=True)
         return vectors * self.state[f"{self.family.norm}.weight"]
@@ -384,7 +399,8 @@ def test_contributions_add_up_to_what_the_mlp_gives_the_logit(case: Case) -> Non
     E = case.state["head.weight"] if family.classes else torch.eye(SMALL["embed_dim"])
     stream = case.seen[f"blocks.{SMALL['depth'] - 1}"]
     if family.classes:  # first of all, the reading by hand is the model's own: it gives whole logits
-        offset = E @ case.state[f"{family.norm}.bias"] if family.centred else torch.zeros(family.classes)
+        has_bias = family.norm and family.centred
+        offset = E @ case.state[f"{family.norm}.bias"] if has_bias else torch.zeros(family.classes)
         offset = offset + case.state["head.bias"]
         close(case.through_final_norm(stream) @ E.T + offset, case.seen["head"])
         close(index.sql("SELECT logit_offset AS x FROM classes ORDER BY class_id").x, offset)
