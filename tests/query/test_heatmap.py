@@ -177,7 +177,7 @@ def test_zero_is_explained(sample: Index) -> None:
     assert last.notes[0].startswith("Block 5 is the last and the head reads token 0: its patches")
     assert last.notes[1].startswith(f"{LAST}:16 on the CLS token: 0.")
     definition, colours = neuron_heatmaps(sample, [(LAYER, 16)], [IMAGE, 80], "grad-times-activation", "coin").notes
-    assert definition == "Definitions: grad-times-activation: docs/concepts/views.md"
+    assert definition == "Definitions: view grad-times-activation: docs/concepts/views.md"
     assert colours == "Colours: ± the largest value shown."
 
 
