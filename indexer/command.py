@@ -11,6 +11,7 @@ import click
 
 from ..data.packaged import IMAGES, MODEL_NAME
 from ..schemas.addressed import is_address
+from ..schemas.numbers_shown import number_of
 from ..schemas.run_spec import READOUTS, Linear, Maps, Precision, RunSpec
 from ..schemas.shown_text import escaped
 from ..schemas.sizes import bytes_text
@@ -53,7 +54,7 @@ def _tell_end(notes: list[str], accuracy: Accuracy | None) -> None:
         return
     top5 = "" if accuracy.top5 is None else f", top-5 {accuracy.top5:.1%}"
     _tell(
-        f"the model's answers on {accuracy.images:,} images with a class: top-1 {accuracy.top1:.1%}{top5}; "
+        f"the model's answers on {number_of(accuracy.images, 'image')} with a class: top-1 {accuracy.top1:.1%}{top5}; "
         f"by chance {accuracy.chance:.1%}"
     )
     if accuracy.warning:
@@ -82,8 +83,9 @@ class Bar:
     def planned(self, run: Announced, done: int) -> None:
         self.spec = spec = run.spec
         self.ranking = _best_ranking(spec, None)
-        _tell(f"{spec.model} on {spec.device}, {spec.precision}: {spec.neurons:,} neurons in {len(spec.layers)} layers")
-        _tell(f"{spec.images:,} images from {spec.source}")
+        size = f"{number_of(spec.neurons, 'neuron')} in {number_of(len(spec.layers), 'layer')}"
+        _tell(f"{spec.model} on {spec.device}, {spec.precision}: {size}")
+        _tell(f"{number_of(spec.images, 'image')} from {spec.source}")
         _tell(f"{run.labelled}; class names: {spec.class_names}")
         for note in run.notes:
             _tell(f"Note: {note}")
@@ -118,7 +120,7 @@ class Bar:
         return _new_bar(total, "B", name="checking").update
 
     def repairing(self, plan: Plan, damaged: list[str], images: int) -> None:
-        _tell(f"{len(damaged):,} files to make again; {images:,} images to read")
+        _tell(f"{number_of(len(damaged), 'file')} to make again; {number_of(images, 'image')} to read")
         self._bar = _new_bar(images, "img")
 
 

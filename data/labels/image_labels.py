@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...schemas.class_text import plain, wordnet_id
+from ...schemas.numbers_shown import number_of
 from .class_names import ClassNames
 
 SHOWN = 10  # labels without a class that are named
@@ -43,7 +44,8 @@ def image_classes(labels: Iterable[str | None], rows: Mapping[str, int]) -> NDAr
 
 def matched_text(labels: Sequence[str | None], rows: Mapping[str, int]) -> str:
     """How many images have a class."""
-    return f"{sum(label in rows for label in labels):,} of {len(labels):,} images have a class"
+    found = sum(label in rows for label in labels)
+    return f"{found:,} of {number_of(len(labels), 'image')} {'has' if found == 1 else 'have'} a class"
 
 
 def without_class(labels: Sequence[str | None], rows: Mapping[str, int]) -> list[str]:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ...schemas.errors import QueryError
+from ...schemas.numbers_shown import first_of
 from ...schemas.progress import Progress, silent
 from ..drawing.terms import definitions
 from ..lookups.averages import mean, standard_error
@@ -149,7 +150,7 @@ def chosen_neurons(
 ) -> str:
     """Which neurons `ablate` replaces, in words."""
     if neurons is None:
-        return f"its first {k:,} neurons by {chosen_ranking(index, by, class_id)}"
+        return f"its {first_of(k, 'neuron')} by {chosen_ranking(index, by, class_id)}"
     names = [str(Neuron.of(neuron)) for neuron in neurons]
     return ", ".join(names) if len(names) <= NAMED else f"{len(names):,} neurons"
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ...schemas.effects import Replace
 from ...schemas.errors import QueryError
+from ...schemas.numbers_shown import first_of, number_of
 from ...schemas.progress import Progress, silent, tracked
 from ..drawing.terms import definitions
 from ..lookups.averages import mean, standard_error
@@ -173,10 +174,10 @@ def subject_caption(index: StoredIndex, table: pd.DataFrame, k: int, random: int
     passed = f" Neurons of block {last} are passed over: the head reads token 0, not their patches."
     replaced = REPLACED[effects.spec.replace]
     lines = (
-        f"Of what each class's first {k} neurons by {by} cause on patches, how much lies on the object? "
+        f"Of what each class's {first_of(k, 'neuron')} by {by} cause on patches, how much lies on the object? "
         f"{table.images.sum():,} images with a mask, {len(table):,} classes, of which {table.passes.sum():,} pass.",
-        f"Effects by attribution patching, neurons replaced by {replaced}; beside {random} sets of as many random "
-        f"neurons of the same layers.{passed if index.spec.readout == 'token' else ''}",
+        f"Effects by attribution patching, neurons replaced by {replaced}; beside {number_of(random, 'set')} of as "
+        f"many random neurons of the same layers.{passed if index.spec.readout == 'token' else ''}",
         definitions(dict.fromkeys((by, "effect", "share on the object", "random neurons"))),
     )
     return "\n".join(lines)

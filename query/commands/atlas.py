@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from ...schemas.numbers_shown import number_of
 from ...schemas.sizes import bytes_text
 from ..atlas.extra import needing_extra
 from ..stored.stored_index import StoredIndex
@@ -53,7 +54,8 @@ def export_command(index_path: Path, out: Path, layers: tuple[str, ...], top: in
     with StoredIndex(index_path) as index:
         with progress_bar("arranging the map", "step") as progress:
             plan = plan_export(index, out, layers, top, progress=progress)
-        tell(f"{plan.neurons:,} neurons: {len(plan.addresses):,} files, about {bytes_text(plan.bytes)}")
+        files = number_of(len(plan.addresses), "file")
+        tell(f"{number_of(plan.neurons, 'neuron')}: {files}, about {bytes_text(plan.bytes)}")
         with progress_bar(out.name, "file") as progress:
             try:
                 write_export(plan, workers=workers_for(len(plan.addresses)), progress=progress)

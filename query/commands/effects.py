@@ -13,6 +13,7 @@ import click
 from ...schemas.addressed import address_of
 from ...schemas.effects import REPLACED, Replace, Stored
 from ...schemas.errors import QueryError
+from ...schemas.numbers_shown import number_of
 from ...schemas.run_spec import Precision
 from ...schemas.sizes import bytes_text
 from ..causal.effects_place import done_before
@@ -99,9 +100,10 @@ def _masks(index: Index, folder: Path | None, names: Path | None) -> Masks | Non
 def _planned(plan: EffectsPlan) -> Iterator[str]:
     """What a run is going to do, before it does."""
     spec = plan.spec
-    yield f"{plan.units:,} neurons of {len(spec.layers)} layers, each replaced by {REPLACED[spec.replace]}"
-    parts = "no masks" if plan.masks is None else f"{len(plan.masks.images):,} images of the index have masks"
-    yield f"{spec.images:,} images ({spec.chosen}) on {spec.device} in {spec.precision}; {parts}"
+    neurons = f"{number_of(plan.units, 'neuron')} of {number_of(len(spec.layers), 'layer')}"
+    yield f"{neurons}, each replaced by {REPLACED[spec.replace]}"
+    parts = "no masks" if plan.masks is None else f"masks of {number_of(len(plan.masks.images), 'image')} of the index"
+    yield f"{number_of(spec.images, 'image')} ({spec.chosen}) on {spec.device} in {spec.precision}; {parts}"
     yield f"effects {bytes_text(plan.size)}, memory about {bytes_text(plan.memory)}"
     if done := done_before(plan):
-        yield f"going on after {done:,} images"
+        yield f"going on after {number_of(done, 'image')}"

@@ -7,6 +7,7 @@ from typing import Literal
 
 import click
 
+from ...schemas.numbers_shown import number_of
 from ...schemas.sizes import bytes_text
 from ..export.clip_dissect import READINGS, Reading, export_clip_dissect
 from ..export.descriptions import import_descriptions
@@ -34,7 +35,7 @@ def tables_command(index_path: Path, out: Path, tables: tuple[str, ...], form: F
     """Write tables to OUT/TABLE.parquet or .csv, sorted, with their types in OUT/schema.sql."""
     with Index(index_path) as index:
         for table, rows in export_tables(index, out, form, tables, spreadsheet).items():
-            tell(f"{table}.{form}  {rows:,} rows")
+            tell(f"{table}.{form}  {number_of(rows, 'row')}")
 
 
 @export_group.command("clip-dissect")
@@ -100,7 +101,8 @@ def milan_command(
         plan = plan_milan(index, out, layers, units, k, size, exact)
         neurons = sum(map(len, plan.units.values()))
         tell(
-            f"{len(plan.units)} layers, {neurons:,} neurons x {k} images of {size} x {size}: "
+            f"{number_of(len(plan.units), 'layer')}, {number_of(neurons, 'neuron')} x {number_of(k, 'image')} of "
+            f"{size} x {size}: "
             f"{bytes_text(plan.bytes)} on disk, {bytes_text(4 * plan.bytes)} in MILAN's memory"
         )
         with progress_bar(out.name, "B") as progress:
@@ -142,7 +144,7 @@ def embedding_atlas_command(index_path: Path, out: Path, space: Literal["vectors
     check_output(out, (".parquet",))
     with Index(index_path) as index, progress_bar(out.name, "group") as progress:
         rows = export_embedding_atlas(index, out, space, progress=progress)
-    tell(f"{out}: {rows:,} rows, {bytes_text(out.stat().st_size)}")
+    tell(f"{out}: {number_of(rows, 'row')}, {bytes_text(out.stat().st_size)}")
 
 
 @click.group("import")
@@ -159,4 +161,4 @@ def descriptions_command(index_path: Path, file: Path, source: str, note: str | 
     """Put descriptions (layer,unit,description) into the table `descriptions`."""
     with Index(index_path) as index:
         count = import_descriptions(index, file, source, note)
-    tell(f"{count:,} descriptions by '{source}'")
+    tell(f"{number_of(count, 'description')} by '{source}'")

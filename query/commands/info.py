@@ -18,6 +18,7 @@ from ...schemas.extension import EXTENSIONS, extensions_in, read_extension
 from ...schemas.integrity import Finding, listed_files, verify
 from ...schemas.layout import Layout
 from ...schemas.manifest import Manifest, read_manifest
+from ...schemas.numbers_shown import number_of
 from ...schemas.run_spec import RunSpec
 from ...schemas.sizes import bytes_text
 from ...schemas.storage.elsewhere import BUCKETS
@@ -50,8 +51,8 @@ def _facts(index: StoredIndex) -> Iterator[str]:
     rate = f", {images['indexed'] / seconds:.1f} images/s" if seconds and "source_index" not in made else ""
     lines = {
         "model": f"{spec.model}, weights {spec.weights_sha256[:12]}",
-        "layers": f"{len(spec.layers)}, {spec.layers[0].name} ... {spec.layers[-1].name}; {spec.neurons:,} neurons",
-        "patches": f"{spec.grid[0]} x {spec.grid[1]}, {spec.prefix} tokens before them",
+        "layers": f"{_layers(spec)}; {number_of(spec.neurons, 'neuron')}",
+        "patches": f"{spec.grid[0]} x {spec.grid[1]}, {number_of(spec.prefix, 'token')} before them",
         "images": f"{images['indexed']:,} indexed, {images['failed']} failed, {len(images['skipped'])} skipped, "
         f"{images['found']:,} found in {spec.source}",
         "classes": f"{classes} ({spec.class_names})",
@@ -62,7 +63,7 @@ def _facts(index: StoredIndex) -> Iterator[str]:
         **_effects(index),
         "made": f"{made['created']} on {spec.device} in {spec.precision}, {seconds:.0f} s{rate}",
         "tables": f"written by {written_by(made)}",
-        "size": f"{bytes_text(size)} in {len(made['files'])} files",
+        "size": f"{bytes_text(size)} in {number_of(len(made['files']), 'file')}",
         "versions": ", ".join(f"{name} {number}" for name, number in spec.versions.items()),
     }
     for name, value in lines.items():
@@ -71,6 +72,12 @@ def _facts(index: StoredIndex) -> Iterator[str]:
         yield f"failed    {path!r}: {reason}"
     for one in images["skipped"][:20]:
         yield f"skipped   {': '.join(one)}"
+
+
+def _layers(spec: RunSpec) -> str:
+    """How many, the first and the last."""
+    first, last = spec.layers[0].name, spec.layers[-1].name
+    return f"{len(spec.layers)}, {first}{f' ... {last}' if len(spec.layers) > 1 else ''}"
 
 
 def _source(manifest: Manifest) -> dict[str, str]:
@@ -87,7 +94,7 @@ def _effects(index: StoredIndex) -> dict[str, str]:
     size = sum(count for count, _ in made["files"].values())
     which = "" if spec.chosen == "all images" else f" ({spec.chosen})"
     masks = ", with masks" if spec.masks_sha256 else ""
-    images = f"of {spec.images:,} images{which}{masks}, each neuron replaced by {REPLACED[spec.replace]}"
+    images = f"of {number_of(spec.images, 'image')}{which}{masks}, each neuron replaced by {REPLACED[spec.replace]}"
     return {"effects": f"{images}; {bytes_text(size)}, made {made['created']} in {made['seconds']:.0f} s"}
 
 
@@ -97,7 +104,8 @@ def _accuracy(manifest: Manifest) -> str:
     if measured is None:
         return "not measured: no image has a class, or the model has no head"
     top5 = "" if measured["top5"] is None else f", top-5 {measured['top5']:.1%}"
-    return f"top-1 {measured['top1']:.1%}{top5} of {measured['images']:,} images; by chance {measured['chance']:.1%}"
+    images = number_of(measured["images"], "image")
+    return f"top-1 {measured['top1']:.1%}{top5} of {images}; by chance {measured['chance']:.1%}"
 
 
 @click.command("verify")
@@ -123,7 +131,7 @@ def verify_command(index_path: Path, quick: bool) -> None:
     how = " (sizes alone)" if quick else ""
     address = address_of(index_path)
     where = index_path if address is None else shown_address(address)
-    tell(f"{where} is whole: {sum(map(len, every)):,} files, {size}{added}{how}")
+    tell(f"{where} is whole: {number_of(sum(map(len, every)), 'file')}, {size}{added}{how}")
 
 
 def report(layout: Layout, findings: Sequence[Finding]) -> list[str]:

@@ -10,12 +10,12 @@ import click
 import pandas as pd
 
 from ...schemas.errors import QueryError
+from ...schemas.numbers_shown import number_of
 from ...schemas.run_spec import EXEMPLARS
 from ..drawing.terms import definitions
 from ..index import Index
-from ..lookups.class_images import class_images
 from ..lookups.image_search import AGGREGATES, METRICS, Aggregate, Metric, neighbours, top_images
-from ..lookups.key_neurons import Ranking, named
+from ..lookups.key_neurons import Ranking
 from ..stored.names import Neuron
 from .analysis_options import BY
 from .classes import chosen_class
@@ -74,11 +74,11 @@ def top_command(
 
         def draw() -> Image.Image:
             from ..heatmaps.contact_sheets import exemplars_picture, images_picture
-            from ..heatmaps.heatmap import neuron_heatmaps
+            from ..heatmaps.heatmap import ranked_heatmaps
 
             if row is not None:
-                images = class_images(index, row, IMAGES).image_id.tolist()
-                return neuron_heatmaps(index, named(table), images, weights=weights, device=device).picture()
+                maps = ranked_heatmaps(index, row, table, IMAGES, layer=layer, weights=weights, device=device)
+                return maps.picture()
             if alone:
                 return exemplars_picture(index, Neuron.of(neurons[0]), table, weights=weights, device=device)
             return images_picture(index, table, f"{aggregate or 'mean'} of {_shown(neurons)}", "value")
@@ -89,13 +89,15 @@ def top_command(
             caption = _of_key_neurons(index, row, table, layer)
         elif alone:
             table, question = index.exemplars(*Neuron.of(neurons[0]), k), "exemplars"
-            caption = f"The {len(table)} images with the largest patch of {neurons[0]}, of {_images(index):,} images."
-            if len(table) < min(k, _images(index)):
+            caption = (
+                f"The {_images(len(table))} with the largest patch of {neurons[0]}, of {_images(_indexed(index))}."
+            )
+            if len(table) < min(k, _indexed(index)):
                 caption += f" An index keeps {EXEMPLARS} of a neuron."
         else:
             table, question = top_images(index, neurons, k, aggregate or "mean"), "images"
             what = f"{aggregate or 'mean'} over {_shown(neurons)} of each one's largest patch"
-            caption = f"The {len(table)} images with the largest {what}, of {_images(index):,} images."
+            caption = f"The {_images(len(table))} with the largest {what}, of {_images(_indexed(index))}."
         answer(table, form, outputs, draw, PIXELS, question, caption)
 
 
@@ -133,8 +135,8 @@ def neighbours_command(
     """
     with Index(index_path) as index:
         table = neighbours(index, image, neurons, k, metric)
-        caption = f"The {len(table)} images nearest to {image}, by {metric} distance in {_shown(neurons)}, of "
-        caption += f"{_images(index):,} images."
+        caption = f"The {_images(len(table))} nearest to {image}, by {metric} distance in {_shown(neurons)}, of "
+        caption += f"{_images(_indexed(index))}."
 
         def draw() -> Image.Image:
             return _neighbours_picture(index, image, table, metric, neurons)
@@ -146,14 +148,18 @@ def _of_key_neurons(index: Index, class_: int, table: pd.DataFrame, layer: str |
     """What a table of key neurons shows."""
     by = str(table.attrs["by"])
     units = sum(spec.units for spec in index.ranked_layers if layer in (None, spec.name))
-    images = "" if table.n.isna().all() else f"; means over its {table.n.max():,} images"
+    images = f"; means over its {_images(int(table.n.max()))}" if table.n.max() > 0 else ""
     name = index.class_name(class_)
-    return f"The first {len(table)} of {units:,} neurons by {by} for {name}{images}.\n" + definitions(
+    return f"The first {len(table):,} of {number_of(units, 'neuron')} by {by} for {name}{images}.\n" + definitions(
         (by, *(("effect", "indirect") if "effect" in table else ()), "auroc")
     )
 
 
-def _images(index: Index) -> int:
+def _images(count: int) -> str:
+    return number_of(count, "image")
+
+
+def _indexed(index: Index) -> int:
     """How many images could be read."""
     return int(index.manifest["images"]["indexed"])
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from ...schemas.numbers_shown import number_of
 from ...schemas.storage.plain_files import replacing
 from ..console.readable import readable
 from ..console.table_files import write_table
@@ -79,4 +80,4 @@ def save_table(table: pd.DataFrame, path: Path) -> None:
     """Write a table and say so."""
     with replacing(path) as part:
         write_table(table, kind_of(path), part)
-    say(f"{path}: {len(table):,} rows")
+    say(f"{path}: {number_of(len(table), 'row')}")

@@ -8,6 +8,7 @@ from typing import Any, get_args
 import click
 
 from ...schemas.addressed import is_address
+from ...schemas.numbers_shown import number_of
 from ...schemas.sizes import bytes_text
 from ..export.publish import Cut, publish
 from ..stored.stored_index import StoredIndex
@@ -48,4 +49,5 @@ def publish_command(index_path: Path, dest: str | Path, maps: Cut | None, overwr
     for note in done.notes:
         say(note)
     before = f", {done.there_before:,} of them there before" if done.there_before else ""
-    tell(f"{done.where} is published: {done.files:,} files, {bytes_text(done.bytes)}{before}; each was read back")
+    files = number_of(done.files, "file")
+    tell(f"{done.where} is published: {files}, {bytes_text(done.bytes)}{before}; each was read back")

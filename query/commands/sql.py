@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from ...schemas.numbers_shown import number_of
 from ...schemas.storage.plain_files import replacing
 from ..console.child import Kind, ask_in_child
 from .files import TABLES, check_output, kind_of
@@ -35,4 +36,4 @@ def sql_command(index_path: Path, query: str, timeout: float, outputs: tuple[Pat
         for path in outputs:
             with replacing(path) as part:
                 shutil.copyfile(answer.files[kind_of(path)], part)
-            say(f"{path}: {answer.rows:,} rows")
+            say(f"{path}: {number_of(answer.rows, 'row')}")

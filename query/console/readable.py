@@ -30,7 +30,7 @@ MAIN: dict[str, tuple[str, ...]] = {
                "of_positive"),
     "activations": ("blocks", "rank", "neuron", "auroc", "mean_max", "mean_max_others", "n", "n_others"),
     "regions": ("path", "top", "rank", "neuron", "empty", "cover", "mask_share", "iou", "energy", "pointing"),
-    "focus": ("class", "neuron", "images", "energy", "random_energy", "mask_share", "exceeds", "chance", "passes"),
+    "focus": ("class", "neuron", "n", "energy", "random_energy", "mask_share", "exceeds", "chance", "passes"),
     "concepts": ("neuron", "concept", "iou", "chance", "passes", "label", "negative"),
     "context": ("class", "images", "background", "contribution_outside", "chance",
                 "lives_from_background", "energy_outside"),

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from ...schemas.numbers_shown import first_of, number_of
 from ...schemas.run_spec import NO_ACTIVATION
 from ..drawing.terms import definitions
 from ..lookups.key_neurons import Ranking
@@ -28,15 +29,15 @@ def of_blocks(index: StoredIndex, by: Ranking, carried: pd.DataFrame, classes: b
         if classes
         else "Blocks of the classes' top 1, 3 and 10 key neurons"
     )
-    over = f"{carried.class_id.nunique():,} classes, {_neurons(index):,} neurons"
+    over = f"{number_of(carried.class_id.nunique(), 'class', 'classes')}, {number_of(_neurons(index), 'neuron')}"
     return caption(f"{what}, by {by}: {over}.", terms=(by, "of_first"))
 
 
 def of_activations(index: StoredIndex, class_: str | int, by: Ranking, table: pd.DataFrame) -> str:
     name, first = index.class_name(class_), table.iloc[0]
     return caption(
-        f"Key neurons of {name} by {by}: mean activation on its images (n = {first.n:,}) and on those of all other "
-        f"classes (n = {first.n_others:,}).",
+        f"Key neurons of {name} by {by}: largest patch of an image, mean over its images (n = {first.n:,}) and over "
+        f"those of all other classes (n = {first.n_others:,}).",
         "Bars: the middle half of the images' largest patches (quantiles 0.25 to 0.75).",
         "Hollow: not told from the other classes, its AUROC within 1.96 standard errors of chance, 0.5.",
         terms=(by, "activations", "auroc"),
@@ -48,7 +49,7 @@ def of_regions(
 ) -> str:
     what = "each of the first 10 neurons" if neurons else "the first 1, 3 and 10 neurons together"
     terms = [by, "region", *(["energy", "pointing"] if neurons and "energy" in table else [])]
-    over = f"on {table.image_id.nunique():,} images"
+    over = f"on {number_of(table.image_id.nunique(), 'image')}"
     return caption(
         f"Regions of {index.class_name(class_)}: {what}, by {by}, above {threshold}, {over}.",
         _empty_regions(neurons, table),
@@ -78,10 +79,11 @@ def of_focus(by: Ranking, layer: str | None, table: pd.DataFrame, random: int, s
         f"{(table.energy > table.chance_masks).sum():,} are above masks of other images, "
         f"{(table.energy > table.chance_neurons).sum():,} above the neurons that chance finds; "
         f"{table.exceeds.sum():,} exceed the mask's share and the mean of random neurons.",
-        f"Energy per patch, mean over the images with any (n); {table.images.sum():,} images with a mask, "
-        f"{table['empty'].sum():,} regions of the first neurons empty.",
+        "Energy per patch, mean over the class's images with a mask on which the neuron is positive anywhere (n): "
+        f"{table.n.sum():,} of {table.images.sum():,} images. {table['empty'].sum():,} regions of the first neurons "
+        "are empty.",
         f"Chance, passed once in 20: 19 drawings with masks of other images of the class, and {others}. "
-        f"{random} random neurons of the same block, seed {seed}.",
+        f"{number_of(random, 'random neuron')} of the same block, seed {seed}.",
         terms=(by, "energy", "mask_share", "exceeds", "passes"),
     )
 
@@ -90,11 +92,12 @@ def of_context(index: StoredIndex, by: Ranking, layer: str | None, k: int, table
     where, unread = f" of {layer}" if layer else "", int(table.unread.sum())
     last = max(spec.block for spec in index.spec.layers)
     return caption(
-        f"What of each class's first {k} neurons{where} by {by} lies on the background? {table.images.sum():,} images "
-        f"with a mask, {len(table):,} classes, of which {table.lives_from_background.sum():,} live from it.",
+        f"What of each class's {first_of(k, 'neuron')}{where} by {by} lies on the background? {table.images.sum():,} "
+        f"images with a mask, {len(table):,} classes, of which {table.lives_from_background.sum():,} live from it.",
         "Share outside the object's mask, mean over the images (n): of positive contributions on the patches, and of "
-        "energy. Chance: background, and the most that the share exceeds it by in 19 drawings with masks of other "
-        f"images, seed {seed}.",
+        "energy.",
+        "Chance: background + the largest of 19 differences with masks of other images (the share outside those masks "
+        f"- their background); below background where all are negative; seed {seed}.",
         f"{unread:,} of {table.neurons.sum():,} neurons are of block {last}, the last: the head reads token 0, and "
         "their patches never reach the logit."
         if unread
@@ -240,7 +243,7 @@ def of_fires(index: StoredIndex, image: str, patch: str | None, table: pd.DataFr
     return caption(
         f"{len(table):,} neurons that are among the five most active of a token of {path} (image {image_id}{of}): "
         f"{where}.",
-        "The area of a dot is the number of tokens (n)." if patch is None else "",
+        "The area of a dot grows with the number of tokens." if patch is None else "",
         terms=("activation of a token", "score") if index.spec.classes else ("activation of a token",),
     )
 

@@ -398,7 +398,7 @@ ANALYSES = (
     Analysis("blocks", "In which blocks the classes' top 1, 3 and 10 neurons sit.", _blocks),
     Analysis(
         "activations",
-        "A class's top neurons of each block and of all: their mean activation on its images and on all others.",
+        "A class's top neurons of each block and of all: how active they are on its images and on all others.",
         _activations,
     ),
     Analysis(

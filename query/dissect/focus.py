@@ -64,7 +64,8 @@ def class_focus(
 
     Returns:
         Columns class_id, class, layer, block, unit, threshold (NaN with image:P, where every image has its own),
-        negative, images (those with a mask), empty (images without a region, as in class_regions), iou, energy,
+        negative, images (those with a mask), n (those of them on which the neuron is positive anywhere, whose mean
+        energy is), empty (images without a region, as in class_regions), iou, energy,
         no_energy (images on which nothing is positive, which energy leaves out), pointing, mask_share; energy_se: the
         standard error of energy, which is a mean over images; random_iou, random_energy, random_pointing: means of the
         random neurons; random_05, random_95: the quantiles of their energies; exceeds: whether energy is larger than
@@ -154,7 +155,8 @@ def _focus(measured: _Measured, kinds: NDArray[np.object_], draw: np.random.Gene
     random = {name: np.array([mean(values) for values in of.T[kinds == "random"]]) for name, of in three.items()}
     own, share = {name: mean(of[:, 0]) for name, of in three.items()}, float(measured.mask_share.mean())
     row: dict[str, Any] = {"empty": int(measured.empty[:, 0].sum()), **own, "mask_share": share}
-    row |= {"no_energy": int(np.isnan(measured.energy[:, 0]).sum())}
+    silent = int(np.isnan(measured.energy[:, 0]).sum())
+    row |= {"no_energy": silent, "n": len(measured.energy) - silent}
     row |= {"energy_se": standard_error(measured.energy[:, 0])}
     row |= {f"random_{name}": mean(values) for name, values in random.items()}
     row |= {f"random_{q:02}": quantile(random["energy"], q / 100) for q in (5, 95)}

@@ -13,6 +13,7 @@ from .figure_style import CAPTION, LABEL, MANY, TICK, new_figure, plain, powers,
 
 SHOWN = 8  # neurons
 LINE = 0.15  # inches of a class
+UNITS = {"contribution": "logits", "folded": "logits per 1"}
 
 
 def carriers_figure(carriers: pd.DataFrame, classes: pd.DataFrame, by: str, caption: str = "") -> Figure:
@@ -44,8 +45,9 @@ def _bars(axis: Axes, shown: pd.DataFrame, by: str) -> None:
     filled = [COLOURS[0] if passes else "white" for passes in shown.passes]
     axis.barh(place, shown.weight, 0.8, color=filled, edgecolor=COLOURS[0], lw=0.8)
     for at, width, share in zip(place, shown.weight, shown.share, strict=True):
-        text = f"{share:.0%}"
-        axis.annotate(text, (width, at), xytext=(3, 0), textcoords="offset points", va="center", fontsize=TICK)
+        axis.annotate(
+            _percent(share), (width, at), xytext=(3, 0), textcoords="offset points", va="center", fontsize=TICK
+        )
     axis.plot(shown.chance, place, "|", color=COLOURS[5], ms=6, mew=1.3, label="chance: the largest of any class")
     first = ~shown["rank"].duplicated()
     neurons = np.where(first, shown.block.astype(str) + ":" + shown.unit.astype(str) + "   ", "")
@@ -53,9 +55,14 @@ def _bars(axis: Axes, shown: pd.DataFrame, by: str) -> None:
     axis.set_yticks(place, names, fontsize=TICK)
     axis.set_ylim(max(float(place.max(initial=0)), 8) + 0.6, -0.6)
     axis.margins(x=0.08)
-    axis.set_xlabel(f"{by} (share of the neuron's positive sum)")
+    unit = f" ({UNITS[by]})" if by in UNITS else ""
+    axis.set_xlabel(f"{by}{unit}; beside each bar its share of the neuron's positive sum")
     if len(shown):
         axis.legend(frameon=False, fontsize=TICK, loc="lower right")
+
+
+def _percent(share: float) -> str:
+    return "<1%" if 0 < share < 0.01 else f"{share:.0%}"
 
 
 def _effective(axis: Axes, carriers: pd.DataFrame) -> None:

@@ -28,7 +28,7 @@ PANEL_ROWS = 11  # panels below each other
 
 def blocks_figure(blocks: pd.DataFrame, carried: pd.DataFrame, by: str, caption: str = "") -> Figure:
     """Left, in which blocks the first neurons sit; right, what each further one still has of the first."""
-    figure, (left, right) = new_axes(9.5, 3.6, caption, 2)
+    figure, (left, right) = new_axes(9.5, 3.9, caption, 2)
     share = blocks.pivot(index="block", columns="top", values="share")
     pairs = blocks.groupby("top").neurons.sum()
     width = 0.8 / len(share.columns)
@@ -40,8 +40,8 @@ def blocks_figure(blocks: pd.DataFrame, carried: pd.DataFrame, by: str, caption:
               ls="--", label="chance: the block's share of all neurons")  # fmt: skip
     left.set(xlabel="block", ylabel="share of the classes' top neurons", xlim=(-0.6, len(share) - 0.4))
     block_ticks(left, share.index.tolist(), range(len(share)))
-    left.set_ylim(0, 1.35 * max(share.max().max(), chance.max()))
-    left.legend(frameon=False, fontsize=TICK, ncols=2)
+    left.set_ylim(0, min(1.05 * max(share.max().max(), chance.max()), 1))
+    left.legend(frameon=False, fontsize=TICK, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
     _carried(right, carried)
     right.set(xlabel=f"rank in the class, by {by}", ylabel=f"{by} / the first neuron's", ylim=(0, None))
     right.legend(frameon=False, fontsize=TICK)

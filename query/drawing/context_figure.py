@@ -37,7 +37,7 @@ def _rows(axis: Axes, context: pd.DataFrame, by: str) -> None:
     place = np.arange(len(context))
     axis.plot(context.background, place, "|", color="black", ms=10, mew=1.5, label="background's share of the image")
     axis.plot(context.chance, place, "|", color=COLOURS[5], ms=10, mew=1.5,
-              label="chance: the most that masks of other images give")  # fmt: skip
+              label="chance: background + largest of 19 differences")  # fmt: skip
     axis.plot(context.energy_outside, place, "o", color=COLOURS[1], ms=4, label="energy on it")
     share, error = context.contribution_outside.to_numpy(), INTERVAL * context.se.to_numpy()
     axis.hlines(place, share - error, share + error, color=COLOURS[0], lw=1.3)

@@ -37,7 +37,6 @@ def _rows(axis: Axes, focus: pd.DataFrame, by: str) -> None:
     axis.plot(focus.energy[passes], place[passes], "D", color=COLOURS[0], ms=5, label=label)
     axis.plot(focus.energy[~passes], place[~passes], "D", color=COLOURS[0], ms=5, mfc="white",
               label="the same: does not pass chance and the mask's share")  # fmt: skip
-    counts = (focus.images - focus.no_energy).astype(int)
-    rows = zip(focus["class"], focus.block, focus.unit, counts, strict=True)
+    rows = zip(focus["class"], focus.block, focus.unit, focus.n.astype(int), strict=True)
     names = [f"{short(name)}  {block}:{unit}  (n = {n})" for name, block, unit, n in rows]
     name_rows(axis, names, "energy: share of positive activation inside the object's mask")

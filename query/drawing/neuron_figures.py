@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from .colours import COLOURS, GREY
 from .figure_style import LABEL, TICK, block_ticks, new_axes, powers, short
@@ -115,7 +118,7 @@ def lines_figure(
 
 
 def fires_figure(fires: pd.DataFrame, caption: str = "") -> Figure:
-    """What the neurons that fire on an image say of its class, block by block; the area is the number of tokens."""
+    """What the neurons that fire on an image say of its class, by block; the more tokens, the larger a dot."""
     figure, (axis,) = new_axes(6.8, 3.8, caption)
     some = fires.dropna(subset=["score"])
     axis.axhline(0, color="#cccccc", lw=0.8)
@@ -127,13 +130,29 @@ def fires_figure(fires: pd.DataFrame, caption: str = "") -> Figure:
         (first, COLOURS[0], f"says {name} loudest ({first.sum():,})"),
     ):
         one = some[chosen]
-        area = 8 + 240 * one.tokens.astype(float) / largest
+        area = _area(one.tokens.to_numpy(np.float64), largest)
         axis.scatter(one.block, one.score, area, color=colour, alpha=0.5, lw=0, label=label)
     block_ticks(axis, sorted(fires.block.unique()))
     axis.set(xlabel="block", ylabel=f"score for {name}")
-    handles = axis.get_legend_handles_labels()[0]
     drawn = figure.legend(frameon=False, loc="outside lower center", ncols=2, fontsize=LABEL)
-    for handle, mark in zip(handles, drawn.legend_handles, strict=True):
+    for mark in drawn.legend_handles:
         mark.set_sizes([40])  # type: ignore[union-attr]
-        assert handle is not mark
+    if some.tokens.nunique() > 1:
+        _size_legend(figure, axis, largest)
     return figure
+
+
+def _size_legend(figure: Figure, axis: Axes, largest: float) -> None:
+    """How large the dots of one token, of many and of the most are."""
+    counts = np.array(sorted({1, round(largest**0.5), round(largest)}))
+    marks = [
+        axis.scatter([], [], area, color=GREY, alpha=0.5, lw=0, label=f"{tokens:,}")
+        for tokens, area in zip(counts, _area(counts, largest), strict=True)
+    ]
+    figure.legend(handles=marks, frameon=False, loc="outside right center", title="tokens", fontsize=LABEL,
+                  title_fontsize=LABEL, labelspacing=1.2)  # fmt: skip
+
+
+def _area(tokens: NDArray[Any], largest: float) -> NDArray[Any]:
+    """Of a dot, in square points."""
+    return 8 + 240 * tokens / largest

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from .clustered import average_linkage, branches, class_names, leaves, square
-from .colours import COLOURS
+from .colours import COLOURS, GREY
 from .figure_style import CAPTION, LABEL, MANY, TICK, new_figure, plain, short
 
 SPACES = {"head": "the head's rows", "value": "value space", "activation": "activation"}
@@ -39,7 +40,7 @@ def similarity_figure(similarity: pd.DataFrame, agreement: pd.DataFrame, caption
         drawn = _clusters(beside, axis, similarity[space], names, end)
         axis.set_title(f"{SPACES[space]}: {len(names):,} classes", fontsize=CAPTION)
     bar = figure.colorbar(drawn, cax=figure.add_subplot(grid[0, 3]))
-    bar.set_label("cosine", fontsize=LABEL)
+    bar.set_label("cosine (grey: none, as of a class with itself)", fontsize=LABEL)
     bar.ax.tick_params(labelsize=TICK)
     for column, row in enumerate(agreement.to_dict("records")):
         axis = figure.add_subplot(grid[1, column])
@@ -58,7 +59,8 @@ def _clusters(beside: Axes, axis: Axes, cosines: pd.Series[float], names: list[s
     matrix = square(cosines, count)[np.ix_(order, order)]
     np.fill_diagonal(matrix, np.nan)
     smooth = "nearest" if count <= MATRIX else "antialiased"
-    drawn = axis.imshow(matrix, cmap="RdBu_r", vmin=-end, vmax=end, interpolation=smooth, aspect="auto")
+    colours = colormaps["RdBu_r"].with_extremes(bad=GREY)
+    drawn = axis.imshow(matrix, cmap=colours, vmin=-end, vmax=end, interpolation=smooth, aspect="auto")
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
     if count <= NAMED:

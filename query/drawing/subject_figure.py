@@ -39,8 +39,14 @@ def _rows(axis: Axes, table: pd.DataFrame) -> None:
     )
     axis.plot(table.mask_share, place, "|", color="black", ms=10, mew=1.5, label="object's share of the patches")
     axis.plot(
-        table.share[~passes], place[~passes], "D", color=COLOURS[0], mfc="white", ms=5, label="share of |effect| on it"
+        table.share[~passes],
+        place[~passes],
+        "D",
+        color=COLOURS[0],
+        mfc="white",
+        ms=5,
+        label="share of |effect| on the object",
     )
     axis.plot(table.share[passes], place[passes], "D", color=COLOURS[0], ms=5, label="the same: passes")
     names = [f"{short(name)}  (n = {n})" for name, n in zip(table["class"], table.images, strict=True)]
-    name_rows(axis, names, "share of |effect| on the patches")
+    name_rows(axis, names, "share of |effect| on the object, of that on all patches")

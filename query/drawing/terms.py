@@ -63,6 +63,11 @@ DEFINED = {
 }
 
 
+def view_definition(view: str) -> str:
+    """A line that says where a view is defined: `contribution` and `effect` are names of rankings, too."""
+    return f"Definitions: view {view}: {VIEWS}"
+
+
 def definitions(terms: Iterable[str]) -> str:
     """A line that says where terms are defined, page by page."""
     pages: dict[str, list[str]] = {}

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from ...schemas.addressed import is_address
 from ...schemas.facts import Files
 from ...schemas.manifest import Manifest
+from ...schemas.numbers_shown import number_of
 from ...schemas.run_spec import RunSpec
 from ...schemas.shown_text import escaped, shortened
 from ...schemas.sizes import bytes_text
@@ -68,14 +69,14 @@ def _facts(manifest: Manifest, spec: RunSpec) -> Iterator[tuple[str, str]]:
     yield "head", _code(spec.head)
     yield "images", f"{images['indexed']:,} of {_code(spec.source)}; {images['failed']:,} could not be read"
     yield "classes", f"{spec.classes:,}, names from {_code(spec.class_names)}"
-    yield "neurons", f"{spec.neurons:,} in {len(spec.layers)} layers"
+    yield "neurons", f"{spec.neurons:,} in {number_of(len(spec.layers), 'layer')}"
     yield "computed in", f"{spec.precision} on {_code(spec.device)}"
     yield "maps", MAPS[spec.maps]
     if accuracy is not None:
         top5 = "" if accuracy["top5"] is None else f", top-5 {accuracy['top5']:.1%}"
-        yield "accuracy", f"top-1 {accuracy['top1']:.1%}{top5} of {accuracy['images']:,} images"
+        yield "accuracy", f"top-1 {accuracy['top1']:.1%}{top5} of {number_of(accuracy['images'], 'image')}"
     yield "made", f"{_code(manifest['created'])} with {_code(_versions(spec))}"
-    yield "size", f"{bytes_text(size)} in {len(manifest['files']):,} files"
+    yield "size", f"{bytes_text(size)} in {number_of(len(manifest['files']), 'file')}"
 
 
 def _versions(spec: RunSpec) -> str:

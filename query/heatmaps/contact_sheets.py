@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from ...schemas.numbers_shown import number_of
 from ..drawing.contact_sheet import CELL, captions, resized, sheet
 from ..stored.names import Neuron
 from ..stored.stored_index import StoredIndex
@@ -44,6 +45,6 @@ def exemplars_picture(
     both = [
         np.concatenate([resized(maps.images[i], size), maps.pixels(i, 0, size[1], size[0])]) for i in range(len(table))
     ]
-    what = f"The {len(table)} images with its largest patch; below each its map. {maps.title}."
+    what = f"The {number_of(len(table), 'image')} with its largest patch; below each its map. {maps.title}."
     title = [str(neuron), what, *notes, *maps.notes]
     return sheet(np.stack(both), captions(table, "pre"), title, maps.scales[0])

@@ -19,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ...schemas.errors import QueryError
+from ...schemas.numbers_shown import first_of, number_of
 from ...schemas.progress import Progress, silent
 from ..drawing.terms import definitions
 from ..lookups.averages import standard_error
@@ -272,10 +273,11 @@ def insertion_deletion_caption(
     ranking = chosen_ranking(index, by, class_)
     first, whole = (found.curves.query("measure == @measure and step == 0").probability.iloc[0] for measure in MEASURES)
     steps, n = int(found.curves.step.max()), int(found.areas.n.iloc[0])
-    beside = f"Beside {random:,} random orders of each image. " if random else ""
+    beside = f"Beside {number_of(random, 'random order')} of each image. " if random else ""
     lines = (
-        f"Probability of {whose} as patches are put into its images, or taken out, in the order of views of its first "
-        f"{k:,} neurons by {ranking}, summed: n = {n:,} images, {steps:,} steps.",
+        f"Probability of {whose} as patches are put into its images, or taken out, in the order of views of its "
+        f"{first_of(k, 'neuron')} by {ranking}{', summed' if k > 1 else ''}: n = {number_of(n, 'image')}, "
+        f"{number_of(steps, 'step')}.",
         f"{beside}Nothing but the baseline ({baseline}): {first:.3f}; the whole image: {whole:.3f}.",
         definitions(("insertion", "deletion", "baseline", "random orders", "centre")),
     )

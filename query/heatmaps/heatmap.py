@@ -17,7 +17,7 @@ import pandas as pd
 
 from ...schemas.errors import QueryError
 from ..drawing.heatmap_sheet import Heatmaps
-from ..drawing.terms import definitions
+from ..drawing.terms import view_definition
 from ..lookups.class_images import class_images
 from ..lookups.key_neurons import Ranking, key_neurons, named, needs_head
 from ..model.map_source import MapSource
@@ -76,9 +76,9 @@ def neuron_heatmaps(
     headings = tuple(_heading(*row) for row in rows[["image_id", "path", "label", "answer"]].itertuples(index=False))
     found = Heatmaps(shown.values, index.inputs(ids), shown.scales, shown.title, headings, tuple(titles), shown.notes)
     if scale == "neuron":
-        return replace(found, notes=(*shown.notes, definitions([view]), scale_words(view)))
+        return replace(found, notes=(*shown.notes, view_definition(view), scale_words(view)))
     own, note = image_scales(shown.values, view)
-    return replace(found, scales=(), image_scales=own, notes=(*shown.notes, definitions([view]), note))
+    return replace(found, scales=(), image_scales=own, notes=(*shown.notes, view_definition(view), note))
 
 
 def class_heatmaps(
@@ -111,18 +111,35 @@ def class_heatmaps(
         >>> class_heatmaps(index, "coin", k=3, view="post", scale="image").picture()
     """
     at_least(1, k=k, images=images)
-    ranked = key_neurons(index, class_, k, by)
+    return ranked_heatmaps(
+        index, class_, key_neurons(index, class_, k, by), images, view, scale, weights=weights, device=device
+    )
+
+
+def ranked_heatmaps(
+    index: StoredIndex,
+    class_: str | int,
+    ranked: pd.DataFrame,
+    images: int,
+    view: View = "map",
+    scale: ScaleOf = "neuron",
+    layer: str | None = None,
+    *,
+    weights: str | Path | None = None,
+    device: str | None = None,
+) -> Heatmaps:
+    """As class_heatmaps, of rows of key_neurons; `layer`: the one that they were looked for in."""
     rows = class_images(index, class_, images).image_id.tolist()
     shown = neuron_heatmaps(index, named(ranked), rows, view, class_, scale, weights=weights, device=device)
     notes = (chosen_images(index, class_, len(rows)), *shown.notes)
-    return replace(shown, title=f"{chosen_neurons(index, class_, ranked)} {shown.title}.", notes=notes)
+    return replace(shown, title=f"{chosen_neurons(index, class_, ranked, layer)} {shown.title}.", notes=notes)
 
 
-def chosen_neurons(index: StoredIndex, class_: str | int, ranked: pd.DataFrame) -> str:
+def chosen_neurons(index: StoredIndex, class_: str | int, ranked: pd.DataFrame, layer: str | None = None) -> str:
     """How neurons of a class were chosen, for a title."""
-    every = sum(layer.units for layer in index.ranked_layers)
-    name = index.class_name(class_)
-    return f"Key neurons of {name}: the first {len(ranked)} of {every:,} by {ranked.attrs['by']}."
+    every = sum(spec.units for spec in index.ranked_layers if layer in (None, spec.name))
+    where, name = f" of {layer}" if layer else "", index.class_name(class_)
+    return f"Key neurons of {name}: the first {len(ranked):,} of {every:,}{where} by {ranked.attrs['by']}."
 
 
 def chosen_images(index: StoredIndex, class_: str | int, shown: int) -> str:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from ...schemas.errors import QueryError
 from ...schemas.layout import Layout
+from ...schemas.numbers_shown import number_of
 from ...schemas.run_spec import LayerSpec
 from ...schemas.shown_text import shortened
 from ...schemas.text_files import read_text
@@ -57,7 +58,7 @@ def _check(rows: pd.DataFrame, file: Path, layers: Sequence[LayerSpec]) -> None:
     unknown = rows[rows.unit >= units]
     if len(unknown):
         raise QueryError(
-            f"{file} describes {len(unknown)} neurons that the index does not have: {_names(unknown)}",
+            f"{file} describes {number_of(len(unknown), 'neuron')} that the index does not have: {_names(unknown)}",
             "Nothing was imported.",
         )
     twice = rows[rows.duplicated(["layer", "unit"])]

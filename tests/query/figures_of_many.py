@@ -75,7 +75,7 @@ def figures(of: list[str]) -> dict[str, Callable[[], Figure]]:
 
     def focus() -> Figure:
         energy = draw.beta(5, 5, count)
-        table = pd.DataFrame({"class": of, **layers(count), "energy": energy, "images": 50, "no_energy": 2})
+        table = pd.DataFrame({"class": of, **layers(count), "energy": energy, "n": 48})
         table = table.assign(mask_share=0.3, energy_se=0.03, random_energy=draw.beta(9, 12, count), random_05=0.1)
         table = table.assign(random_95=0.8, exceeds=table.energy > table.random_energy.clip(0.3))
         table = table.assign(chance=0.75, passes=table.energy > 0.75)

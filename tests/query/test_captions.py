@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from conftest import Reference
 from matplotlib.text import Text
+from vitdex.query.commands.lookups import _of_key_neurons
 from vitdex.query.commands.main import cli
 from vitdex.query.console.readable import MAIN
 from vitdex.query.dissect.agreement import class_value_agreement, largest_random_cosine
@@ -29,6 +30,7 @@ from vitdex.query.index import Index
 from vitdex.query.lookups.class_images import labelled_images
 from vitdex.query.model.map_source import MapSource
 from vitdex.query.stored.names import Neuron
+from vitdex.schemas.numbers_shown import first_of, number_of
 
 ROOT = Path(__file__).parents[2]
 LAST = "blocks.5.mlp.fc1"
@@ -36,24 +38,32 @@ ASK = {analysis.name: analysis.ask for analysis in ANALYSES}
 # what is asked, and what must stand in the caption of the answer and somewhere in its figure
 CASES: dict[str, tuple[dict[str, Any], list[str], list[str]]] = {
     "blocks": ({}, ["by contribution: 12 classes, 4,608 neurons"], ["top 10 (n = 120)", "median of 12 classes"]),
-    "activations": ({"class_": "coin", "k": 3}, ["of coin by contribution", "(n = 40)", "(n = 440)"], ["coin"]),
+    "activations": (
+        {"class_": "coin", "k": 3}, ["of coin by contribution: largest patch of an image, mean over", "(n = 440)"],
+        ["largest patch before the nonlinearity, mean over the images"],
+    ),
     "regions": ({"class_": "coin"}, ["Regions of coin", "by contribution, above q99, on 40 images"], ["top 10"]),
-    "focus": ({"random": 3}, ["by contribution", "of 12 classes pass", "480 images", "3 random"], ["(n = 38)"]),
+    "focus": (
+        {"random": 3}, ["of 12 classes pass", "positive anywhere (n): 446 of 480 images", "3 random"], ["(n = 38)"],
+    ),
     "context": (
         {}, ["first 10 neurons by contribution", "480 images with a mask, 12 classes", "the head reads token 0"],
-        ["(n = 40)", "lives from background"],
+        ["(n = 40)", "lives from background", "chance: background + largest of 19 differences"],
     ),
     "concepts": ({"layer": LAST}, ["768 neurons", "480 images with a mask, 12 concepts", "19"], ["IoU with the best"]),
     "logits": ({"class_": "coin", "k": 3}, ["of coin", "(n = 3)", "in the end"], ["added by the term", "(n = 3)"]),
     "shared": ({"top": 10}, ["6 neurons are among the top 10 by contribution", "12 classes"], ["top 10 by"]),
-    "carriers": ({"k": 3}, ["of 4,608 neurons carry several classes", "19 drawings"], ["all 4,608 neurons"]),
-    "similarity": ({}, ["12 classes in 66 pairs", "480 images", "4,608 value vectors"], ["66 pairs of classes"]),
+    "carriers": (
+        {"k": 3}, ["of 4,608 neurons carry several classes", "19 drawings"],
+        ["all 4,608 neurons", "contribution (logits); beside each bar its share", "<1%"],
+    ),
+    "similarity": ({}, ["12 classes in 66 pairs", "480 images", "4,608 value vectors"], ["66 pairs", "grey: none"]),
     "selectivity": ({"layer": LAST}, ["768 neurons of blocks.5.mlp.fc1", "12 classes", "480 images"], ["0.58"]),
     "agreement": ({}, ["480 images of 12 classes"], ["cls (n = 480)", "patches (n = 30,720)", "chance"]),
     "pairs": ({"class_": "bird", "k": 7}, ["for bird: the first 7 by gain in margin", "300 neurons"], ["of bird"]),
     "sets": ({"class_": "bird"}, ["for bird: 5 sets", "share at most half"], ["margin of bird"]),
     "composed": ({"candidates": 30}, ["of 12 classes are", "30 such neurons"], ["margin of the class"]),
-    "fires": ({"image": "bird/005.jpg"}, ["bird/005.jpg (image 5, class bird): all tokens"], ["score for bird"]),
+    "fires": ({"image": "bird/005.jpg"}, ["bird/005.jpg (image 5, class bird): all tokens"], ["for bird", "tokens"]),
 }  # fmt: skip
 
 
@@ -95,7 +105,7 @@ def test_the_numbers_of_a_caption_are_the_tables(sample: Index, reference: Refer
     assert f"{table.passes.sum()} of {len(table)} classes pass" in answer.caption
     assert f"{(table.energy > table.chance_masks).sum()} are above masks of other images" in answer.caption
     assert f"{table.exceeds.sum()} exceed the mask's share" in answer.caption
-    assert f"{table['empty'].sum()} regions of the first neurons empty" in answer.caption
+    assert f"{table['empty'].sum()} regions of the first neurons are empty" in answer.caption
     answer = ASK["fires"](sample, "bird/005.jpg", "12")
     assert answer.caption.startswith(f"{len(answer.table)} neurons that are among the five most active")
     assert "patch 12" in answer.caption
@@ -117,6 +127,17 @@ def test_terms_are_listed_by_page() -> None:
     assert line == (
         "Definitions: energy, iou: docs/concepts/measures.md#object-and-region; score: docs/concepts/rankings.md"
     )
+
+
+def test_one_of_a_thing_is_no_plural(sample: Index) -> None:
+    assert [number_of(count, "image") for count in (0, 1, 1204)] == ["0 images", "1 image", "1,204 images"]
+    assert number_of(2, "class", "classes") == "2 classes"
+    assert (first_of(1, "neuron"), first_of(3, "neuron")) == ("first neuron", "first 3 neurons")
+    assert "each class's first neuron by contribution lies" in ASK["context"](sample, k=1).caption
+    every, words = sample.key_neurons("coin", 4608), "The first 4,608 of 4,608 neurons by contribution for coin"
+    assert _of_key_neurons(sample, 2, every, None).startswith(f"{words}; means over its 40 images.")
+    none = every.assign(n=0)  # no image has a class
+    assert _of_key_neurons(sample, 2, none, None).startswith(f"{words}.")
 
 
 def test_spread_and_chance_equal_the_model(sample: Index, reference: Reference) -> None:

@@ -116,6 +116,7 @@ def test_focus_equals_the_model(sample: Index, reference: Reference) -> None:
     assert (found.pointing, found.random_pointing) == pytest.approx((pointing[0], np.mean(pointing[1:])))
     assert (found.iou, found.random_iou) == pytest.approx((iou[0], np.mean(iou[1:])), abs=0.005)
     assert found.mask_share == pytest.approx(masks.mean())
+    assert found.n == found.images - found.no_energy
     assert found.no_energy == sum(reference.fc1[str(found.layer)][i, 1:, found.unit].max() <= 0 for i in ids)
     assert found.exceeds == (found.energy > max(found.mask_share, found.random_energy))
 

@@ -12,6 +12,7 @@ import torch
 from click.testing import CliRunner
 from conftest import Reference
 from matplotlib.colors import to_rgba
+from matplotlib.text import Text
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from vitdex.indexer.build import Quiet, build
@@ -230,7 +231,7 @@ def test_the_command(sample_path: Path, tmp_path: Path) -> None:
     out = CliRunner().invoke(cli, words, catch_exceptions=False)
     assert out.exit_code == 0
     assert "Probability of coin as patches are put into its images, or taken out" in out.stderr
-    assert "its first 1 neurons by contribution, summed: n = 2 images, 4 steps." in out.stderr
+    assert "its first neuron by contribution: n = 2 images, 4 steps." in out.stderr
     assert "Beside 2 random orders of each image. Nothing but the baseline (blur): 0." in out.stderr
     assert (tmp_path / "coin.png").exists()
     out = CliRunner().invoke(cli, [*words[:-2], "--curves", "--csv"], catch_exceptions=False)
@@ -260,5 +261,7 @@ def test_the_figure_has_a_line_a_view_and_a_band() -> None:
         np.testing.assert_allclose(drawn, np.arange(5) / 6)
         assert to_rgba(lines["centre 0.500"].get_color()) == to_rgba("black")  # of no neuron
         assert len(axis.collections) == 1
+        assert any("solid: better than\nall random orders" in text.get_text() for text in axis.findobj(Text))
     bare = faithfulness_figure(areas, curves.assign(random=np.nan, random_low=np.nan, random_high=np.nan))
     assert all(len(axis.get_lines()) == 3 and not axis.collections for axis in bare.axes)
+    assert {line.get_linestyle() for axis in bare.axes for line in axis.get_lines()} == {"-"}

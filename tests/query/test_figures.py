@@ -77,7 +77,7 @@ def tick_labels(axis: Axes, way: str) -> list[Text]:
 def test_of_many_classes_the_extremes_and_all_of_them_are_shown() -> None:
     over = np.random.default_rng(1).permutation(np.linspace(-0.4, 0.4, 100))
     table = pd.DataFrame({"class": [f"c{i}" for i in range(100)], "energy": 0.5 + over, "random_energy": 0.5})
-    table = table.assign(block=1, unit=range(100), mask_share=0.2, images=9, no_energy=1, energy_se=0.1)
+    table = table.assign(block=1, unit=range(100), mask_share=0.2, n=8, energy_se=0.1)
     table = table.assign(random_05=0.1, random_95=0.9, exceeds=over > 0, chance=0.7, passes=over > 0.2)
     left, dots, bars = focus_figure(table, "score", "c").axes
     of_kind = {line.get_label(): np.size(line.get_xdata()) for line in dots.lines}

@@ -20,7 +20,7 @@ from vitdex.indexer.plan import sample_request
 from vitdex.query.commands.main import cli
 from vitdex.query.drawing.colours import Scale
 from vitdex.query.drawing.overlay import overlay
-from vitdex.query.heatmaps.heatmap import neuron_heatmaps
+from vitdex.query.heatmaps.heatmap import neuron_heatmaps, ranked_heatmaps
 from vitdex.query.index import Index
 from vitdex.query.lookups.class_images import class_images
 from vitdex.query.model.gradients import (
@@ -153,6 +153,7 @@ def test_effect_is_that_of_the_mean(sample: Index, block: int) -> None:
         "mean there"
     )
     assert shown.notes[-1] == "Colours: ± the largest value shown, in logits; the mean is that of all patches."
+    assert shown.notes[-2] == "Definitions: view effect: docs/concepts/views.md"  # not the ranking's
 
 
 def test_effect_on_the_cls_token_is_told(sample: Index) -> None:
@@ -176,7 +177,7 @@ def test_zero_is_explained(sample: Index) -> None:
     assert last.notes[0].startswith("Block 5 is the last and the head reads token 0: its patches")
     assert last.notes[1].startswith(f"{LAST}:16 on the CLS token: 0.")
     definition, colours = neuron_heatmaps(sample, [(LAYER, 16)], [IMAGE, 80], "grad-times-activation", "coin").notes
-    assert definition == "Definitions: grad-times-activation: docs/concepts/views.md"
+    assert definition == "Definitions: view grad-times-activation: docs/concepts/views.md"
     assert colours == "Colours: ± the largest value shown."
 
 
@@ -226,6 +227,15 @@ def test_an_index_without_maps_shows_the_same(sample: Index, tmp_path: Path) -> 
     span = np.ptp(stored.values, axis=(2, 3), keepdims=True)
     assert (np.abs(stored.values - anew.values) <= span / 500).all()
     np.testing.assert_array_equal(stored.images, anew.images)
+
+
+def test_key_neurons_of_one_layer_are_said_to_be_of_it(sample: Index) -> None:
+    """The picture of `top --class`: how neurons and images were chosen."""
+    shown = ranked_heatmaps(sample, "coin", sample.key_neurons("coin", 3, layer=LAYER), 5, layer=LAYER)
+    assert shown.title == (
+        f"Key neurons of coin: the first 3 of 768 of {LAYER} by contribution. Activation on the patches, before GELU."
+    )
+    assert shown.notes[0] == "Images: of 40 of coin, the 5 of which the model is surest."
 
 
 def test_nothing_to_show(sample: Index) -> None:

@@ -30,7 +30,7 @@ FILES: dict[str, tuple[bytes, str]] = {
     "negative unit": (HEAD + b"a,-1,x\n", ROW),
     "unit that is no whole number": (HEAD + b"a,1.5,x\n", ROW),
     "superscript unit": (HEAD + "a,²,x\n".encode(), ROW),
-    "unit beyond the layer": (HEAD + b"a,10,x\n", "1 neurons that the index does not have: a/10"),
+    "unit beyond the layer": (HEAD + b"a,10,x\n", "1 neuron that the index does not have: a/10"),
     "NUL in a layer": (HEAD + b"a\0,1,x\n", "that the index does not have"),
     "a layer of 100 kB": (HEAD + b"a" * 100_000 + b",1,x\n", "that the index does not have"),
     "a field of 100 MB": (HEAD + b"a,1," + b"x" * 100_000_000, CSV),

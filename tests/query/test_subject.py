@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from vitdex.query.causal.subject import subject_effects
 from vitdex.query.commands.main import cli
 from vitdex.query.dissect.masks import open_masks
+from vitdex.query.drawing.subject_figure import subject_figure
 from vitdex.query.index import Index
 from vitdex.query.model.live_model import open_model
 from vitdex.query.stored.names import Neuron
@@ -55,6 +56,8 @@ def test_shares_are_of_the_arrays(index: Index) -> None:
     assert row.mask_share == pytest.approx(open_masks(index).covers(ids.tolist()).mean(), rel=1e-6)
     assert row.random_low <= row.random <= row.random_high
     assert row.passes == (row.share > max(row.mask_share, row.random_high))
+    figure = subject_figure(subject_effects(index, k=4))
+    assert figure.axes[0].get_xlabel() == "share of |effect| on the object, of that on all patches"
 
 
 def test_random_neurons_share_no_more_than_all_do(index: Index) -> None:
