@@ -25,6 +25,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.configuration import storage_directory
 from vitdex.data.models.head import read_head
 from vitdex.query.commands.main import cli
 from vitdex.query.index import Index
@@ -285,7 +286,7 @@ def broken_indexes_do_no_harm(base: Path, kind: str, chance: random.Random, ques
             faults = look(folder, chance, questions)
         finally:
             WATCHING[0] = False
-        own = (tempfile.gettempdir(), str(base.parent), "/dev/null")
+        own = (tempfile.gettempdir(), str(base.parent), "/dev/null", str(storage_directory()))  # Hypothesis writes too
         faults += [f"wrote {p}" for p in WRITTEN if not p.startswith(own) and "__pycache__" not in p]
         assert faults == [], faults
         assert [(p.name, p.read_text()) for p in outside.iterdir()] == [("secret", SECRET)]
