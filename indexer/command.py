@@ -61,28 +61,30 @@ def _tell_end(notes: list[str], accuracy: Accuracy | None) -> None:
         _tell(f"Warning: {accuracy.warning}", err=True)
 
 
-def _best_ranking(spec: RunSpec, accuracy: Accuracy | None) -> str | None:
-    """The best ranking that key neurons have; None without a head. Contributions are of a class's own images."""
+def _best_ranking(spec: RunSpec) -> str | None:
+    """The best ranking that key neurons have without classes of images; None without a head."""
     if not spec.classes:
         return None
-    if spec.readout not in READOUTS:
-        return "score"
-    return "folded" if accuracy is None else "contribution"
+    return "folded" if spec.readout in READOUTS else "score"
+
+
+def _with_classes(ranking: str | None, accuracy: Accuracy | None) -> str | None:
+    """The same once the model's answers are compared with classes: contributions are of a class's own images."""
+    return "contribution" if ranking == "folded" and accuracy is not None else ranking
 
 
 class Bar:
     """A progress bar with images/s, time left and bytes written; silent where the output is not a terminal."""
 
     _bar: tqdm[NoReturn]
-    spec: RunSpec
     ranking: str | None = None  # of key neurons, as it is known
 
     def __init__(self) -> None:
         self.written = 0
 
     def planned(self, run: Announced, done: int) -> None:
-        self.spec = spec = run.spec
-        self.ranking = _best_ranking(spec, None)
+        spec = run.spec
+        self.ranking = _best_ranking(spec)
         size = f"{number_of(spec.neurons, 'neuron')} in {number_of(len(spec.layers), 'layer')}"
         _tell(f"{spec.model} on {spec.device}, {spec.precision}: {size}")
         _tell(f"{number_of(spec.images, 'image')} from {spec.source}")
@@ -108,7 +110,7 @@ class Bar:
         _tell("every image is done; making the tables")
 
     def finished(self, notes: list[str], accuracy: Accuracy | None) -> None:
-        self.ranking = _best_ranking(self.spec, accuracy)
+        self.ranking = _with_classes(self.ranking, accuracy)
         _tell_end(notes, accuracy)
 
     def told(self, line: str) -> None:
@@ -273,11 +275,11 @@ def next_commands(out: Path | str, ranking: str | None) -> list[str]:
 class LayersBar:
     """A bar of the layers whose tables are made; silent where the output is not a terminal."""
 
-    spec: RunSpec
-    ranking: str | None
+    ranking: str | None = None
 
     def settled(self, plan: HeadPlan) -> None:
-        self.spec = spec = plan.spec
+        spec = plan.spec
+        self.ranking = _best_ranking(spec)
         _tell(f"{spec.head}: {spec.classes:,} rows over {spec.features:,} features of {spec.model}")
         _tell(f"{plan.labelled}; class names: {spec.class_names}")
         for note in plan.notes:
@@ -291,7 +293,7 @@ class LayersBar:
 
     def finished(self, shared: str, notes: list[str], accuracy: Accuracy | None) -> None:
         self._bar.close()
-        self.ranking = _best_ranking(self.spec, accuracy)
+        self.ranking = _with_classes(self.ranking, accuracy)
         _tell(shared)
         _tell_end(notes, accuracy)
 

@@ -47,7 +47,11 @@ class Joint(ABC):
     def _run(self, finish_it: bool) -> bool:
         parts, waiting = len(self.leases.spec.parts), False
         while not self._is_finished():
-            self.work()
+            try:
+                self.work()
+            except BadIndex:
+                if not self._is_finished():  # what this worker had counted went with the end
+                    raise
             missing = parts - len(self.leases.done())
             if self._is_finished():  # what is counted as missing went with the end
                 break

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 from test_resume import StopAfter, content, request
-from vitdex.indexer.build import Quiet, build
+from vitdex.indexer.build import Quiet, build, taken_up
 from vitdex.indexer.ledger import Ledger, PartEntry
-from vitdex.indexer.plan import make_plan
+from vitdex.indexer.plan import Plan, make_plan
 from vitdex.indexer.workers.join import _Joint, join
 from vitdex.indexer.workers.leases import CountedLeases, Superseded
 from vitdex.indexer.workers.site import site_at
@@ -150,6 +150,28 @@ def test_a_run_of_one_is_joined(tmp_path: Path, whole: dict[str, Any]) -> None:
     assert join(request(tmp_path / "a"), told)
     assert told.images == 96 - 32
     assert content(tmp_path / "a") == whole
+
+
+def test_counts_that_go_with_the_end_are_no_damage(
+    tmp_path: Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that looks for a free part reads what it has counted, as another finishes and removes it."""
+    place = "vitdex.indexer.workers.join.taken_up"
+
+    def late(plan: Plan, ledger: Ledger) -> Any:
+        monkeypatch.setattr(place, taken_up)
+        if finished:
+            assert join(request(tmp_path / "a"), Quiet())
+        raise BadIndex("counts are missing")
+
+    for finished in (False, True):
+        monkeypatch.setattr(place, late)
+        if finished:
+            assert join(request(tmp_path / "a"), Quiet())
+            assert content(tmp_path / "a") == whole
+        else:
+            with pytest.raises(BadIndex, match="counts are missing"):
+                join(request(tmp_path / "a"), Quiet())
 
 
 def test_exemplar_maps_of_several_workers(tmp_path: Path) -> None:
