@@ -51,10 +51,8 @@ def needed_bytes(spec: RunSpec, classes: int, decoders: int, own: int | None = N
 def lacking(needed: int) -> str:
     """A line where the machine has less memory than a run needs; else ''."""
     free = psutil.virtual_memory().available + psutil.Process().memory_info().rss
-    if needed <= free:
-        return ""
-    fact = f"about {bytes_text(needed)} of memory are needed and {bytes_text(free)} are free"
-    return f"{fact}: the system may end the run. A smaller --batch-size and fewer --workers need less."
+    remedy = "the system may end the run. A smaller --batch-size and fewer --workers need less."
+    return _short(needed, free, "memory", remedy)
 
 
 def _run(spec: RunSpec, decoders: int) -> int:
@@ -88,12 +86,10 @@ def device_bytes(spec: RunSpec, weights: int) -> int:
     if not spec.device.startswith("cuda"):
         return 0
     rounded = 0 if spec.precision == "float32" else weights // 2
-    return (
-        CUDA + weights + rounded + counts_bytes(spec) + _running_maps(spec) + 2 * batch_bytes(spec) + 3 * _arrays(spec)
-    )
+    return CUDA + weights + rounded + _counts(spec) + _running_maps(spec) + 2 * batch_bytes(spec) + 3 * _arrays(spec)
 
 
-def counts_bytes(spec: RunSpec) -> int:
+def _counts(spec: RunSpec) -> int:
     """What is counted of all neurons, and the largest values of a small set."""
     return spec.neurons * (BINS + tail_length(spec.images, spec.patches)) * FLOAT
 
@@ -121,10 +117,15 @@ def lacking_on_device(needed: int, device: str) -> str:
     if not needed:
         return ""
     free = torch.cuda.mem_get_info(device)[0]
+    return _short(
+        needed, free, f"{device}'s memory", "the run may end for lack of it. A smaller --batch-size needs less."
+    )
+
+
+def _short(needed: int, free: int, memory: str, remedy: str) -> str:
     if needed <= free:
         return ""
-    fact = f"about {bytes_text(needed)} of {device}'s memory are needed and {bytes_text(free)} are free"
-    return f"{fact}: the run may end for lack of it. A smaller --batch-size needs less."
+    return f"about {bytes_text(needed)} of {memory} are needed and {bytes_text(free)} are free: {remedy}"
 
 
 def _tables(spec: RunSpec, classes: int) -> int:

@@ -1,6 +1,13 @@
-"""Numbers of things as people read them: '1 image', '1,204 images'."""
+"""Numbers as people read them: '1 image', '1,204 images', and the units of what is measured."""
 
 from __future__ import annotations
+
+UNITS = {
+    "contribution": "logits",
+    "effect": "logits",
+    "folded": "logits per 1",
+    "percentile": "%",
+}
 
 
 def number_of(count: int, what: str, several: str = "") -> str:

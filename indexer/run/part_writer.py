@@ -49,8 +49,7 @@ class PartBuffer:
     def __init__(self, specs: list[ArraySpec]) -> None:
         self.specs = {a.path: a for a in specs}
         self._free = {a.path: threading.Event() for a in specs}
-        self._arriving: dict[str, Mark] = {}
-        self._summed: set[str] = set()  # whose chunks come with their checksums
+        self._arriving: dict[str, tuple[Mark, bool]] = {}  # and whether chunks come with their checksums
         self._pool: ThreadPoolExecutor | None = None  # for all parts: threads are slow to begin on some systems
         self.release()
         self._raw = {a.path: page_aligned(a.file_bytes) for a in specs}
@@ -126,9 +125,7 @@ class PartBuffer:
 
     def arriving(self, path: str, mark: Mark, summed: bool = False) -> None:
         """An array is whole only when the device has reached a mark; summed: with its chunks' checksums."""
-        self._arriving[path] = mark
-        if summed:
-            self._summed.add(path)
+        self._arriving[path] = mark, summed
 
     @property
     def memory(self) -> list[NDArray[np.uint8]]:
@@ -172,10 +169,9 @@ class PartBuffer:
         return dict(self._pool.map(one, self.specs.values()))
 
     def _sealed(self, spec: ArraySpec) -> memoryview:
-        if spec.path in self._arriving:
-            self._arriving.pop(spec.path).synchronize()
-        summed = spec.path in self._summed
-        self._summed.discard(spec.path)
+        mark, summed = self._arriving.pop(spec.path, (None, False))
+        if mark is not None:
+            mark.synchronize()
         return seal(self._raw[spec.path], spec, summed)
 
 

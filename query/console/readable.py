@@ -1,7 +1,7 @@
 """Tables as people read them in a terminal: the columns that matter, in a hundred letters, rounded, with their units.
 
-What is shown of which table, how columns are rounded and what their units are is decided here alone. Files and programs
-(CSV, JSON, Parquet) get every column as it is.
+What is shown of which table and how columns are rounded is decided here alone. Files and programs (CSV, JSON, Parquet)
+get every column as it is.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from ...schemas.numbers_shown import UNITS
 from ...schemas.shown_text import escaped, shortened
 
 WIDTH = 100  # letters of a line
@@ -58,12 +59,6 @@ MAIN: dict[str, tuple[str, ...]] = {
     "fires": ("neuron", "tokens", "first", "activation", "says", "class", "score", "rank_in_unit"),
 }  # fmt: skip
 
-UNITS = {
-    "contribution": "logits",
-    "effect": "logits",
-    "folded": "logits per 1",
-    "percentile": "%",
-}
 DECIMALS = {  # of shares and the like, whose columns are read against each other
     name: 3
     for name in (

@@ -8,12 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ...schemas.numbers_shown import UNITS
 from .colours import COLOURS, GREY
 from .figure_style import CAPTION, LABEL, MANY, TICK, new_figure, plain, powers, short
 
 SHOWN = 8  # neurons
 LINE = 0.15  # inches of a class
-UNITS = {"contribution": "logits", "folded": "logits per 1"}
 
 
 def carriers_figure(carriers: pd.DataFrame, classes: pd.DataFrame, by: str, caption: str = "") -> Figure:

@@ -57,7 +57,6 @@ DEFINED = {
         EFFECTS,
     ),
     **dict.fromkeys(("region",), REGIONS),
-    **dict.fromkeys(("map", "post", "neuron-gradient", "logit-gradient", "grad-times-activation"), VIEWS),
     **dict.fromkeys(("insertion", "deletion", "baseline", "random orders", "centre"), FAITHFULNESS),
     **dict.fromkeys(("ratio", "percentile", "pre_mean"), GENERATED),
 }

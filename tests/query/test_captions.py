@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -24,8 +24,9 @@ from vitdex.query.dissect.masks import open_masks
 from vitdex.query.dissect.regions import on_images
 from vitdex.query.dissect.selectivity import auroc_by_chance
 from vitdex.query.dissect.value_sums import flatness, neuron_pairs, neuron_sets
-from vitdex.query.drawing.terms import DEFINED, definitions
+from vitdex.query.drawing.terms import DEFINED, VIEWS, definitions
 from vitdex.query.generate.picture import measure_of, real_values
+from vitdex.query.heatmaps.views import View
 from vitdex.query.index import Index
 from vitdex.query.lookups.class_images import labelled_images
 from vitdex.query.model.map_source import MapSource
@@ -112,9 +113,9 @@ def test_the_numbers_of_a_caption_are_the_tables(sample: Index, reference: Refer
     assert "480 images of 12 classes" in " ".join(of_composition(labelled_images(sample)).split())
 
 
-@pytest.mark.parametrize("term", DEFINED)
-def test_a_term_is_defined_where_it_is_said_to_be(term: str) -> None:
-    page, _, anchor = DEFINED[term].partition("#")
+@pytest.mark.parametrize(("term", "place"), [*DEFINED.items(), *((view, VIEWS) for view in get_args(View))])
+def test_a_term_is_defined_where_it_is_said_to_be(term: str, place: str) -> None:
+    page, _, anchor = place.partition("#")
     text = (ROOT / page).read_text()
     sections = re.split(r"^#+ ", text, flags=re.MULTILINE)
     slugs = {re.sub(r"[^a-z0-9 -]", "", s.splitlines()[0].lower()).replace(" ", "-"): s for s in sections if s.strip()}
